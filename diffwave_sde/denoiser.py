@@ -1,0 +1,141 @@
+r"""What a network learns, always read as a denoiser: D(u, t) = E[x | u_t = u].
+
+    D = skip · u + out · net(scale · u, noise, condition)
+
+A parametrization is a choice of (skip, out). Whatever the process, all that u_t says of x is the matched statistic
+y = Mᵀ Σ⁻¹ u / snr = x + n / √snr, so scalar and Langevin processes share every formula. Tweedie's formula gives the
+score, Σ⁻¹ (M D - u), and ε = L⁻¹ (u - M D).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from diffwave_sde.sde import SDE, Kernel, apply, dot, lift, pad
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a sound is asked to be.
+
+    label: class of each example, (B,), long; negative where it has none. Or None.
+    audio: a sound to go by, (B, C', T). Or None.
+    """
+
+    label: Tensor | None = None
+    audio: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> Condition:
+        """The same on `device`."""
+        fields = {k: None if v is None else v.to(device) for k, v in vars(self).items()}
+        return replace(self, **fields)
+
+    def __getitem__(self, rows: slice) -> Condition:
+        """The same for some of the examples."""
+        fields = {k: None if v is None else v[rows] for k, v in vars(self).items()}
+        return replace(self, **fields)
+
+
+class Parametrization(ABC):
+    """What the network's output stands for: (skip, out) in D = skip · u + out · net."""
+
+    @abstractmethod
+    def __call__(self, kernel: Kernel, sigma_data: Tensor) -> tuple[Tensor, Tensor]:
+        """(skip (B, S), out (B,)), float64, at the kernel's times, for data of standard deviation `sigma_data`."""
+
+
+class X0(Parametrization):
+    """The network gives the clean waveform itself. Source: Ho et al. 2020, section 3.2."""
+
+    def __call__(self, kernel: Kernel, sigma_data: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(kernel.M), torch.ones_like(kernel.snr)
+
+
+class Epsilon(Parametrization):
+    """The network gives the noise of the block that noise enters: ε where S = 1, ε_v in Langevin dynamics.
+
+    Source: Ho et al. 2020, eq. 12; Dockhorn et al. 2022, eq. 8.
+    """
+
+    def __call__(self, kernel: Kernel, sigma_data: Tensor) -> tuple[Tensor, Tensor]:
+        # ε_S = r·(u - M x), r the last row of L⁻¹, solved for x.
+        row = kernel.inverse[..., -1, :]
+        signal = kernel.whitened[..., -1]
+        return row / signal[..., None], -1 / signal
+
+
+class Score(Parametrization):
+    """The network gives the score in the block that noise enters, ∇ log p(u_t). Source: Song et al. 2021, eq. 7."""
+
+    def __call__(self, kernel: Kernel, sigma_data: Tensor) -> tuple[Tensor, Tensor]:
+        matched = kernel.matched[..., -1]
+        return kernel.precision[..., -1, :] / matched[..., None], 1 / matched
+
+
+class V(Parametrization):
+    """The network gives v = α n - σ x, where α y is the matched statistic scaled to α² + σ² = 1.
+
+    Source: Salimans and Ho 2022, appendix D.
+    """
+
+    def __call__(self, kernel: Kernel, sigma_data: Tensor) -> tuple[Tensor, Tensor]:
+        noise = 1 / (1 + kernel.snr)  # σ² = 1 / (1 + snr), α² = snr / (1 + snr), x = α (α y) - σ v
+        return kernel.matched * noise[..., None], -noise.sqrt()
+
+
+class Karras(Parametrization):
+    """EDM's preconditioning: an output of unit variance with the least amplified error. Source: Karras 2022, eq. 7."""
+
+    def __call__(self, kernel: Kernel, sigma_data: Tensor) -> tuple[Tensor, Tensor]:
+        # c_skip y = σ_d² y / (σ² + σ_d²) with y = matched·u / snr and σ² = 1 / snr.
+        total = 1 / sigma_data.square() + kernel.snr
+        return kernel.matched / total[..., None], total.rsqrt()
+
+
+class Denoiser(nn.Module):
+    """A network read as D(u, t) = E[x | u_t = u].
+
+    Args:
+        net: net(u (B, S·C, T), noise (B,), condition) -> (B, C, T). Its input has unit variance; `noise` is
+            -log(SNR) / 8, the SNR counted with the data's power (¼ log(σ/σ_data) where m = 1; Karras 2022, c_noise).
+        sde: the forward process.
+        parametrization: what the network's output stands for.
+        sigma_data: standard deviation of the data, in units of the (companded) waveform.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        sde: SDE,
+        parametrization: Parametrization | None = None,
+        sigma_data: float = 0.5,
+    ):
+        super().__init__()
+        self.net, self.sde = net, sde
+        self.parametrization = parametrization or Karras()
+        self.register_buffer("sigma_data", torch.tensor(float(sigma_data)))
+
+    def forward(self, u: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
+        """D: u (B, S, C, T), t (B,) -> (B, C, T)."""
+        kernel = self.sde.kernel(t)
+        sigma_data = self.sigma_data.to(kernel.M)
+        skip, out = self.parametrization(kernel, sigma_data)
+        # Each block at unit variance: Var u_s = M_s² σ_d² + Σ_ss.
+        scale = (kernel.M.square() * sigma_data.square() + kernel.L.square().sum(-1)).rsqrt()
+        noise = -(kernel.snr * sigma_data.square()).log() / 8
+        inner = self.net((pad(scale, u) * u).flatten(1, 2), noise.to(u), condition).to(u.dtype)
+        return dot(skip, u) + pad(out, inner) * inner
+
+    def score(self, u: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
+        """∇ log p(u_t) = Σ⁻¹ (M D - u), (B, S, C, T). Source: Tweedie's formula, Efron 2011, eq. 2.8."""
+        kernel = self.sde.kernel(t)
+        return apply(kernel.precision, lift(kernel.M, self(u, t, condition)) - u)
+
+    def eps(self, u: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
+        """E[ε | u_t] = L⁻¹ (u - M D), (B, S, C, T)."""
+        kernel = self.sde.kernel(t)
+        return apply(kernel.inverse, u - lift(kernel.M, self(u, t, condition)))

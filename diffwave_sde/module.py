@@ -1,0 +1,261 @@
+"""The LightningModule: it wires the network, the process, the loss and the sampler, and computes nothing itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import Metric
+
+from diffwave_sde.denoiser import Condition, Denoiser, Parametrization
+from diffwave_sde.loss import Draw, Loss
+from diffwave_sde.networks import Network
+from diffwave_sde.random import Generator, stream
+from diffwave_sde.samplers import Heun, Sampler
+from diffwave_sde.samplers.base import Progress
+from diffwave_sde.sde import EDM, SDE
+
+KEY = "diffwave_sde"
+"""Where a checkpoint keeps what it takes to build the model again."""
+
+VALIDATION, TRAINING, SAMPLING = "validation", "training", "sampling"
+
+
+class NoiseBuckets(Metric):
+    """The mean loss by noise level, one bucket for each decade of σ = 1 / √snr: the mean over all of them hides everything."""
+
+    higher_is_better = False
+    full_state_update = False
+    decades = range(-4, 3)
+
+    def __init__(self) -> None:
+        super().__init__()
+        size = len(self.decades)
+        self.add_state("total", torch.zeros(size), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros(size), dist_reduce_fx="sum")
+
+    def update(self, loss: Tensor, sigma: Tensor) -> None:
+        """loss (B,), sigma (B,)."""
+        bucket = sigma.log10().floor().clamp(self.decades[0], self.decades[-1]).long() - self.decades[0]
+        self.total.index_add_(0, bucket, loss.to(self.total))
+        self.count.index_add_(0, bucket, torch.ones_like(loss).to(self.count))
+
+    def compute(self) -> dict[str, Tensor]:
+        """The mean loss of each bucket that holds any, by name."""
+        names = [f"sigma=1e{d:+d}" for d in self.decades]
+        counts = self.count.tolist()
+        return {
+            n: t / c for n, t, c, full in zip(names, self.total, self.count, counts, strict=True) if full > 0
+        }
+
+
+class DiffusionModule(LightningModule):
+    """A diffusion model of short sounds, and how it is trained.
+
+    Args:
+        net: the network.
+        sde: the forward process.
+        parametrization: what the network's output stands for; Karras's preconditioning by default.
+        loss: the objective.
+        sampler: the sampler for listening during training and for prediction.
+        optimizer: the optimizer, given the parameters.
+        scheduler: the learning-rate schedule, stepped once per optimizer step; null for a constant rate.
+        sigma_data: standard deviation of the data; null to measure it on the training data.
+        label_dropout: share of training examples whose class is hidden, so that the model also knows no class; 0 to 1.
+        compile: whether the network is compiled (torch.compile) before training.
+        seed: seed of every draw of training, validation and listening.
+    """
+
+    def __init__(
+        self,
+        net: Network,
+        sde: SDE | None = None,
+        parametrization: Parametrization | None = None,
+        loss: Loss | None = None,
+        sampler: Sampler | None = None,
+        optimizer: Callable[[Iterable], Optimizer] = torch.optim.AdamW,
+        scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+        sigma_data: float | None = None,
+        label_dropout: float = 0.1,
+        compile: bool = False,
+        seed: int = 0,
+    ):
+        super().__init__()
+        sde = sde or EDM()
+        if net.inputs != sde.blocks:
+            raise ValueError(
+                f"the network takes {net.inputs} input channels but {type(sde).__name__} has {sde.blocks} blocks: "
+                f"set the network's inputs to {sde.blocks}"
+            )
+        if not 0 <= label_dropout <= 1:
+            raise ValueError(f"label_dropout = {label_dropout:g} is a share: choose it between 0 and 1")
+        if sigma_data is not None and sigma_data <= 0:
+            raise ValueError(f"sigma_data = {sigma_data:g} must be positive, or null to measure it")
+        self.denoiser = Denoiser(net, sde, parametrization, sigma_data or 0.5)
+        self.loss = loss or Loss()
+        self.sampler = sampler or Heun()
+        self.optimizer, self.scheduler = optimizer, scheduler
+        self.measure = sigma_data is None
+        self.label_dropout, self.compile_net, self.seed = label_dropout, compile, seed
+        self.buckets = nn.ModuleDict({"train": NoiseBuckets(), "val": NoiseBuckets(), "test": NoiseBuckets()})
+        self.recipe: dict[str, Any] = {}
+        """What a checkpoint needs so that the model can be built and heard again; the command line fills it in."""
+        self.last: dict[str, Tensor] = {}
+        """The losses (B,), noise levels σ (B,), rows of the store (B,) and batch counter of the last training step."""
+        self.batches = 0
+
+    # Wiring
+
+    def setup(self, stage: str) -> None:
+        data = getattr(self.trainer, "datamodule", None)
+        if stage == "fit" and self.measure and data is not None:
+            self.denoiser.sigma_data.fill_(data.sigma_data)
+        if self.compile_net:
+            # In place, so that the names of the weights stay as they are.
+            self.denoiser.net.compile()
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer(self.denoiser.parameters())
+        if self.scheduler is None:
+            return optimizer
+        return [optimizer], [{"scheduler": self.scheduler(optimizer), "interval": "step"}]
+
+    def forward(self, u: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
+        return self.denoiser(u, t, condition)
+
+    # Training
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, condition, draw = self.prepare_step(batch, self.batches)
+        self.batches += 1
+        losses = self.loss.at(self.denoiser, x, draw, condition)
+        loss = losses.mean()
+        sigma = self._sigma(draw)
+        self.buckets["train"].update(losses.detach(), sigma)
+        self.last = {"losses": losses.detach(), "sigma": sigma, "index": batch.index}
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(x))
+        if self.trainer._logger_connector.should_update_logs:
+            self.log_dict({f"train/loss/{k}": v for k, v in self.buckets["train"].compute().items()})
+            self.buckets["train"].reset()
+        return loss
+
+    def prepare_step(self, batch: Any, counter: int) -> tuple[Tensor, Condition, Draw]:
+        """The clips, condition and draws of training batch number `counter`: a pure function of the seed and of these."""
+        world, rank = (self.trainer.world_size, self.global_rank) if self._trainer is not None else (1, 0)
+        return self.replay(batch, counter, rank, world)
+
+    def replay(
+        self, batch: Any, counter: int, rank: int = 0, world: int = 1
+    ) -> tuple[Tensor, Condition, Draw]:
+        """As `prepare_step`, for any rank of any number of processes: what a spike's record is replayed with."""
+        x = batch.audio
+        # Where a clip stands in the global batch, not in this process's share of it, decides what it draws.
+        places = [i * world + rank for i in range(len(x))]
+        torch.manual_seed(stream(self.seed, "dropout", counter, rank).initial_seed())
+        generators = [stream(self.seed, TRAINING, counter, p, device=x.device) for p in places]
+        position = torch.tensor(places, device=x.device)
+        draw = self.loss.draw(self.denoiser.sde, x, generators, position, len(x) * world)
+        hidden = torch.rand(len(x) * world, generator=stream(self.seed, "label", counter))[places]
+        label = torch.where((hidden < self.label_dropout).to(x.device), -1, batch.label)
+        return x, Condition(label=label), draw
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[KEY] = {**self.recipe, "batches": self.batches}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if KEY not in checkpoint:
+            raise ValueError(
+                "the checkpoint was not written by diffwave-sde: give one from runs/NAME/checkpoints"
+            )
+        self.batches = checkpoint[KEY]["batches"]
+        check_fit(self, checkpoint["state_dict"])
+
+    # Validation
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self._evaluate(batch, "test")
+
+    def _evaluate(self, batch: Any, name: str) -> None:
+        x = batch.audio
+        # A clip's time and noise follow from its place in the store: they are the same at every validation, so that
+        # "best" is not the luck of t. Steps of the golden ratio spread the times evenly over any run of clips.
+        quantile = (batch.index.double() * 0.6180339887498949 + 0.5) % 1
+        noise = [stream(self.seed, VALIDATION, int(i), device=x.device) for i in batch.index]
+        draw = self.loss.draw(self.denoiser.sde, x, noise)
+        draw = Draw(self.loss.time(self.denoiser.sde, quantile), draw.eps)
+        losses = self.loss.at(self.denoiser, x, draw, Condition(label=batch.label))
+        self.buckets[name].update(losses, self._sigma(draw))
+        self.log(f"{name}/loss", losses.mean(), prog_bar=True, sync_dist=True, batch_size=len(x))
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_buckets("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_buckets("test")
+
+    def _log_buckets(self, name: str) -> None:
+        self.log_dict({f"{name}/loss/{k}": v for k, v in self.buckets[name].compute().items()})
+        self.buckets[name].reset()
+
+    def _sigma(self, draw: Draw) -> Tensor:
+        return self.denoiser.sde.kernel(draw.t).snr.rsqrt().float()
+
+    # Sampling
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """New sounds of the classes of the batch, companded, (B, 1, T)."""
+        generators = self.generators(batch.index.tolist())
+        return self.sample(batch.audio.shape[-1], batch.label, generators)
+
+    def generators(self, numbers: Sequence[int], seed: int | None = None) -> list[torch.Generator]:
+        """One generator for each sound, by its number: it does not matter what is made beside it."""
+        seed = self.seed if seed is None else seed
+        return [stream(seed, SAMPLING, int(n), device=self.device) for n in numbers]
+
+    def sample(
+        self,
+        length: int,
+        label: Tensor | None,
+        generator: Generator,
+        sampler: Sampler | None = None,
+        progress: Progress | None = None,
+        count: int | None = None,
+    ) -> Tensor:
+        """New sounds, companded as the training data was: (B, 1, length).
+
+        Args:
+            length: samples.
+            label: the class of each, (B,), long, negative for none; or None.
+            generator: one, or one for each sound.
+            sampler: the module's own by default.
+            progress: called with (steps done, steps in all).
+            count: B, where neither `label` nor `generator` tells.
+        """
+        if count is None:
+            count = len(label) if label is not None else len(generator)
+        u = self.denoiser.sde.prior((count, 1, length), generator, self.device)
+        condition = Condition(label=None if label is None else label.to(self.device))
+        return (sampler or self.sampler)(self.denoiser, u, condition, generator, progress)
+
+
+def check_fit(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Raise a ValueError of one line if the weights `state` are not those of a model of this layout."""
+    own = {k: v.shape for k, v in model.state_dict().items()}
+    theirs = {k: v.shape for k, v in state.items()}
+    for name in sorted(own.keys() | theirs.keys()):
+        if own.get(name) != theirs.get(name):
+            here, there = (
+                f"{tuple(s)}" if s is not None else "nothing" for s in (own.get(name), theirs.get(name))
+            )
+            raise ValueError(
+                f"the checkpoint is of another model: {name} is {there} there and {here} here; "
+                "use the configuration beside it, runs/NAME/config.yaml"
+            )

@@ -1,0 +1,6 @@
+"""Networks: net(u (B, inputs, T), noise (B,), condition) -> (B, 1, T), for any length T."""
+
+from diffwave_sde.networks.fronts import MDCT, Front, Waveform
+from diffwave_sde.networks.unet import Network, UNet
+
+__all__ = ["MDCT", "Front", "Network", "UNet", "Waveform"]

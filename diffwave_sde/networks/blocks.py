@@ -1,0 +1,141 @@
+"""The parts of a 1-D U-Net: FiLM-conditioned residual blocks, mixing across time, embeddings."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def normalise(channels: int) -> nn.GroupNorm:
+    """Group normalisation in up to 32 groups of at least 4 channels."""
+    groups = max(g for g in range(1, 33) if channels % g == 0 and channels // g >= min(4, channels))
+    return nn.GroupNorm(groups, channels)
+
+
+def zeroed(layer: nn.Module) -> nn.Module:
+    """A layer that starts at zero, so that a residual branch starts as the identity."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
+class ResBlock(nn.Module):
+    """Residual block of two convolutions; a FiLM scale and shift carries the noise level and the class.
+
+    Source: He et al. 2016 (pre-activation); Perez et al. 2018 (FiLM).
+    """
+
+    def __init__(
+        self, inputs: int, channels: int, embedding: int, kernel: int, dilation: int, dropout: float
+    ):
+        super().__init__()
+        padding = dilation * (kernel // 2)
+        self.before = nn.Sequential(
+            normalise(inputs),
+            nn.SiLU(),
+            nn.Conv1d(inputs, channels, kernel, padding=padding, dilation=dilation),
+        )
+        self.norm = normalise(channels)
+        self.film = zeroed(nn.Linear(embedding, 2 * channels))
+        self.after = nn.Sequential(
+            nn.SiLU(), nn.Dropout(dropout), zeroed(nn.Conv1d(channels, channels, kernel, padding=kernel // 2))
+        )
+        self.skip = nn.Conv1d(inputs, channels, 1) if inputs != channels else nn.Identity()
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """x (B, inputs, N), embedding (B, E) -> (B, channels, N)."""
+        scale, shift = self.film(embedding)[:, :, None].chunk(2, 1)
+        return self.skip(x) + self.after(self.norm(self.before(x)) * (1 + scale) + shift)
+
+
+class Attention(nn.Module):
+    """Self-attention across time. Source: Vaswani et al. 2017."""
+
+    def __init__(self, channels: int, heads: int):
+        super().__init__()
+        if channels % heads:
+            raise ValueError(f"heads = {heads} does not divide the {channels} channels of the bottleneck")
+        self.heads = heads
+        self.norm = normalise(channels)
+        self.qkv = nn.Conv1d(channels, 3 * channels, 1)
+        self.out = zeroed(nn.Conv1d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, channels, N) -> the same shape."""
+        batch, channels, length = x.shape
+        q, k, v = (
+            self.qkv(self.norm(x)).view(batch, 3, self.heads, channels // self.heads, length).mT.unbind(1)
+        )
+        mixed = functional.scaled_dot_product_attention(q, k, v)
+        return x + self.out(mixed.mT.reshape(batch, channels, length))
+
+
+class Fourier(nn.Module):
+    """FNet: the real part of the 2-D DFT over time and channels, then a feed-forward layer. Source: Lee-Thorp 2021."""
+
+    def __init__(self, channels: int, heads: int):
+        super().__init__()
+        self.norm, self.norm2 = normalise(channels), normalise(channels)
+        self.feed = nn.Sequential(
+            nn.Conv1d(channels, 2 * channels, 1), nn.GELU(), zeroed(nn.Conv1d(2 * channels, channels, 1))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, channels, N) -> the same shape."""
+        # In float32, since half-precision FFTs take powers of two alone; orthonormal, so that the level stays.
+        mixed = torch.fft.fft2(self.norm(x).float(), norm="ortho").real.to(x.dtype)
+        x = x + mixed
+        return x + self.feed(self.norm2(x))
+
+
+MIXERS = {"attention": Attention, "fnet": Fourier}
+
+
+class NoiseEmbedding(nn.Module):
+    """Features of the noise level and of the class.
+
+    Args:
+        size: width of the embedding.
+        features: "fourier", random frequencies (Song et al. 2021), or "sinusoidal", geometric ones (Vaswani et al. 2017).
+        classes: number of classes; there is one more row for "no class".
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, size: int, features: str, classes: int):
+        super().__init__()
+        half = 32
+        if features == "fourier":
+            # Seeded on its own, so that two networks of one layout share their features.
+            frequencies = 2 * math.pi * torch.randn(half, generator=torch.Generator().manual_seed(0))
+        elif features == "sinusoidal":
+            frequencies = 100.0 ** torch.linspace(0, 1, half)
+        else:
+            raise ValueError(f"features = {features!r}: choose fourier or sinusoidal")
+        self.register_buffer("frequencies", frequencies)
+        self.mlp = nn.Sequential(nn.Linear(2 * half, size), nn.SiLU(), nn.Linear(size, size))
+        self.classes = classes
+        self.label = nn.Embedding(classes + 1, size) if classes else None
+
+    def forward(self, noise: Tensor, label: Tensor | None) -> Tensor:
+        """noise (B,), label (B,) long, negative for none, or None -> (B, size)."""
+        phase = noise[:, None] * self.frequencies.to(noise)
+        out = self.mlp(torch.cat((phase.sin(), phase.cos()), 1))
+        if self.label is not None:
+            if label is None:
+                label = torch.full((len(noise),), -1, device=noise.device)
+            out = out + self.label(torch.where(label < 0, self.classes, label))
+        return functional.silu(out)
+
+
+def position_features(frames: int, hop: int, count: int, like: Tensor) -> Tensor:
+    """(count, frames): e^(-τ / τ_k), τ the time since the start, τ_k geometric from 32 samples to 2¹⁶.
+
+    One-shots begin at their onset, so this is where in its decay a sound is; absolute, so that any length may follow.
+    """
+    time = (torch.arange(frames, device=like.device, dtype=torch.float32) + 0.5) * hop
+    constants = 32 * 2048.0 ** torch.linspace(0, 1, count, device=like.device)
+    return (-time / constants[:, None]).exp().to(like.dtype) * 2 - 1
