@@ -49,9 +49,7 @@ class NoiseBuckets(Metric):
         """The mean loss of each bucket that holds any, by name."""
         names = [f"sigma=1e{d:+d}" for d in self.decades]
         counts = self.count.tolist()
-        return {
-            n: t / c for n, t, c, full in zip(names, self.total, self.count, counts, strict=True) if full > 0
-        }
+        return {n: t / c for n, t, c, full in zip(names, self.total, self.count, counts, strict=True) if full > 0}
 
 
 class DiffusionModule(LightningModule):
@@ -149,9 +147,7 @@ class DiffusionModule(LightningModule):
         world, rank = (self.trainer.world_size, self.global_rank) if self._trainer is not None else (1, 0)
         return self.replay(batch, counter, rank, world)
 
-    def replay(
-        self, batch: Any, counter: int, rank: int = 0, world: int = 1
-    ) -> tuple[Tensor, Condition, Draw]:
+    def replay(self, batch: Any, counter: int, rank: int = 0, world: int = 1) -> tuple[Tensor, Condition, Draw]:
         """As `prepare_step`, for any rank of any number of processes: what a spike's record is replayed with."""
         x = batch.audio
         # Where a clip stands in the global batch, not in this process's share of it, decides what it draws.
@@ -169,9 +165,7 @@ class DiffusionModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if KEY not in checkpoint:
-            raise ValueError(
-                "the checkpoint was not written by diffwave-sde: give one from runs/NAME/checkpoints"
-            )
+            raise ValueError("the checkpoint was not written by diffwave-sde: give one from runs/NAME/checkpoints")
         self.batches = checkpoint[KEY]["batches"]
         check_fit(self, checkpoint["state_dict"])
 
@@ -252,9 +246,7 @@ def check_fit(model: nn.Module, state: dict[str, Tensor]) -> None:
     theirs = {k: v.shape for k, v in state.items()}
     for name in sorted(own.keys() | theirs.keys()):
         if own.get(name) != theirs.get(name):
-            here, there = (
-                f"{tuple(s)}" if s is not None else "nothing" for s in (own.get(name), theirs.get(name))
-            )
+            here, there = (f"{tuple(s)}" if s is not None else "nothing" for s in (own.get(name), theirs.get(name)))
             raise ValueError(
                 f"the checkpoint is of another model: {name} is {there} there and {here} here; "
                 "use the configuration beside it, runs/NAME/config.yaml"

@@ -28,9 +28,7 @@ def _draw(function, shape, generator: Generator, dtype, device) -> Tensor:
         source = device if generator is None else generator.device
         return function(tuple(shape), generator=generator, dtype=dtype, device=source).to(device)
     if len(generator) != shape[0]:
-        raise ValueError(
-            f"{len(generator)} generators for a batch of {shape[0]}: pass one, or one for each example"
-        )
+        raise ValueError(f"{len(generator)} generators for a batch of {shape[0]}: pass one, or one for each example")
     rows = [function(tuple(shape[1:]), generator=g, dtype=dtype, device=g.device) for g in generator]
     return torch.stack(rows).to(device)
 

@@ -436,6 +436,4 @@ class CLD(SDE):
 def _ordered(**bounds: float) -> None:
     (low_name, low), (high_name, high) = bounds.items()
     if not 0 < low < high:
-        raise ValueError(
-            f"{low_name} = {low:g} and {high_name} = {high:g}: need 0 < {low_name} < {high_name}"
-        )
+        raise ValueError(f"{low_name} = {low:g} and {high_name} = {high:g}: need 0 < {low_name} < {high_name}")

@@ -28,9 +28,7 @@ class ResBlock(nn.Module):
     Source: He et al. 2016 (pre-activation); Perez et al. 2018 (FiLM).
     """
 
-    def __init__(
-        self, inputs: int, channels: int, embedding: int, kernel: int, dilation: int, dropout: float
-    ):
+    def __init__(self, inputs: int, channels: int, embedding: int, kernel: int, dilation: int, dropout: float):
         super().__init__()
         padding = dilation * (kernel // 2)
         self.before = nn.Sequential(
@@ -66,9 +64,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (B, channels, N) -> the same shape."""
         batch, channels, length = x.shape
-        q, k, v = (
-            self.qkv(self.norm(x)).view(batch, 3, self.heads, channels // self.heads, length).mT.unbind(1)
-        )
+        q, k, v = self.qkv(self.norm(x)).view(batch, 3, self.heads, channels // self.heads, length).mT.unbind(1)
         mixed = functional.scaled_dot_product_attention(q, k, v)
         return x + self.out(mixed.mT.reshape(batch, channels, length))
 

@@ -52,9 +52,7 @@ class Sampler(ABC):
         """The coefficients of each of the len(times) - 1 steps, each with a leading axis of length 1, float64."""
 
     @abstractmethod
-    def step(
-        self, call: Call, u: Tensor, i: int, coefficients: tuple[Tensor, ...], generator: Generator
-    ) -> Tensor:
+    def step(self, call: Call, u: Tensor, i: int, coefficients: tuple[Tensor, ...], generator: Generator) -> Tensor:
         """The state at times[i + 1] from the state u (B, S, C, T) at times[i]."""
 
     @final
@@ -80,9 +78,7 @@ class Sampler(ABC):
                 f"({sde.blocks} block{'s' * (sde.blocks > 1)}); these can: {', '.join(able)}"
             )
         if u.ndim != 4 or u.shape[1] != sde.blocks:
-            raise ValueError(
-                f"state of shape {tuple(u.shape)}: {type(sde).__name__} needs (B, {sde.blocks}, C, T)"
-            )
+            raise ValueError(f"state of shape {tuple(u.shape)}: {type(sde).__name__} needs (B, {sde.blocks}, C, T)")
         times = self.grid(sde, self.steps)
         # Cast and moved once, so that the loop neither computes in float64 nor waits for the device.
         plan = [tuple(c.to(device=u.device, dtype=u.dtype) for c in row) for row in self.plan(sde, times)]

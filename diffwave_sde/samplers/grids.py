@@ -35,9 +35,7 @@ class Grid(ABC):
         if len(times) != steps or not bool((times.diff() < 0).all()):
             raise ValueError(f"{type(self).__name__} gives {times.tolist()}: need {steps} falling times")
         if not bool(torch.isfinite(times).all()) or times[-1] < 0 or times[0] > sde.t_max:
-            raise ValueError(
-                f"{type(self).__name__} leaves the times (0, {sde.t_max:g}] of {type(sde).__name__}"
-            )
+            raise ValueError(f"{type(self).__name__} leaves the times (0, {sde.t_max:g}] of {type(sde).__name__}")
         return times
 
 
@@ -96,7 +94,5 @@ class TimesGrid(Grid):
 
     def _times(self, sde: SDE, steps: int) -> Tensor:
         if len(self.times) != steps:
-            raise ValueError(
-                f"the grid holds {len(self.times)} times: set steps to {len(self.times)}, not {steps}"
-            )
+            raise ValueError(f"the grid holds {len(self.times)} times: set steps to {len(self.times)}, not {steps}")
         return torch.tensor(self.times, dtype=torch.float64)

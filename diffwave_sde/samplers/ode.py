@@ -51,9 +51,7 @@ class DDIM(Sampler):
         a = kernel.M[1:] - (A @ kernel.M[:-1, :, None]).squeeze(-1)
         return list(zip(a[:, None], A[:, None], (fresh[:, None, None] * kernel.L[1:])[:, None], strict=True))
 
-    def step(
-        self, call: Call, u: Tensor, i: int, coefficients: tuple[Tensor, ...], generator: Generator
-    ) -> Tensor:
+    def step(self, call: Call, u: Tensor, i: int, coefficients: tuple[Tensor, ...], generator: Generator) -> Tensor:
         a, A, fresh = coefficients
         u = lift(a, call(u, i)) + apply(A, u)
         return u + apply(fresh, randn(u.shape, generator, u.dtype, u.device)) if self.eta > 0 else u
@@ -81,14 +79,10 @@ class Heun(Sampler):
         change = (kernel.L[1:] @ kernel.whitened.diff(dim=0)[..., None]).squeeze(-1)
         correction = 0.5 * ratio[:, None] * change
         if not bool(torch.isfinite(correction).all()):
-            raise ValueError(
-                f"Heun cannot start {type(sde).__name__} at an SNR of zero: lower its t_max, or take DDIM"
-            )
+            raise ValueError(f"Heun cannot start {type(sde).__name__} at an SNR of zero: lower its t_max, or take DDIM")
         return list(zip(a[:, None], A[:, None], correction[:, None], strict=True))
 
-    def step(
-        self, call: Call, u: Tensor, i: int, coefficients: tuple[Tensor, ...], generator: Generator
-    ) -> Tensor:
+    def step(self, call: Call, u: Tensor, i: int, coefficients: tuple[Tensor, ...], generator: Generator) -> Tensor:
         a, A, correction = coefficients
         first = call(u, i)
         predicted = lift(a, first) + apply(A, u)

@@ -34,8 +34,6 @@ class EulerMaruyama(Sampler):
         noise = torch.diag_embed(g * dt[:, 0].abs().sqrt())
         return list(zip(a[:, None], A[:, None], noise[:, None], strict=True))
 
-    def step(
-        self, call: Call, u: Tensor, i: int, coefficients: tuple[Tensor, ...], generator: Generator
-    ) -> Tensor:
+    def step(self, call: Call, u: Tensor, i: int, coefficients: tuple[Tensor, ...], generator: Generator) -> Tensor:
         a, A, noise = coefficients
         return lift(a, call(u, i)) + apply(A, u) + apply(noise, randn(u.shape, generator, u.dtype, u.device))
