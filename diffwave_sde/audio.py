@@ -182,9 +182,7 @@ def write(path: str | os.PathLike, x: Tensor, rate: int = RATE) -> None:
     full = 1.0 - 2.0**-23  # the largest positive sample of 24 bits; above it libsndfile may wrap
     with replacing(path) as temporary:
         try:
-            soundfile.write(
-                os.fsencode(temporary), x.clamp(-1.0, full).T.numpy(), rate, format="WAV", subtype="PCM_24"
-            )
+            soundfile.write(os.fsencode(temporary), x.clamp(-1.0, full).T.numpy(), rate, format="WAV", subtype="PCM_24")
         except soundfile.LibsndfileError as error:
             raise OSError(f"{path}: cannot be written: {error.error_string}") from error
 
@@ -340,14 +338,7 @@ def window(x: Tensor, length: int = LENGTH, pre_roll: int = PRE_ROLL, align: boo
     if start < 0:
         x = torch.cat([x.new_zeros(-start), x])
     if align and pre_roll:
-        ramp = (
-            torch.arange(pre_roll, dtype=torch.float64)
-            .mul_(-math.pi / pre_roll)
-            .cos_()
-            .neg_()
-            .add_(1)
-            .div_(2)
-        )
+        ramp = torch.arange(pre_roll, dtype=torch.float64).mul_(-math.pi / pre_roll).cos_().neg_().add_(1).div_(2)
         x = torch.cat([x[:pre_roll] * ramp.to(x)[: len(x)], x[pre_roll:]])
     if len(x) > length:
         x = fade_out(x[:length], round(FADE * length))
@@ -443,9 +434,7 @@ def spectrogram_png(
             vmin=-100, vmax=0, cmap="magma", interpolation="nearest",
         )  # fmt: skip
         picture.set_yticks([math.log10(hz) for hz in ticks])
-        picture.set_yticklabels(
-            [f"{hz:g}" if hz < 1000 else f"{hz // 1000}k" for hz in ticks] if not column else []
-        )
+        picture.set_yticklabels([f"{hz:g}" if hz < 1000 else f"{hz // 1000}k" for hz in ticks] if not column else [])
         picture.tick_params(labelsize=7)
         if k + columns >= n:
             picture.set_xlabel("ms", fontsize=7, labelpad=1)
