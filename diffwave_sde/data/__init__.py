@@ -1,0 +1,1 @@
+"""Sounds on disk, stores of them, and the datamodule that feeds training."""

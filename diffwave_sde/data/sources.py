@@ -1,0 +1,238 @@
+"""What a dataset's name stands for: a list of sounds, each of which can be loaded on its own.
+
+    "drums", "synth"          built-in sounds, made on the spot         Rendered
+    "hydrogen", "sonic-pi"    packages of recordings                    Recorded
+    a path                    a folder of recordings                    Recorded
+
+Both kinds of item answer `load(length)`, and are small and picklable: they travel to worker processes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from diffwave_sde import audio
+from diffwave_sde.data import recordings, sounds
+
+SECONDS = 60.0  # of a recording that are read: a clip is half a second, and a mix an hour long must not fill memory
+
+# Clearly not sounds. Whatever else is not one is found out by trying.
+NOT_AUDIO = frozenset(
+    re.findall(
+        r"\w+",
+        "txt csv tsv json jsonl xml html htm css js md rst rtf pdf doc docx yml yaml toml ini cfg conf log nfo url "
+        "py sh bat exe dll db sql zip gz bz2 xz 7z rar tar tgz deb png jpg jpeg gif bmp svg webp ico psd mp4 mov "
+        "avi mid midi sfz sf2 sf3 nki nkx asd als h2song h2drumkit h2pattern m3u pls cue npy npz pt ckpt",
+    )
+)
+
+
+class Clip(NamedTuple):
+    """One sound, ready for the store."""
+
+    window: np.ndarray  # (length,), int16
+    label: str
+    seconds: float  # of the source, before it was cut
+    rate: int  # of the source, Hz
+    digest: str  # 32 hex digits of the sound's own content, whatever its file or window
+    parameters: dict[str, float]
+
+
+class Rendered(NamedTuple):
+    """A built-in sound."""
+
+    collection: str
+    index: int
+    seed: int
+
+    @property
+    def file(self) -> str:
+        return f"{self.collection}/{self.seed}/{self.index:06d}"
+
+    label = ""  # known once it is rendered
+    group = ""
+    licence = ""
+
+    def load(self, length: int) -> Clip:
+        # longer than the window, so that its end is the window's own fade
+        seconds = max(length / audio.RATE + 0.06, 0.1)
+        sound = sounds.render(self.collection, self.index, self.seed, audio.RATE, seconds)
+        window = audio.window(torch.from_numpy(sound.samples), length)
+        return Clip(pack(window), sound.label, seconds, audio.RATE, digest(self.file.encode()), sound.parameters)
+
+
+class Recorded(NamedTuple):
+    """A file."""
+
+    root: str
+    file: str  # relative to root
+    label: str
+    group: str
+    licence: str
+
+    def load(self, length: int) -> Clip:
+        path = os.path.join(self.root, self.file)
+        x, rate = audio.decode(path, SECONDS)
+        # of the decoded sound: a WAV and its FLAC copy must not fall into two splits
+        content = digest(str(rate).encode(), np.rint(x.numpy() * 2.0**23).astype("<i4").tobytes())
+        window = audio.window(audio.resample(x, rate), length)
+        return Clip(pack(window), self.label, len(x) / rate, rate, content, {})
+
+
+def digest(*parts: bytes) -> str:
+    """32 hex digits (BLAKE2b)."""
+    return hashlib.blake2b(b"\0".join(parts), digest_size=16).hexdigest()
+
+
+def pack(x: torch.Tensor) -> np.ndarray:
+    """16 bits, rounded and not dithered.
+
+    Dither would keep a decay's end free of distortion at the price of hiss at -93 dBFS everywhere. Companding
+    raises what is near silence by 33 dB, so a network would learn that hiss; and silence must stay exactly 0.
+    """
+    return np.clip(np.rint(x.numpy() * 32768.0), -32768, 32767).astype("<i2")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset before it is a store.
+
+    name: short, fit for a folder's name
+    items: each with file, label, group, licence and load(length)
+    refused: what was found and is no sound, (file, reason)
+    inputs: digest of all that the items depend on
+    origin: where it comes from, for the reader
+    """
+
+    name: str
+    items: Sequence[Rendered | Recorded]
+    inputs: str
+    origin: str
+    refused: list[tuple[str, str]] = field(default_factory=list)
+
+
+class _Built(Sequence):
+    """The items of a collection, made when asked for: 300,000 of them take no memory."""
+
+    def __init__(self, collection: str, count: int, seed: int) -> None:
+        self.collection, self.count, self.seed = collection, count, seed
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, i: int) -> Rendered:
+        return Rendered(self.collection, i, self.seed)
+
+
+def find(dataset: str, root: Path, count: int, seed: int, say: Callable[[str], None]) -> Source:
+    """Lists the sounds of a dataset; packages are fetched if need be.
+
+    Raises:
+        ValueError: if `dataset` is neither a known name nor a folder
+        OSError: as `recordings.fetch`
+    """
+    if dataset in sounds.VOICES:
+        if count < 1 or seed < 0:
+            raise ValueError(f"count must be at least 1 and seed at least 0, not {count} and {seed}")
+        # the recipes are part of the sounds: a change in them is another dataset
+        recipe = digest(*(path.read_bytes() for path in sorted(Path(sounds.__file__).parent.glob("*.py"))))
+        inputs = digest(f"{dataset} {count} {seed} {recipe}".encode())
+        return Source(f"{dataset}-{count}", _Built(dataset, count, seed), inputs, f"built-in {dataset}, seed {seed}")
+    if dataset in recordings.PACKAGES:
+        package = recordings.PACKAGES[dataset]
+        home = recordings.fetch(dataset, root, say)
+        folder = home / package.folder
+        if not folder.is_dir():
+            raise OSError(f"{folder}: missing from the package {package.name}: remove {home} to fetch it anew")
+        files, refused, inputs = scan(folder)
+        labels = package.label(folder, files)
+        notes = home / "copyright"
+        licence = recordings.licences(notes, package.licence, files) if notes.is_file() else {}
+        items = [Recorded(str(folder), file, *labels[file], licence.get(file, "")) for file in files]
+        # what the names are read as is code, and may change under the same files
+        inputs = digest(inputs.encode(), *(f"{i.label} {i.group} {i.licence}".encode() for i in items))
+        return Source(dataset, items, inputs, f"Debian package {package.name}", refused)
+    folder = Path(dataset).expanduser()
+    if not folder.is_dir():
+        known = ", ".join([*sounds.VOICES, *recordings.PACKAGES])
+        if os.sep in dataset or folder.exists():
+            why = "is not a folder" if folder.exists() else "no such folder"
+            raise ValueError(f"{dataset}: {why}; a dataset is a folder of sounds or one of {known}")
+        raise ValueError(f"unknown dataset {dataset!r}; known: {known}, or the path of a folder of sounds")
+    folder = folder.resolve()
+    files, refused, inputs = scan(folder)
+    items = []
+    for file in files:
+        above, _, name = file.rpartition("/")
+        # the class is the folder that a file lies in, the kit whatever stands above that
+        kit, _, label = above.rpartition("/")
+        items.append(Recorded(str(folder), file, label or folder.name, kit, ""))
+    if any(item.label == folder.name and "/" not in item.file for item in items):
+        # the folder's own name labels the files that lie in it directly
+        inputs = digest(inputs.encode(), os.fsencode(folder.name))
+    name = re.sub(r"[^\w.-]+", "_", folder.name, flags=re.ASCII).strip("._") or "folder"
+    return Source(name, items, inputs, str(folder), refused)
+
+
+def scan(folder: Path) -> tuple[list[str], list[tuple[str, str]], str]:
+    """Lists the files under a folder, in an order that depends on their names alone.
+
+    Hidden files and what archivers leave behind (`__MACOSX`, `._x`) do not exist. Links are followed; a
+    folder that is reached twice is read once, so a cycle ends.
+
+    Returns:
+        files, relative to the folder, with "/"; (file, reason) of those that cannot be sounds; a digest
+        of names, sizes and times of change
+    """
+    files: list[str] = []
+    refused: list[tuple[str, str]] = []
+    stamp = hashlib.blake2b(digest_size=16)
+    seen: set[tuple[int, int]] = set()
+
+    def walk(path: str, relative: str) -> None:
+        try:
+            here = os.stat(path)
+            if (here.st_dev, here.st_ino) in seen:
+                return
+            seen.add((here.st_dev, here.st_ino))
+            with os.scandir(path) as listing:
+                # folders before links to them: the link is the copy
+                entries = sorted(listing, key=lambda entry: (entry.is_symlink(), entry.name))
+        except OSError as error:
+            refused.append((relative.rstrip("/"), f"unreadable: {error.strerror or error}"))
+            return
+        for entry in entries:
+            if entry.name.startswith(".") or entry.name == "__MACOSX":
+                continue
+            name = relative + entry.name
+            try:
+                found = entry.stat()
+            except OSError as error:
+                stamp.update(os.fsencode(f"{name}\0gone\0"))
+                dangling = entry.is_symlink() and isinstance(error, FileNotFoundError)
+                refused.append((name, "dangling link" if dangling else f"unreadable: {error.strerror or error}"))
+                continue
+            if stat.S_ISDIR(found.st_mode):
+                walk(entry.path, name + "/")
+                continue
+            suffix = entry.name.rpartition(".")[2].lower()
+            if suffix in NOT_AUDIO:
+                refused.append((name, f"not audio: .{suffix}"))
+            elif not stat.S_ISREG(found.st_mode):
+                refused.append((name, "not a file"))  # opening a pipe would wait for ever
+            else:
+                files.append(name)
+                stamp.update(os.fsencode(f"{name}\0{found.st_size}\0{found.st_mtime_ns}\0"))
+
+    walk(str(folder), "")
+    return files, refused, stamp.hexdigest()
