@@ -2,7 +2,8 @@
 
 A sound is a pure function of (collection, index, seed, rate, seconds). Its parameters are drawn from the
 ranges of its recipe and come back as labels; its noise (hiss, the places of a cymbal's modes, starting
-phases) comes from a second stream, so that a longer render is the same sound, heard for longer.
+phases) comes from a second stream, drawn after everything else, so that a longer render is the same stroke
+heard for longer.
 
     SeedSequence(seed, collection, index) -> Philox -> parameters, noise -> voice -> block DC -> level -> fade
 

@@ -58,7 +58,7 @@ KICK = {
 
 def snare(p: dict[str, float], clock: Clock, noise: np.random.Generator) -> np.ndarray:
     """Head modes and wires; every level is relative to the head's peak."""
-    t, hiss = clock.t, noise.standard_normal(clock.length)
+    t = clock.t
     ratios = np.concatenate([[1.0, p["second_ratio"]], HEAD[2:]])
     levels = np.concatenate([[1.0, gain(p["second_db"])], gain(p["upper_db"]) * noise.uniform(0.3, 1, 4)])
     decays = p["shell_decay_s"] * ratios**-0.7  # higher modes radiate better and die sooner
@@ -70,6 +70,7 @@ def snare(p: dict[str, float], clock: Clock, noise: np.random.Generator) -> np.n
     )
     drive = gain(p["drive_db"])
     shell = unit(np.tanh(drive * unit(shell)))
+    hiss = noise.standard_normal(clock.length)
     # the head throws the wires off and they fall back once a period
     rattle = 1 - p["rattle_share"] * np.sin(phase / 2) ** 2 * decay(t, p["shell_decay_s"])
     wires = shape(hiss, clock, ("high", p["wires_low_hz"], 0.7), ("low", p["wires_high_hz"], 0.6))
@@ -102,16 +103,14 @@ SNARE = {
 
 def cymbal(p: dict[str, float], clock: Clock, noise: np.random.Generator) -> np.ndarray:
     """Partials and hiss under one spectral envelope; levels are relative to the partials' peak."""
-    t, hiss = clock.t, noise.standard_normal(clock.length)
+    t = clock.t
     low, high, base = p["highpass_hz"], p["tone_hz"], p["metal_hz"]
     # odd harmonics of six squares, and a plate's modes, which lie evenly in frequency
     odd = np.arange(1, 89, 2)
     bank = (base * SQUARES * (1 + 0.01 * noise.standard_normal(6)))[:, None] * odd
     plate = base + (16_000 - base) * (np.arange(140) + noise.uniform(-0.8, 0.8, 140)) / 140
     hz = np.concatenate([bank.ravel(), np.maximum(plate, 0.5 * base)])
-    size = np.concatenate(
-        [np.repeat(1 / odd[None], 6, 0).ravel() * p["square_share"] * 4, noise.rayleigh(0.3, 140)]
-    )
+    size = np.concatenate([np.repeat(1 / odd[None], 6, 0).ravel() * p["square_share"] * 4, noise.rayleigh(0.3, 140)])
     size[bank.size :] *= 1 - p["square_share"]
     size *= (hz / 4000) ** (p["tilt_db_octave"] / 6.02)
     size /= np.sqrt((1 + (low / hz) ** 6) * (1 + (hz / high) ** 4))
@@ -120,6 +119,10 @@ def cymbal(p: dict[str, float], clock: Clock, noise: np.random.Generator) -> np.
     seconds = p["decay_s"] * (hz / 4000) ** -p["damping"] * np.exp(0.3 * noise.standard_normal(len(hz)))
     metal = modes(hz, size, seconds, noise.uniform(0, 2 * math.pi, len(hz)), clock)
 
+    ratios = np.array([1.0, 1.52, 2.03, 2.74, 3.61]) * (1 + 0.03 * noise.standard_normal(5))
+    bell = modes(p["bell_hz"] * ratios, ratios**-0.6, p["decay_s"] * 0.8 * ratios**-0.5, np.full(5, -1.5), clock)
+
+    hiss = noise.standard_normal(clock.length)
     # energy climbs to the high modes during the first milliseconds, and they are the first to lose it
     bloom = 1 - p["bloom_share"] * np.exp(-t / p["bloom_s"])
     air = shape(hiss, clock, ("high", max(low, 6500.0), 0.7), ("low", max(high, 9000.0), 0.7))
@@ -129,11 +132,6 @@ def cymbal(p: dict[str, float], clock: Clock, noise: np.random.Generator) -> np.
     hissing = bloom * decay(t, fall * 2.2 ** -p["damping"]) * air + wash_gain * decay(t, fall) * wash
     stick = shape(hiss, clock, ("band", p["stick_hz"], 0.8)) * decay(t, 0.02)
     wave = unit(metal) * bloom + gain(p["noise_db"]) * unit(hissing) + gain(p["stick_db"]) * unit(stick)
-
-    ratios = np.array([1.0, 1.52, 2.03, 2.74, 3.61]) * (1 + 0.03 * noise.standard_normal(5))
-    bell = modes(
-        p["bell_hz"] * ratios, ratios**-0.6, p["decay_s"] * 0.8 * ratios**-0.5, np.full(5, -1.5), clock
-    )
     wave += gain(p["bell_db"]) * unit(bell)
     return wave * attack(t, 0.0005) * decay(np.maximum(t - p["choke_s"], 0), 0.06)
 
@@ -157,7 +155,7 @@ CYMBAL = {
     "choke_s": ("uniform", "when a hand stops it (60 dB in 60 ms)"),
 }
 
-# One line a quantity group: the formatter would make a column of 150 lines of it.
+# The formatter would make a column of 150 lines of this.
 # fmt: off
 RECIPES = {
     "kick": (

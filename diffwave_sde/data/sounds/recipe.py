@@ -49,8 +49,7 @@ LEVEL = {"level_dbfs": Range(-6.0, -0.4, "uniform", "peak level")}
 def draw(ranges: Mapping[str, Range], rng: np.random.Generator) -> dict[str, float]:
     """One value for each range."""
     return {
-        name: law.at(share)
-        for (name, law), share in zip(ranges.items(), rng.random(len(ranges)), strict=True)
+        name: law.at(share) for (name, law), share in zip(ranges.items(), rng.random(len(ranges)).tolist(), strict=True)
     }
 
 

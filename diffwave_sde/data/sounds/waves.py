@@ -45,12 +45,13 @@ def decay(t: np.ndarray, seconds: float) -> np.ndarray:
 
 def attack(t: np.ndarray, seconds: float) -> np.ndarray:
     """Quarter-sine rise: begins with a slope, so that the onset is at sample 0, and ends without one."""
-    return np.sin(np.minimum(t / seconds, 1) * (math.pi / 2))
+    rise = np.ones_like(t)
+    early = t[: np.searchsorted(t, seconds)]
+    rise[: len(early)] = np.sin(early * (math.pi / 2 / seconds))
+    return rise
 
 
-def adsr(
-    t: np.ndarray, attack_s: float, decay_s: float, sustain: float, gate_s: float, release_s: float
-) -> np.ndarray:
+def adsr(t: np.ndarray, attack_s: float, decay_s: float, sustain: float, gate_s: float, release_s: float) -> np.ndarray:
     """Rise, fall towards `sustain` (0 to 1), release from `gate_s` on; times as in `attack` and `decay`."""
     held = attack(t, attack_s) * (sustain + (1 - sustain) * decay(t, decay_s))
     return held * decay(np.maximum(t - gate_s, 0), release_s)
@@ -99,9 +100,7 @@ def unit(wave: np.ndarray) -> np.ndarray:
     return wave / max(np.abs(wave).max(), 1e-9)
 
 
-def modes(
-    hz: np.ndarray, amplitude: np.ndarray, decay_s: np.ndarray, phase: np.ndarray, clock: Clock
-) -> np.ndarray:
+def modes(hz: np.ndarray, amplitude: np.ndarray, decay_s: np.ndarray, phase: np.ndarray, clock: Clock) -> np.ndarray:
     """Sum of damped partials Σ a exp(-T60 t / decay) cos(2π f t + phase); those above the top are left out.
 
     hz, amplitude, decay_s, phase: (M,)
@@ -123,24 +122,33 @@ def modes(
     return (left @ np.concatenate([fine.real, fine.imag], 1).T).reshape(-1)[: clock.length]
 
 
-def cycle_scan(phase: np.ndarray, spectra: np.ndarray, position: np.ndarray) -> np.ndarray:
+def cycle_scan(voices: list[tuple[float, np.ndarray]], spectra: np.ndarray, position: np.ndarray) -> np.ndarray:
     """Read a wave from single cycles that morph: a time-varying filter on a periodic tone, without aliasing.
 
-    phase: in cycles, (length,) or (voices, length)
+    voices: (level, phase in cycles (length,)) of each reading, summed
     spectra: complex amplitudes of harmonics 1 to H for each of K filter settings, (K, H)
     position: which setting is heard, 0 to K - 1, (length,); between two settings they are mixed
     """
-    size = 4096 if spectra.shape[1] <= 100 else 8192  # linear reading is then below -80 dB off
-    tables = np.fft.irfft(np.pad(spectra, ((0, 0), (1, 0))), size, norm="forward")
-    tables = np.pad(tables, ((0, 1), (0, 1)), mode="wrap")  # reading one past the end needs no test
-    tables[-1] = tables[-2]
-    row = position.astype(np.int64)
+    count, size = len(spectra), 4096 if spectra.shape[1] <= 100 else 8192  # reading is then 80 dB exact
+    half = np.zeros((count, size // 2 + 1), complex)
+    half[:, 1 : spectra.shape[1] + 1] = spectra
+    # one row and one column more: the neighbours of the last ones are there to be read
+    tables = np.empty((count + 1, size + 1))
+    tables[:count, :size] = np.fft.irfft(half, norm="forward")
+    tables[:count, size] = tables[:count, 0]
+    tables[count] = tables[count - 1]
+    flat, row = tables.ravel(), position.astype(np.int64)
     mix = position - row
-    place = (phase % 1.0) * size
-    column = np.minimum(place.astype(np.int64), size - 1)  # x % 1.0 rounds up to 1.0 for tiny negative x
-    part = place - column
-    flat, here = tables.ravel(), row * (size + 1) + column
-    above = here + (size + 1)
-    low = flat[here] * (1 - part) + flat[here + 1] * part
-    high = flat[above] * (1 - part) + flat[above + 1] * part
-    return low + (high - low) * mix
+    wave = np.zeros(len(position))
+    for level, phase in voices:
+        place = (phase - np.floor(phase)) * size
+        column = np.minimum(place.astype(np.int64), size - 1)  # a tiny negative phase rounds up to 1.0
+        part = place - column
+        here = row * (size + 1) + column
+        low = flat[here]
+        low += (flat[here + 1] - low) * part
+        here += size + 1
+        high = flat[here]
+        high += (flat[here + 1] - high) * part
+        wave += level * (low + (high - low) * mix)
+    return wave
