@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from diffwave_sde.sde import SDE, Kernel, apply, dot, lift, pad
+from diffwave_sde.sde import SDE, Kernel, apply, dot, float64, lift, pad
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,10 @@ class X0(Parametrization):
 class Epsilon(Parametrization):
     """The network gives the noise of the block that noise enters: ε where S = 1, ε_v in Langevin dynamics.
 
-    Source: Ho et al. 2020, eq. 12; Dockhorn et al. 2022, eq. 8.
+    Where the signal in that block has no mean (L⁻¹ M passes zero there, as it does in underdamped Langevin dynamics),
+    ε_v says nothing of x and no denoiser follows from it: choose another.
+
+    Source: Ho et al. 2020, eq. 12; Dockhorn et al. 2022, section 3.2.
     """
 
     def __call__(self, kernel: Kernel, sigma_data: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,7 +72,10 @@ class Epsilon(Parametrization):
 
 
 class Score(Parametrization):
-    """The network gives the score in the block that noise enters, ∇ log p(u_t). Source: Song et al. 2021, eq. 7."""
+    """The network gives the score in the block that noise enters, ∇ log p(u_t); the same reserve as for Epsilon.
+
+    Source: Song et al. 2021, eq. 7.
+    """
 
     def __call__(self, kernel: Kernel, sigma_data: Tensor) -> tuple[Tensor, Tensor]:
         matched = kernel.matched[..., -1]
@@ -122,7 +128,7 @@ class Denoiser(nn.Module):
     def forward(self, u: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """D: u (B, S, C, T), t (B,) -> (B, C, T)."""
         kernel = self.sde.kernel(t)
-        sigma_data = self.sigma_data.to(kernel.M)
+        sigma_data = float64(self.sigma_data).to(kernel.M)
         skip, out = self.parametrization(kernel, sigma_data)
         # Each block at unit variance: Var u_s = M_s² σ_d² + Σ_ss.
         scale = (kernel.M.square() * sigma_data.square() + kernel.L.square().sum(-1)).rsqrt()

@@ -72,7 +72,7 @@ class DataWeight(Weight):
 class EpsilonWeight(Weight):
     """|ε - ε̂|² in the block that noise enters: w = snr where S = 1, and Dockhorn's hybrid score matching for CLD.
 
-    Source: Ho et al. 2020, eq. 14; Dockhorn et al. 2022, eq. 8 with λ = ℓ_t⁻².
+    Source: Ho et al. 2020, eq. 14; Dockhorn et al. 2022, section 3.2 with λ = ℓ_t⁻².
     """
 
     def forward(self, kernel: Kernel, sigma_data: Tensor) -> Tensor:
@@ -124,7 +124,7 @@ class Loss(nn.Module):
         if position is None:
             position, total = torch.arange(len(x), device=x.device), len(x)
         offset = rand((len(x),), generator, device=x.device)
-        t = self.time(sde, (position + float64(offset)) / total)
+        t = self.time(sde, (float64(position) + float64(offset)) / total)
         return Draw(t, randn((len(x), sde.blocks, *x.shape[1:]), generator, x.dtype, x.device))
 
     @final
@@ -132,9 +132,10 @@ class Loss(nn.Module):
         """The loss of each example of x (B, C, T) for given times and noise: (B,)."""
         kernel = denoiser.sde.kernel(draw.t)
         error = denoiser(kernel.sample(x, draw.eps), draw.t, condition) - x
-        weight = self.weight(kernel, denoiser.sigma_data.to(kernel.M))
+        weight = self.weight(kernel, float64(denoiser.sigma_data).to(kernel.M))
         # In float32 at least: squares of small errors vanish in half precision.
-        per_example = error.float().square().flatten(1).mean(1)
+        error = error.to(torch.promote_types(error.dtype, torch.float32))
+        per_example = error.square().flatten(1).mean(1)
         return pad(weight, per_example) * per_example
 
     @final

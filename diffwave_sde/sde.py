@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import final
 
 import numpy as np
@@ -53,6 +53,11 @@ def lift(a: Tensor, x: Tensor) -> Tensor:
     return pad(a, x) * x
 
 
+def _matrix(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+    """[[a, b], [c, d]], (..., 2, 2)."""
+    return torch.stack((torch.stack((a, b), -1), torch.stack((c, d), -1)), -2)
+
+
 def triangular(R: Tensor) -> Tensor:
     """The lower L with L Lᵀ = R Rᵀ, for R (..., S, K), S <= 2.
 
@@ -73,7 +78,7 @@ def triangular(R: Tensor) -> Tensor:
     # Where the first row vanishes (no time has passed) only the second block can hold noise.
     last = torch.where(first > 0, last, b.norm(dim=-1))
     zero = torch.zeros_like(first)
-    return torch.stack((torch.stack((first, zero), -1), torch.stack((cross, last), -1)), -2)
+    return _matrix(first, zero, cross, last)
 
 
 def cholesky(Q: Tensor) -> Tensor:
@@ -84,7 +89,7 @@ def cholesky(Q: Tensor) -> Tensor:
     cross = torch.where(first > 0, Q[..., 1, 0] / first.clamp_min(torch.finfo(Q.dtype).tiny), 0.0)
     last = (Q[..., 1, 1] - cross.square()).clamp_min(0).sqrt()
     zero = torch.zeros_like(first)
-    return torch.stack((torch.stack((first, zero), -1), torch.stack((cross, last), -1)), -2)
+    return _matrix(first, zero, cross, last)
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,7 @@ class Kernel:
         last = 1 / self.L[..., 1, 1]
         cross = -self.L[..., 1, 0] * first * last
         zero = torch.zeros_like(first)
-        return torch.stack((torch.stack((first, zero), -1), torch.stack((cross, last), -1)), -2)
+        return _matrix(first, zero, cross, last)
 
     @cached_property
     def whitened(self) -> Tensor:
@@ -137,7 +142,7 @@ class SDE(nn.Module, ABC):
     """A linear forward process on t in [0, 1].
 
     blocks: S, the number of blocks of the state.
-    t_min, t_max: the times between which networks are trained and samplers run.
+    t_min, t_max: the times between which networks are trained and samplers run; 0 < t_min < t_max.
     """
 
     blocks: int = 1
@@ -156,56 +161,60 @@ class SDE(nn.Module, ABC):
     def transition(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """(Φ, Q) of u_t | u_s ~ N(Φ u_s, Q), for s <= t (B,): (B, S, S) each, float64."""
 
-    @property
     @abstractmethod
-    def cov0(self) -> Tensor:
-        """Cov(u_0 | x), (S, S), diagonal, float64."""
+    def cov0(self, like: Tensor) -> Tensor:
+        """Cov(u_0 | x), diagonal, one for each entry of `like` (B,) and in its type: (B, S, S)."""
 
     @final
     def kernel(self, t: Tensor) -> Kernel:
         """The perturbation kernel at t (B,)."""
         t = float64(t)
         phi, Q = self.transition(torch.zeros_like(t), t)
-        start = phi * self.cov0.to(phi).diagonal().sqrt()
+        start = phi @ self.cov0(t).sqrt()
         return Kernel(phi[..., 0], triangular(torch.cat((start, cholesky(Q)), -1)))
 
     @final
     def time(self, snr: Tensor) -> Tensor:
         """The times at which the SNR is `snr` (B,), clamped to [t_min, t_max]; float64.
 
-        The SNR of a diffusion never rises, so the time is enclosed: ten rounds, each of which splits the bracket by 32.
+        The SNR of a diffusion never rises: a table encloses the time, and the Illinois method finds it, in log t, in
+        which most SNRs are nearly powers. A fixed number of rounds, so that nothing waits for a GPU.
         """
         target = float64(snr).log()
-        low = torch.full_like(target, self.t_min)
-        width = torch.full_like(target, self.t_max - self.t_min)
-        fractions = torch.linspace(0, 1, 33, dtype=target.dtype, device=target.device)
-        for _ in range(10):
-            t = low.unsqueeze(-1) + width.unsqueeze(-1) * fractions
-            above = self.kernel(t[..., :-1].reshape(-1)).snr.log().view_as(t[..., :-1]) > target.unsqueeze(-1)
-            cell = (above.sum(-1) - 1).clamp_min(0)
-            low = t.gather(-1, cell.unsqueeze(-1)).squeeze(-1)
-            width = width / 32
-        # Out of range the search ends a bracket's width from the boundary: the boundary itself is meant.
-        return (low + width).where(low > self.t_min, low).clamp(self.t_min, self.t_max)
+        edges = torch.linspace(
+            math.log(self.t_min), math.log(self.t_max), 257, dtype=target.dtype, device=target.device
+        )
+        table = self.kernel(edges.exp()).snr.log()
+        target = target.clamp(table[-1], table[0])
+        right = torch.searchsorted(-table, -target).clamp(1, len(edges) - 1)
+        a, fa = edges[right - 1], table[right - 1] - target
+        b, fb = edges[right], table[right] - target
+        for _ in range(8):
+            step = torch.where(fa == fb, 0.0, fb * (b - a) / (fb - fa))
+            c = b - step
+            fc = self.kernel(c.exp()).snr.log() - target
+            crossed = fc * fb < 0
+            a, fa = torch.where(crossed, b, a), torch.where(crossed, fb, fa / 2)
+            b, fb = c, fc
+        return b.exp().clamp(self.t_min, self.t_max)
 
     @final
     def prior(self, shape: tuple[int, int, int], generator: Generator = None, device="cpu") -> Tensor:
-        """Draw u at t_max for waveforms of `shape` (B, C, T): (B, S, C, T), float32, by the kernel's own terminal law."""
+        """Draw u at t_max for waveforms of `shape` (B, C, T): (B, S, C, T), float32, by the kernel's own final law."""
         batch, channels, length = shape
         eps = randn((batch, self.blocks, channels, length), generator, device=device)
         return apply(self._terminal(eps).L, eps)
 
     @final
     def prior_log_prob(self, u: Tensor) -> Tensor:
-        """log p(u) of the prior, in nats, for u (B, S, C, T): (B,)."""
+        """log p(u) of the prior, in nats, for u (B, S, C, T): (B,), float64."""
         kernel = self._terminal(u)
-        eps = apply(kernel.inverse, u)
-        log_det = kernel.L.diagonal(dim1=-2, dim2=-1).log().sum(-1) * (u[0, 0].numel())
-        normal = -0.5 * (eps.double().square() + math.log(2 * math.pi)).flatten(1).sum(1)
-        return normal - log_det.to(normal)
+        eps = float64(apply(kernel.inverse, u))
+        log_det = kernel.L.diagonal(dim1=-2, dim2=-1).log().sum(-1) * u[0, 0].numel()
+        return -0.5 * (eps.square() + math.log(2 * math.pi)).flatten(1).sum(1) - log_det
 
     def _terminal(self, u: Tensor) -> Kernel:
-        return self.kernel(torch.full((1,), self.t_max, dtype=torch.float64, device=u.device))
+        return self.kernel(float64(torch.ones(1, device=u.device)) * self.t_max)
 
 
 def _derivative(f, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -231,7 +240,8 @@ class ScalarSDE(SDE):
 
     @final
     def diffusion(self, t: Tensor) -> Tensor:
-        t = float64(t)
+        # Off zero by less than anything: σ ~ √t has no slope there, though σ² has.
+        t = float64(t).clamp_min(1e-200)
         rate = _derivative(self.log_mean, t)[1]
         variance, slope = _derivative(lambda s: self.sigma(s).square(), t)
         return (slope - 2 * rate * variance).clamp_min(0).sqrt()[:, None]
@@ -240,15 +250,13 @@ class ScalarSDE(SDE):
     def transition(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         s, t = float64(s), float64(t)
         phi = (self.log_mean(t) - self.log_mean(s)).exp()
-        # As a product: the difference of squares would lose the digits of a short step.
         before, after = phi * self.sigma(s), self.sigma(t)
         Q = ((after - before) * (after + before)).clamp_min(0)
         return phi[:, None, None], Q[:, None, None]
 
-    @property
     @final
-    def cov0(self) -> Tensor:
-        return self.sigma(torch.zeros(1, dtype=torch.float64)).square()[:, None]
+    def cov0(self, like: Tensor) -> Tensor:
+        return self.sigma(torch.zeros_like(like)).square()[:, None, None]
 
 
 class VE(ScalarSDE):
@@ -345,11 +353,13 @@ class CLD(SDE):
 
         dx = β v / M dt,    dv = -β (x + Γ v / M) dt + √(2 Γ β) dw
 
-    In the time b = ∫β it is du = A u db + G dw with constant A, so Φ = exp(A b); its stationary law is N(0, diag(1, M)).
+    In the time b = ∫β it is du = A u db + G dw with constant A, so Φ = exp(A b), and its stationary law is
+    N(0, diag(1, M)).
 
     Args:
         mass: M, the variance of the velocity at t = 1.
-        friction: Γ; null for critical damping, Γ² = 4 M; below it the waveform oscillates, above it it creeps.
+        friction: Γ; null for critical damping, Γ² = 4 M. Below it the waveform oscillates, above it it creeps: far
+            from it β must be larger, or the sound is still there at t = 1.
         gamma: γ; the velocity starts with variance γ M.
         beta_min: noise rate β at t = 0.
         beta_max: noise rate β at t = 1.
@@ -384,20 +394,17 @@ class CLD(SDE):
     def _beta(self, t: Tensor) -> Tensor:
         return self.beta_min + (self.beta_max - self.beta_min) * t
 
-    def _matrix(self, like: Tensor) -> Tensor:
-        return like.new_tensor([[0.0, 1 / self.mass], [-1.0, -self.friction / self.mass]])
-
     def drift(self, t: Tensor) -> Tensor:
-        t = float64(t)
-        return self._beta(t)[:, None, None] * self._matrix(t)
+        beta = self._beta(float64(t))
+        return _matrix(torch.zeros_like(beta), beta / self.mass, -beta, -beta * self.friction / self.mass)
 
     def diffusion(self, t: Tensor) -> Tensor:
         noise = (2 * self.friction * self._beta(float64(t))).sqrt()
         return torch.stack((torch.zeros_like(noise), noise), -1)
 
-    @property
-    def cov0(self) -> Tensor:
-        return torch.tensor([[self.epsilon, 0.0], [0.0, self.gamma * self.mass]], dtype=torch.float64)
+    def cov0(self, like: Tensor) -> Tensor:
+        zero = torch.zeros_like(like)
+        return _matrix(zero + self.epsilon, zero, zero, zero + self.gamma * self.mass)
 
     def _flow(self, b: Tensor) -> Tensor:
         """exp(A b), (..., 2, 2): e^(-kb) [cosh(ωb) I + sinh(ωb)/ω (A + k I)], k = Γ / 2M, ω² = k² - 1/M."""
@@ -413,24 +420,34 @@ class CLD(SDE):
         near = z.abs() < 1e-8
         cosh = torch.where(near, decay * (1 + z / 2), cosh)
         sinhc = torch.where(near, decay * (1 + z / 6), sinhc)
-        A = self._matrix(b)
-        eye = torch.eye(2, dtype=b.dtype, device=b.device)
-        return cosh[..., None, None] * eye + (sinhc * b)[..., None, None] * (A + k * eye)
+        sinh = sinhc * b
+        return _matrix(cosh + k * sinh, sinh / self.mass, -sinh, cosh - k * sinh)
 
     def transition(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         s, t = float64(s), float64(t)
         # ∫β from s to t as a product, so that a short step keeps its digits.
         b = (t - s) * (self.beta_min + 0.5 * (self.beta_max - self.beta_min) * (s + t))
         phi = self._flow(b)
-        stationary = torch.diag(b.new_tensor([1.0, self.mass]))
-        long = stationary - phi @ stationary @ phi.mT
-        # Q_xx ~ b³ cancels in that difference when b is short; there ∫ Φ G Gᵀ Φᵀ by Gauss-Legendre is exact to rounding.
-        nodes, weights = (b.new_tensor(a) for a in np.polynomial.legendre.leggauss(16))
+        # Entry by entry, here and above: a matrix of constants would have to be copied to the device and waited for.
+        x, v = phi.unbind(-2)
+        stationary = torch.stack((torch.ones_like(b), torch.full_like(b, self.mass)), -1)
+        cross = -(x * v * stationary).sum(-1)
+        long = _matrix(1 - (x * x * stationary).sum(-1), cross, cross, self.mass - (v * v * stationary).sum(-1))
+        # Q_xx ~ b³ cancels in that difference when b is short; there ∫ Φ G Gᵀ Φᵀ by Gauss and Legendre is exact to
+        # rounding.
+        nodes, weights = _legendre(b.device)
         column = self._flow(b[..., None] * (nodes + 1) / 2)[..., 1]
         column = column * (self.friction * b[..., None] * weights).clamp_min(0).sqrt()[..., None]
         short = column.mT @ column
         rate = 1 + self.friction / self.mass + 1 / math.sqrt(self.mass)
         return phi, torch.where((rate * b < 1)[..., None, None], short, long)
+
+
+@cache
+def _legendre(device: torch.device) -> Tensor:
+    """The nodes in (-1, 1) and weights of Gauss and Legendre, (2, 8); copied to a device but once."""
+    with torch.inference_mode(False):
+        return torch.tensor(np.stack(np.polynomial.legendre.leggauss(8)), device=device)
 
 
 def _ordered(**bounds: float) -> None:

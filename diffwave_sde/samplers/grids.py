@@ -34,7 +34,7 @@ class Grid(ABC):
         times = self._times(sde, steps)
         if len(times) != steps or not bool((times.diff() < 0).all()):
             raise ValueError(f"{type(self).__name__} gives {times.tolist()}: need {steps} falling times")
-        if not bool(torch.isfinite(times).all()) or times[-1] < 0 or times[0] > sde.t_max:
+        if not bool(torch.isfinite(times).all()) or times[-1] <= 0 or times[0] > sde.t_max:
             raise ValueError(f"{type(self).__name__} leaves the times (0, {sde.t_max:g}] of {type(sde).__name__}")
         return times
 

@@ -1,7 +1,7 @@
 r"""Deterministic samplers.
 
-Given x, a state is u_t = M x + L ε with ε fixed along its path; averaged over x this is a flow with the marginals of the
-process, whatever smooth factor L is taken. With D = E[x | u] in place of x it reads, in whitened coordinates w = L⁻¹ u,
+Given x, a state is u_t = M x + L ε with ε fixed along its path; averaged over x this is a flow with the marginals of
+the process, whatever smooth factor L is taken. With D = E[x | u] for x it reads, in whitened coordinates w = L⁻¹ u,
 
     dw = D(u, t) dh,    h = L⁻¹ M
 
@@ -20,7 +20,7 @@ from diffwave_sde.sde import SDE, Kernel, apply, lift
 
 
 def _transfer(kernel: Kernel) -> tuple[Tensor, Tensor]:
-    """(a, A) of u' = a D + A u, the step of constant D and constant ε, between the times of `kernel`: (N - 1, S, ...)."""
+    """(a (N - 1, S), A (N - 1, S, S)) of u' = a D + A u, the steps of constant D and ε between the times of `kernel`."""
     A = kernel.L[1:] @ kernel.inverse[:-1]
     return kernel.M[1:] - (A @ kernel.M[:-1, :, None]).squeeze(-1), A
 
