@@ -180,9 +180,10 @@ def write(path: str | os.PathLike, x: Tensor, rate: int = RATE) -> None:
     if not x.isfinite().all():
         raise ValueError(f"{path}: not written: the waveform holds NaN or infinite samples")
     full = 1.0 - 2.0**-23  # the largest positive sample of 24 bits; above it libsndfile may wrap
+    frames = x.clamp(-1.0, full).movedim(-1, 0)
     with replacing(path) as temporary:
         try:
-            soundfile.write(os.fsencode(temporary), x.clamp(-1.0, full).T.numpy(), rate, format="WAV", subtype="PCM_24")
+            soundfile.write(os.fsencode(temporary), frames.numpy(), rate, format="WAV", subtype="PCM_24")
         except soundfile.LibsndfileError as error:
             raise OSError(f"{path}: cannot be written: {error.error_string}") from error
 
@@ -234,17 +235,20 @@ def _cut_short(log: str) -> bool:
 
 
 def offset(x: Tensor) -> float:
-    """The DC offset of a waveform (T,): the mean where it is quietest.
+    """The DC offset of a waveform (T,), as far as it can be told.
 
     The plain mean of a short sound is not its DC: a kick pushes more than it pulls, and taking its mean out
-    would leave a step at both ends. Where there are fewer than two frames of 50 ms nothing is known: 0.
+    would leave a step at both ends. DC shows where nothing else does: it is the mean of the quietest tenth
+    of 50 ms frames, provided that it stands above what else they hold. If it does not, it is taken for 0.
     """
     frame = RATE // 20
     if len(x) < 2 * frame:
         return 0.0
     frames = x[: len(x) // frame * frame].view(-1, frame)
-    quietest = frames.std(1).argsort(stable=True)[: max(1, len(frames) // 10)]
-    return float(frames[quietest].double().mean())
+    swing, mean = torch.std_mean(frames, 1)
+    quietest = swing.argsort(stable=True)[: max(1, len(frames) // 10)]
+    dc = float(mean[quietest].mean())
+    return dc if abs(dc) > float(swing[quietest].mean()) else 0.0
 
 
 def onset(x: Tensor) -> int:
@@ -330,9 +334,11 @@ def window(x: Tensor, length: int = LENGTH, pre_roll: int = PRE_ROLL, align: boo
         raise ValueError(f"length must exceed the pre-roll of {pre_roll} samples, not {length}")
     if len(x) < 2 or float(x.abs().max()) < SILENT:
         raise ValueError("silent: its peak is under -60 dBFS")
-    x = x - offset(x)
-    if float(x.abs().max()) < SILENT:
-        raise ValueError("silent: nothing but a DC offset")
+    dc = offset(x)
+    if abs(dc) > TAIL * float(x.abs().max()):  # less is the estimate's own error, and exact zeros stay exact
+        x = x - dc
+        if float(x.abs().max()) < SILENT:
+            raise ValueError("silent: nothing but a DC offset")
     start = (onset(x) - pre_roll) if align else 0
     x = trim(x[max(start, 0) :])
     if start < 0:

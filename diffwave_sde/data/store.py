@@ -40,7 +40,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from diffwave_sde import audio
 from diffwave_sde.data import sources
 
-VERSION = 1  # of the layout and of the windowing: a change rebuilds every store
+VERSION = 2  # of the layout and of the windowing: a change rebuilds every store
 CHUNK = 32  # clips between two entries of the journal, and in one task of a worker
 COLUMNS = ("row", "file", "label", "group", "seconds", "rate", "licence", "digest", "parameters", "reason")
 
