@@ -20,7 +20,7 @@ from diffwave_sde.sde import SDE, Kernel, apply, lift
 
 
 def _transfer(kernel: Kernel) -> tuple[Tensor, Tensor]:
-    """(a (N - 1, S), A (N - 1, S, S)) of u' = a D + A u, the steps of constant D and ε between the times of `kernel`."""
+    """(a (N - 1, S), A (N - 1, S, S)) of u' = a D + A u, steps of constant D and ε between the times of `kernel`."""
     A = kernel.L[1:] @ kernel.inverse[:-1]
     return kernel.M[1:] - (A @ kernel.M[:-1, :, None]).squeeze(-1), A
 
