@@ -99,11 +99,10 @@ def test_a_longer_render_is_the_same_stroke_heard_for_longer():
 
 
 @pytest.mark.parametrize("collection", VOICES)
-def test_labels_have_equal_shares(collection):
-    labels = [sound.label for sound in sounds(collection, 210)]
-    assert {label: labels.count(label) for label in VOICES[collection]} == dict.fromkeys(
-        VOICES[collection], 210 // len(VOICES[collection])
-    )
+def test_labels_have_equal_shares_in_every_run_of_indices(collection):
+    labels, n = [sound.label for sound in sounds(collection, 210)], len(VOICES[collection])
+    for start in range(210 - n):
+        assert sorted(labels[start : start + n]) == sorted(VOICES[collection])
 
 
 def test_drums_are_kicks_snares_and_cymbals():
@@ -258,8 +257,17 @@ def test_parameters_span_their_documented_ranges(collection, label):
     assert {family for family, _ in drawn} == set(range(len(RECIPES[collection][label])))
     for (family, name), values in drawn.items():
         law = RECIPES[collection][label][family].ranges[name]
-        assert law.low <= min(values) <= law.at(0.2), name
-        assert law.at(0.8) <= max(values) <= law.high, name
+        low, high, values = law.low, law.high, np.array(values)
+        assert low <= values.min() <= values.max() <= high, name
+        if low == high:
+            continue
+        if law.law == "log":
+            low, high, values = math.log(low), math.log(high), np.log(values)
+        share = (values - low) / (high - low)
+        assert share.min() < 0.2, name
+        assert share.max() > 0.8, name
+        assert 0.3 < share.mean() < 0.7, name
+        assert law.law != "integer" or (values == np.rint(values)).all(), name
 
 
 def test_every_parameter_stands_in_the_documentation():
@@ -295,15 +303,10 @@ def test_a_note_has_the_pitch_of_its_midi_note(label):
 
 def test_a_kick_rests_on_its_pitch():
     for sound in sounds("drums", 300):
-        if sound.label != "kick" or sound.parameters["decay_s"] < 0.25:
-            continue
-        start = round((0.02 + 4 * sound.parameters["sweep_s"]) * RATE)
-        tail = sound.samples[start:].astype(float)
-        fall = np.exp(np.arange(len(tail)) / RATE * math.log(1000) / sound.parameters["decay_s"])
-        tail = (tail * np.minimum(fall, 1e3))[: round(0.3 * min(sound.parameters["decay_s"], 1) * RATE) + 2000]
-        spectrum = np.abs(np.fft.rfft(tail * np.hanning(len(tail)), 1 << 18))
-        heard = spectrum.argmax() * RATE / (1 << 18)
-        assert heard == pytest.approx(sound.parameters["pitch_hz"], rel=0.08)
+        if sound.label == "kick":
+            tail = sound.samples[round((0.02 + 4 * sound.parameters["sweep_s"]) * RATE) :].astype(float)
+            heard = np.abs(np.fft.rfft(tail * np.hanning(len(tail)), 1 << 18)).argmax() * RATE / (1 << 18)
+            assert heard == pytest.approx(sound.parameters["pitch_hz"], rel=0.03)
 
 
 @pytest.mark.parametrize("note", [79, 85, 91])

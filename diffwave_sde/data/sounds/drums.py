@@ -33,7 +33,7 @@ def kick(p: dict[str, float], clock: Clock, noise: np.random.Generator) -> np.nd
     body = np.tanh(drive * body + 0.15) - math.tanh(0.15)
     thump = shape(hiss, clock, ("low", 5 * p["pitch_hz"], 0.7)) * decay(t, 0.4 * p["decay_s"])
     knock = np.sin(2 * math.pi * p["click_hz"] * t) * decay(t, p["click_s"])
-    click = shape(hiss, clock, ("band", p["click_hz"], 0.8)) * decay(t, p["click_s"])
+    click = shape(hiss, clock, ("band", p["click_hz"], 0.5)) * decay(t, p["click_s"])
     wave = unit(body) * attack(t, p["attack_s"]) + gain(p["thump_db"]) * unit(thump)
     wave = shape(wave, clock, ("low", p["tone_hz"], 0.7))
     return (wave + gain(p["click_db"]) * unit(unit(click) + unit(knock))) * attack(t, 0.0003)
@@ -163,68 +163,68 @@ RECIPES = {
             KICK, pitch_hz=(38, 64), sweep_ratio=(1.3, 3), sweep_s=(0.004, 0.015), decay_s=(0.35, 1.4),
             attack_s=(0.0005, 0.003), overtone_ratio=(1.9, 2.1), overtone_db=(-45, -25), drive_db=(-6, 9),
             thump_db=(-60, -36), tone_hz=(400, 4000), click_hz=(800, 3500), click_s=(0.004, 0.02),
-            click_db=(-44, -6),
+            click_db=(-34, -2),
         )),
         Recipe("909", kick, vary(
             KICK, pitch_hz=(40, 66), sweep_ratio=(2, 7), sweep_s=(0.01, 0.035), decay_s=(0.18, 0.7),
-            attack_s=(0.0005, 0.002), overtone_ratio=(2, 3), overtone_db=(-40, -18), drive_db=(0, 14),
-            thump_db=(-45, -22), tone_hz=(800, 6000), click_hz=(1500, 6500), click_s=(0.005, 0.03),
-            click_db=(-30, -3),
+            attack_s=(0.0005, 0.002), overtone_ratio=(2, 3), overtone_db=(-34, -10), drive_db=(0, 14),
+            thump_db=(-40, -14), tone_hz=(800, 6000), click_hz=(1500, 6500), click_s=(0.005, 0.03),
+            click_db=(-24, 0),
         )),
         Recipe("acoustic", kick, vary(
             KICK, pitch_hz=(42, 90), sweep_ratio=(1.05, 1.9), sweep_s=(0.01, 0.04), decay_s=(0.15, 0.7),
-            attack_s=(0.001, 0.008), overtone_ratio=(1.5, 2.4), overtone_db=(-24, -5), drive_db=(-6, 4),
-            thump_db=(-24, -6), tone_hz=(300, 3000), click_hz=(1500, 5500), click_s=(0.008, 0.06),
-            click_db=(-34, -6),
+            attack_s=(0.001, 0.008), overtone_ratio=(1.5, 2.4), overtone_db=(-18, -2), drive_db=(-6, 4),
+            thump_db=(-20, -3), tone_hz=(400, 4000), click_hz=(1500, 5500), click_s=(0.008, 0.06),
+            click_db=(-28, 0),
         )),
     ),
     "snare": (
         Recipe("808", snare, vary(
             SNARE, pitch_hz=(150, 240), second_ratio=(1.6, 2.0), second_db=(-10, 2), upper_db=(-60, -40),
             sweep_ratio=(1.02, 1.3), sweep_s=(0.003, 0.01), shell_decay_s=(0.1, 0.4), drive_db=(-10, 4),
-            wires_db=(-14, 4), wires_decay_s=(0.12, 0.6), wires_attack_s=(0.0005, 0.002),
-            wires_low_hz=(600, 2500), wires_high_hz=(4500, 13000), rattle_share=(0, 0.1), snap_db=(-30, -8),
+            wires_db=(-13, 5), wires_decay_s=(0.12, 0.6), wires_attack_s=(0.0005, 0.002),
+            wires_low_hz=(500, 2200), wires_high_hz=(4500, 13000), rattle_share=(0, 0.1), snap_db=(-30, -8),
             snap_hz=(2000, 7000), snap_s=(0.005, 0.02),
         )),
         Recipe("909", snare, vary(
-            SNARE, pitch_hz=(140, 260), second_ratio=(1.45, 1.9), second_db=(-12, 0), upper_db=(-50, -25),
+            SNARE, pitch_hz=(140, 260), second_ratio=(1.45, 1.9), second_db=(-12, 0), upper_db=(-40, -15),
             sweep_ratio=(1.2, 2.4), sweep_s=(0.006, 0.025), shell_decay_s=(0.1, 0.35), drive_db=(-3, 9),
-            wires_db=(-10, 5), wires_decay_s=(0.15, 0.6), wires_attack_s=(0.0005, 0.003),
-            wires_low_hz=(350, 1600), wires_high_hz=(3500, 10000), rattle_share=(0, 0.2), snap_db=(-24, -3),
+            wires_db=(-10, 6), wires_decay_s=(0.15, 0.6), wires_attack_s=(0.0005, 0.003),
+            wires_low_hz=(250, 1300), wires_high_hz=(3500, 10000), rattle_share=(0, 0.2), snap_db=(-24, -3),
             snap_hz=(1500, 6000), snap_s=(0.005, 0.03),
         )),
         Recipe("acoustic", snare, vary(
-            SNARE, pitch_hz=(140, 300), second_ratio=(1.5, 1.75), second_db=(-14, -1), upper_db=(-18, -1),
+            SNARE, pitch_hz=(140, 300), second_ratio=(1.5, 1.75), second_db=(-14, -1), upper_db=(-16, 2),
             sweep_ratio=(1.02, 1.2), sweep_s=(0.01, 0.04), shell_decay_s=(0.15, 0.9), drive_db=(-10, 3),
-            wires_db=(-16, 3), wires_decay_s=(0.2, 1), wires_attack_s=(0.001, 0.01),
-            wires_low_hz=(220, 1200), wires_high_hz=(2500, 9000), rattle_share=(0.2, 0.8), snap_db=(-24, -4),
+            wires_db=(-13, 5), wires_decay_s=(0.2, 1), wires_attack_s=(0.001, 0.01),
+            wires_low_hz=(180, 1000), wires_high_hz=(2500, 9000), rattle_share=(0.2, 0.8), snap_db=(-24, -4),
             snap_hz=(1000, 5000), snap_s=(0.006, 0.03),
         )),
     ),
     "cymbal": (
         Recipe("closed hat", cymbal, vary(
             CYMBAL, metal_hz=(180, 420), square_share=(0, 1), decay_s=(0.04, 0.25), damping=(0, 0.3),
-            tilt_db_octave=(-3, 4), highpass_hz=(800, 8000), tone_hz=(8000, 18000), noise_db=(-18, 4),
+            tilt_db_octave=(-3, 4), highpass_hz=(400, 8000), tone_hz=(8000, 18000), noise_db=(-18, 4),
             noise_decay_share=(0.5, 1.2), bloom_share=(0, 0.2), bloom_s=(0.001, 0.005), stick_db=(-36, -8),
-            stick_hz=(1500, 6000), bell_db=(-60, -40), bell_hz=(400, 1200), choke_s=(0.05, 1),
+            stick_hz=(1500, 6000), bell_db=(-50, -16), bell_hz=(300, 900), choke_s=(0.05, 1),
         )),
         Recipe("open hat", cymbal, vary(
             CYMBAL, metal_hz=(180, 420), square_share=(0, 1), decay_s=(0.3, 1.2), damping=(0, 0.4),
-            tilt_db_octave=(-4, 3), highpass_hz=(500, 7000), tone_hz=(8000, 18000), noise_db=(-18, 4),
+            tilt_db_octave=(-4, 3), highpass_hz=(250, 7000), tone_hz=(8000, 18000), noise_db=(-18, 4),
             noise_decay_share=(0.6, 1.1), bloom_share=(0, 0.4), bloom_s=(0.002, 0.02), stick_db=(-36, -8),
-            stick_hz=(1500, 6000), bell_db=(-60, -36), bell_hz=(400, 1200), choke_s=(0.12, 1),
+            stick_hz=(1500, 6000), bell_db=(-50, -12), bell_hz=(300, 900), choke_s=(0.12, 1),
         )),
         Recipe("ride", cymbal, vary(
             CYMBAL, metal_hz=(240, 520), square_share=(0, 0.3), decay_s=(0.8, 4), damping=(0.1, 0.6),
-            tilt_db_octave=(-6, 1), highpass_hz=(150, 1500), tone_hz=(5000, 15000), noise_db=(-26, -6),
+            tilt_db_octave=(-6, 1), highpass_hz=(120, 900), tone_hz=(5000, 15000), noise_db=(-26, -6),
             noise_decay_share=(0.15, 0.6), bloom_share=(0, 0.5), bloom_s=(0.003, 0.03), stick_db=(-18, 2),
-            stick_hz=(2000, 7000), bell_db=(-30, 2), bell_hz=(400, 1300), choke_s=(0.3, 4),
+            stick_hz=(2000, 7000), bell_db=(-20, 4), bell_hz=(300, 1100), choke_s=(0.3, 4),
         )),
         Recipe("crash", cymbal, vary(
             CYMBAL, metal_hz=(200, 480), square_share=(0, 0.3), decay_s=(0.7, 4), damping=(0.2, 0.8),
-            tilt_db_octave=(-6, 2), highpass_hz=(150, 1500), tone_hz=(5000, 16000), noise_db=(-8, 8),
+            tilt_db_octave=(-6, 2), highpass_hz=(120, 900), tone_hz=(5000, 16000), noise_db=(-8, 8),
             noise_decay_share=(0.4, 1), bloom_share=(0.2, 0.8), bloom_s=(0.004, 0.05), stick_db=(-30, -6),
-            stick_hz=(1500, 5000), bell_db=(-50, -16), bell_hz=(300, 900), choke_s=(0.2, 4),
+            stick_hz=(1500, 5000), bell_db=(-30, -3), bell_hz=(220, 700), choke_s=(0.2, 4),
         )),
     ),
 }
