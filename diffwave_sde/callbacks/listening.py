@@ -1,0 +1,270 @@
+"""Sounds made during training, always from the same noise, so that the ear can follow what is learnt."""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from diffwave_sde import audio, page
+from diffwave_sde.callbacks.ema import averaged
+from diffwave_sde.samplers import Sampler
+
+DATA = "data"
+
+
+class Listening(Callback):
+    """Every `every` steps and at the end: sounds of each class in turn, with the averaged weights.
+
+    Writes `samples/step=N/` with WAV files (24 bit, at the level that the model made) and pictures, and
+    `samples/index.html`, which plays them beside examples of the training data, over all steps, those before a stop
+    too. A logger of W&B gets the sounds, the pictures and a table with class and step.
+
+    Sound i is the same noise, `module.generators([i])`, and the same class, i modulo their number, at every step. The
+    processes share the sounds out; rank 0 writes. An error on one of them is raised on all. Training is not disturbed:
+    no random number of its own is drawn and the weights are put back bit for bit.
+
+    Args:
+        every: optimizer steps between two times; 0 for the end only.
+        count: sounds.
+        batch: sounds made at once by a process.
+        sampler: null for the model's own.
+        folder: the run's folder; null for the trainer's default_root_dir.
+    """
+
+    def __init__(
+        self,
+        every: int = 1000,
+        count: int = 12,
+        batch: int = 16,
+        sampler: Sampler | None = None,
+        folder: str | None = None,
+    ):
+        if every < 0 or count < 1 or batch < 1:
+            raise ValueError(
+                f"every = {every} steps must be 0 or more, count = {count} and batch = {batch} sounds 1 or more"
+            )
+        self.every, self.count, self.batch = every, count, batch
+        self.sampler, self.folder = sampler, folder
+        self._heard = 0  # the last step that was listened to
+
+    # When
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        # At the start of the next batch: the step, its validation and its checkpoint are complete by then.
+        step = trainer.global_step
+        if self.every and step and step % self.every == 0 and step != self._heard:
+            self.listen(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step != self._heard:
+            self.listen(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"heard": self._heard}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._heard = state_dict["heard"]
+
+    # What
+
+    def listen(self, trainer: Trainer, module: LightningModule) -> None:
+        """Make the sounds of this step, write them, and show them. All ranks must call it."""
+        began, step = time.monotonic(), trainer.global_step
+        if (pause := getattr(trainer.progress_bar_callback, "pause", None)) is not None:
+            pause()
+        data = trainer.datamodule
+        # Without a datamodule of sounds, the batches tell no classes and the length is the default.
+        names = tuple(getattr(data, "labels", ())) if module.denoiser.net.classes else ()
+        classes = [i % len(names) for i in range(self.count)] if names else None
+        rows = [f"{i:02d} {names[classes[i]]}" if classes else f"{i:02d}" for i in range(self.count)]
+        mu, length = getattr(data, "mu", 0.0), getattr(data, "length", audio.LENGTH)
+        mine = list(range(trainer.global_rank, self.count, trainer.world_size))
+        made: dict[int, Tensor] = {}
+        with _together(trainer) as share:
+            with isolate_rng(), averaged(trainer, module), _evaluating(module), _bar(trainer, step, len(mine)) as bar:
+                for first in range(0, len(mine), self.batch):
+                    numbers = mine[first : first + self.batch]
+                    label = torch.tensor([classes[i] for i in numbers], device=module.device) if classes else None
+                    with trainer.precision_plugin.forward_context():
+                        y = module.sample(length, label, module.generators(numbers), self.sampler, bar(len(numbers)))
+                    made |= dict(zip(numbers, audio.expand(y.float().cpu(), mu)[:, 0], strict=True))
+            share.update(made)
+        sounds = torch.stack([share[i] for i in range(self.count)])
+        with _together(trainer):
+            if trainer.is_global_zero:
+                with isolate_rng(include_cuda=False):
+                    self._write(trainer, step, rows, names, classes, sounds)
+                seconds = time.monotonic() - began
+                say(
+                    trainer,
+                    f"step {step}: {self.count} sounds in {seconds:.1f} s, {self._home(trainer) / 'index.html'}",
+                )
+        self._heard = step
+
+    def _home(self, trainer: Trainer) -> Path:
+        return Path(self.folder or trainer.default_root_dir) / "samples"
+
+    def _write(self, trainer, step: int, rows: Sequence[str], names, classes, sounds: Tensor) -> None:
+        home, rate = self._home(trainer), getattr(trainer.datamodule, "rate", audio.RATE)
+        if not (home / DATA).exists() and (examples := self._examples(trainer, names, classes)) is not None:
+            write_sounds(home / DATA, rows, examples, rate)
+        files = write_sounds(home / f"step={step}", rows, sounds, rate)
+        write_page(home, Path(self.folder or trainer.default_root_dir).resolve().name)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                _show(logger, trainer.fit_loop.epoch_loop._batches_that_stepped, step, names, classes, files)
+
+    def _examples(self, trainer: Trainer, names: Sequence[str], classes: Sequence[int] | None) -> Tensor | None:
+        """Training clips of the classes of the sounds, (count, T), or None where the datamodule keeps no store."""
+        data = trainer.datamodule
+        if not hasattr(data, "store") or not hasattr(data, "splits"):
+            return None
+        rows, store = data.splits["train"], data.store
+        labels = store.label_ids[rows]
+        chosen = []
+        for i in range(self.count):
+            of_class = rows[labels == classes[i]] if classes else rows
+            turn = i // len(names) if classes else i
+            chosen.append(of_class[turn % len(of_class)] if len(of_class) else -1)
+        read = store.read(np.array([row for row in chosen if row >= 0]))
+        out = torch.zeros(self.count, read.shape[-1])
+        out[torch.tensor(chosen) >= 0] = torch.from_numpy(read).float() / 32768
+        return out
+
+
+def write_sounds(folder: Path, names: Sequence[str], sounds: Tensor, rate: int = audio.RATE) -> list[Path]:
+    """Write waveforms (n, T) as `folder/NAME.wav`, each with its picture; the WAV files, their names as of `slug`."""
+    files = [folder / f"{slug(name)}.wav" for name in names]
+    for file, name, sound in zip(files, names, sounds, strict=True):
+        audio.write(file, sound, rate)
+        audio.spectrogram_png(file.with_suffix(".png"), sound[None], [name], rate)
+    return files
+
+
+def slug(name: str) -> str:
+    """A file's name for the name of a sound: what could mean a folder, or trouble in a shell, becomes a dash."""
+    return "".join(c if c.isalnum() or c in "._" else "-" for c in name)
+
+
+def write_page(home: Path, title: str) -> None:
+    """Write `home/index.html` over everything that lies in `home/data` and `home/step=N`: newest step first."""
+    steps = sorted(
+        (int(d.name.partition("=")[2]) for d in home.glob("step=*") if d.name.partition("=")[2].isdigit()), reverse=True
+    )
+    folders = [(DATA, home / DATA)] * (home / DATA).is_dir() + [(f"step {n:,}", home / f"step={n}") for n in steps]
+    rows = sorted({file.stem for _, folder in folders for file in folder.glob("*.wav")})
+    columns = []
+    for name, folder in folders:
+        files = (folder / f"{row}.wav" for row in rows)
+        columns.append(page.Column(name, [f if f.exists() else None for f in files], reference=name == DATA))
+    note = "Each row is one sound: the same noise and class at every step, the newest first."
+    if columns and columns[0].reference:
+        note += " The column “data” holds training clips of that class, for comparison."
+    page.write(
+        home / "index.html", f"{title}: sounds during training", [r.replace("-", " ") for r in rows], columns, note
+    )
+
+
+def _show(logger: WandbLogger, at: int, step: int, names, classes, files: Sequence[Path]) -> None:
+    import wandb
+
+    kinds = [names[c] for c in classes] if classes else [""] * len(files)
+    captions = [f"{file.stem}, step {step}" for file in files]
+
+    def sounds() -> list:
+        return [wandb.Audio(str(f), caption=c) for f, c in zip(files, captions, strict=True)]
+
+    def pictures() -> list:
+        return [wandb.Image(str(f.with_suffix(".png")), caption=c) for f, c in zip(files, captions, strict=True)]
+
+    table = wandb.Table(columns=["step", "class", "sound", "audio", "picture"])
+    for i, row in enumerate(zip(kinds, sounds(), pictures(), strict=True)):
+        table.add_data(step, row[0], i, *row[1:])
+    logger.log_metrics({"samples/audio": sounds(), "samples/pictures": pictures(), "samples/table": table}, step=at)
+
+
+def say(trainer: Trainer, line: str) -> None:
+    """Print a line on rank 0 without breaking the progress bar."""
+    bar = trainer.progress_bar_callback
+    if bar is not None and bar.is_enabled:
+        bar.print(line)
+    elif trainer.is_global_zero:
+        print(line, flush=True)
+
+
+@contextmanager
+def _together(trainer: Trainer) -> Iterator[dict]:
+    """What each rank puts into the dict within it, all of them have after it; an error on one is an error on all.
+
+    Nobody waits for a rank that has failed: the exchange is where all of them meet, whatever happened before it.
+    """
+    mine: dict = {}
+    error: BaseException | None = None
+    try:
+        yield mine
+    except Exception as caught:
+        error = caught
+    if trainer.world_size > 1:
+        everyone: list = [None] * trainer.world_size
+        text = "".join(traceback.format_exception(error)) if error else None
+        torch.distributed.all_gather_object(everyone, (text, mine))
+        failed = [(rank, text) for rank, (text, _) in enumerate(everyone) if text]
+        if failed and error is None:
+            raise RuntimeError(f"listening failed on rank {failed[0][0]}:\n{failed[0][1]}")
+        for _, theirs in everyone:
+            mine.update(theirs)
+    if error is not None:
+        raise error
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode, in eager mode: other batch sizes would make a compiled network compile again."""
+    modes = {m: m.training for m in module.modules()}
+    module.eval()
+    try:
+        with torch.compiler.set_stance("force_eager"), torch.no_grad():
+            yield
+    finally:
+        for m, training in modes.items():
+            m.training = training
+
+
+@contextmanager
+def _bar(trainer: Trainer, step: int, count: int):
+    """Progress over the sampler's steps for all batches; `bar(sounds)` is the sampler's hook for one batch."""
+    with tqdm(
+        total=count,
+        desc=f"Listening at step {step}",
+        leave=False,
+        disable=not (trainer.is_global_zero and sys.stdout.isatty()),
+        file=sys.stdout,
+        unit="sound",
+        dynamic_ncols=True,
+        bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}",
+    ) as display:
+        before = 0.0
+
+        def batch(sounds: int):
+            nonlocal before
+            start, before = before, before + sounds
+
+            def progress(done: int, total: int) -> None:
+                display.update(start + sounds * done / total - display.n)
+
+            return progress
+
+        yield batch

@@ -1,0 +1,152 @@
+"""A W&B logger that is never in the way: offline until the user has logged in, and whenever the network is away.
+
+A run logs into `RUN/wandb`. Its id is kept there, so that a run which goes on after a stop is one run in W&B too, and
+the number of each record is that of the optimizer step: `wandb sync RUN/wandb/offline-run-*` sends it all later.
+"""
+
+from __future__ import annotations
+
+import netrc
+import os
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+PATIENCE = 3.0  # s to wait for the network before it is taken to be away
+
+
+class Wandb(WandbLogger):
+    """Log to W&B, offline unless the user has logged in.
+
+    The user's own word comes first: WANDB_MODE (online, offline, disabled). Else the run is online if there is an API
+    key, in WANDB_API_KEY or from `wandb login`, and the server answers. Nothing is asked, and no failure of W&B stops a
+    run.
+
+    Args:
+        save_dir: the run's folder; W&B makes a folder `wandb` in it. Null for the one that `attach` tells.
+        name: the run's name in W&B; null for its folder's name.
+        project: the project in W&B; null for WANDB_PROJECT, or diffwave-sde.
+        id: the run's id in W&B; null for that of an earlier start in the same folder, or a new one.
+        entity: user or team in W&B; null for the user's default.
+        tags: words to find the run by.
+    """
+
+    def __init__(
+        self,
+        save_dir: str | None = None,
+        name: str | None = None,
+        project: str | None = None,
+        id: str | None = None,
+        entity: str | None = None,
+        tags: list[str] | None = None,
+    ):
+        project = project or os.environ.get("WANDB_PROJECT", "diffwave-sde")
+        super().__init__(name=name, save_dir=save_dir, project=project, id=id, entity=entity, tags=tags)
+
+    def attach(self, trainer: Trainer) -> None:
+        """Log into the trainer's default_root_dir, unless a folder was given. Before `fit`, which opens the run."""
+        self._save_dir = self._save_dir or trainer.default_root_dir
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The W&B run; opened when first asked for."""
+        if self._experiment is None:
+            self._open()
+        return self._experiment
+
+    def _open(self) -> None:
+        # Before the import: the client reports its own crashes over the network.
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        import wandb
+
+        folder = Path(self._save_dir or ".").resolve()
+        kept = folder / "wandb" / "id"
+        if self._id is None:
+            self._id = kept.read_text().strip() if kept.exists() else wandb.util.generate_id()
+        try:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.write_text(self._id)
+        except OSError as error:
+            raise OSError(f"the run's folder {folder} cannot be written ({error.strerror}); choose another") from error
+        self._save_dir = str(folder)
+        options = {**self._wandb_init, "dir": self._save_dir, "id": self._id, "name": self._name or folder.name}
+        del options["anonymous"]
+        # The terminal is the progress bar's; what it shows need not be logged a second time.
+        settings = wandb.Settings(console="off", quiet=True, silent=True, init_timeout=30)
+        modes, why = choose_mode()
+        for mode in modes:
+            try:
+                # A run that is open already belongs to another logger, or to a sweep: it is not ended.
+                self._experiment = wandb.init(**options, mode=mode, settings=settings, reinit="create_new")
+                break
+            except Exception as error:
+                said = (str(error) or type(error).__name__).splitlines()[0]
+                why = f"W&B did not start {mode or 'online'} ({said})"
+                print(why, file=sys.stderr, flush=True)
+        experiment = self._experiment
+        experiment.define_metric("trainer/global_step")
+        experiment.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+        if getattr(experiment, "offline", False) and not experiment.disabled:
+            print(f"W&B logs offline into {folder / 'wandb'}{': ' + why if why else ''}", flush=True)
+        elif getattr(experiment, "url", None):
+            print(f"W&B: {experiment.url}", flush=True)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Log at the optimizer step `step`. After a stop, what the stopped run had logged beyond it stays."""
+        if step is None:
+            step = self.experiment.step
+        if step >= self.experiment.step:
+            self.experiment.log({**metrics, "trainer/global_step": step}, step=step)
+
+
+def choose_mode() -> tuple[list[str | None], str]:
+    """The modes to try, in turn, and why it is offline if the user might expect otherwise."""
+    away = ["offline", "disabled"]
+    if mode := os.environ.get("WANDB_MODE"):
+        return [mode, *(m for m in away if m != mode)], ""
+    server = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    if not logged_in(server):
+        return away, "`wandb login` puts the next run online"
+    if not reachable(server):
+        return away, f"{server} cannot be reached"
+    return [None, *away], ""
+
+
+def logged_in(server: str) -> bool:
+    """Whether there is an API key for the server, in WANDB_API_KEY or in the file that `wandb login` writes."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlsplit(server).netloc
+    for path in filter(None, (os.environ.get("NETRC"), "~/.netrc", "~/_netrc")):
+        try:
+            found = netrc.netrc(os.path.expanduser(path)).authenticators(host)
+        except (OSError, netrc.NetrcParseError):
+            continue
+        if found and found[2]:
+            return True
+    return False
+
+
+def reachable(server: str) -> bool:
+    """Whether the server, or the proxy on the way to it, takes a connection."""
+    url = urlsplit(server)
+    proxy = getproxies().get(url.scheme)
+    if proxy and not proxy_bypass(url.hostname or ""):
+        url = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    try:
+        port = url.port or (443 if url.scheme == "https" else 80)
+        socket.create_connection((url.hostname, port), timeout=PATIENCE).close()
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,196 @@
+"""A page to listen with: one static HTML file beside the sounds, that needs neither network nor server.
+
+It is a table, a row for each sound and a column for each step of training, so that the ear can go along a row. With
+one column only it is a list. Every cell holds a player and, where a PNG of the same name stands beside the WAV file, a
+picture.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from urllib.parse import quote
+
+from diffwave_sde.audio import replacing
+
+
+@dataclass(frozen=True)
+class Column:
+    """Sounds that belong together.
+
+    title: such as "data" or "step 1,000".
+    sounds: a WAV file for each row, or None where there is none.
+    reference: whether it stays in sight while the others scroll.
+    """
+
+    title: str
+    sounds: Sequence[Path | None]
+    reference: bool = False
+
+
+def write(path: str | os.PathLike, title: str, rows: Sequence[str], columns: Sequence[Column], note: str = "") -> None:
+    """Write the page; it appears whole or not at all.
+
+    Args:
+        path: the HTML file; the sounds are linked relative to its folder.
+        title: heading.
+        rows: name of each sound.
+        columns: from left to right.
+        note: a line under the heading.
+
+    Raises:
+        ValueError: if a column has not one sound for each row.
+        OSError: if the file cannot be written.
+    """
+    for column in columns:
+        if len(column.sounds) != len(rows):
+            raise ValueError(f"column {column.title!r} has {len(column.sounds)} sounds for {len(rows)} rows")
+    home = Path(path).parent
+    body = _list(home, rows, columns[0]) if len(columns) == 1 else _table(home, rows, columns)
+    text = _PAGE.format(title=escape(title), note=f"<p>{escape(note)}</p>" if note else "", body=body)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _table(home: Path, rows: Sequence[str], columns: Sequence[Column]) -> str:
+    heads = "".join(f'<th scope="col"{_kept(c)}>{escape(c.title)}</th>' for c in columns)
+    lines = [f'<thead><tr><th scope="col">sound</th>{heads}</tr></thead>\n<tbody>']
+    for i, row in enumerate(rows):
+        cells = "".join(
+            f"<td{_kept(c)}>{_player(home, c.sounds[i], f'{row}, {c.title}') if c.sounds[i] else '–'}</td>"
+            for c in columns
+        )
+        lines.append(f'<tr><th scope="row">{escape(row)}</th>{cells}</tr>')
+    table = "\n".join(lines)
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="Sounds"><table>\n{table}\n</tbody></table></div>'
+    )
+
+
+def _list(home: Path, rows: Sequence[str], column: Column) -> str:
+    items = (
+        f"<li><h2>{escape(row)}</h2>{_player(home, sound, row)}</li>"
+        for row, sound in zip(rows, column.sounds, strict=True)
+        if sound
+    )
+    return '<ul class="sounds">\n' + "\n".join(items) + "\n</ul>"
+
+
+def _kept(column: Column) -> str:
+    return ' class="kept"' if column.reference else ""
+
+
+def _player(home: Path, sound: Path, name: str) -> str:
+    def link(file: Path) -> str:
+        return escape(quote(Path(os.path.relpath(file, home)).as_posix()))
+
+    picture = Path(sound).with_suffix(".png")
+    name = escape(name)
+    image = f'<img src="{link(picture)}" alt="Spectrogram of {name}" loading="lazy">' if picture.exists() else ""
+    return f'<audio controls preload="none" src="{link(sound)}" aria-label="{name}"></audio>{image}'
+
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{title}</title>
+<style>
+:root {{ --paper: #fbfaf8; --ink: #1d1b19; --soft: #6c6760; --line: #e3dfd8; --accent: #b3471d; --card: #fff }}
+@media (prefers-color-scheme: dark) {{
+  :root {{ --paper: #161514; --ink: #ece8e1; --soft: #a09a91; --line: #35322e; --accent: #f08c5a; --card: #1f1d1b }}
+}}
+* {{ box-sizing: border-box }}
+body {{ margin: 0; padding: 2rem clamp(1rem, 4vw, 3rem); background: var(--paper); color: var(--ink);
+  font: 16px/1.5 system-ui, sans-serif }}
+h1 {{ margin: 0; font-size: 1.6rem; font-weight: 650; letter-spacing: -.01em; overflow-wrap: anywhere }}
+header p {{ margin: .3rem 0 0; color: var(--soft); max-width: 70ch }}
+header {{ margin-bottom: 1.5rem }}
+kbd {{ font: .85em ui-monospace, monospace; border: 1px solid var(--line); border-radius: 4px; padding: 0 .35em;
+  background: var(--card) }}
+.scroll {{ overflow: auto; max-height: calc(100vh - 9rem); border: 1px solid var(--line); border-radius: 10px;
+  background: var(--card) }}
+table {{ border-collapse: separate; border-spacing: 0 }}
+th, td {{ padding: .6rem .7rem; border-bottom: 1px solid var(--line); background: var(--card); text-align: left;
+  vertical-align: top }}
+tbody tr:last-child > * {{ border-bottom: 0 }}
+thead th {{ position: sticky; top: 0; z-index: 2; font-weight: 600; font-variant-numeric: tabular-nums }}
+th[scope=row], thead th:first-child {{ position: sticky; left: 0; z-index: 1; width: 7.5rem; min-width: 7.5rem;
+  max-width: 7.5rem; font-weight: 600; overflow-wrap: anywhere }}
+thead th:first-child, thead th.kept {{ z-index: 3 }}
+.kept {{ position: sticky; left: 7.5rem; z-index: 1; border-right: 2px solid var(--line) }}
+td.kept, thead th.kept {{ color: var(--accent) }}
+audio {{ display: block; width: 240px; max-width: 100%; height: 36px }}
+img {{ display: block; width: 240px; max-width: 100%; height: auto; margin-top: .5rem; border-radius: 6px;
+  background: #fff }}
+.playing {{ outline: 2px solid var(--accent); outline-offset: 3px; border-radius: 18px }}
+:focus-visible {{ outline: 3px solid var(--accent); outline-offset: 2px; border-radius: 6px }}
+.sounds {{ list-style: none; margin: 0; padding: 0; display: grid; gap: 1rem;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 17rem), 1fr)) }}
+.sounds li {{ padding: 1rem; border: 1px solid var(--line); border-radius: 10px; background: var(--card) }}
+.sounds h2 {{ margin: 0 0 .6rem; font-size: 1rem; font-weight: 600; overflow-wrap: anywhere }}
+.sounds audio, .sounds img {{ width: 100% }}
+@media (max-width: 640px) {{
+  .kept {{ position: static }} thead th.kept {{ position: sticky }}
+  th[scope=row], thead th:first-child {{ width: 5rem; min-width: 5rem; max-width: 5rem }}
+}}
+</style>
+</head>
+<body>
+<header>
+<h1>{title}</h1>
+{note}
+<p>Arrow keys go from sound to sound and play it, <kbd>Space</kbd> plays the last one again.</p>
+</header>
+<main>
+{body}
+</main>
+<script>
+// One sound at a time; arrow keys walk over the table, or over the list, and play what they reach.
+const players = [...document.querySelectorAll("audio")];
+let last = null;
+const stop = (but) => players.forEach((p) => {{ if (p !== but) {{ p.pause(); p.classList.remove("playing"); }} }});
+players.forEach((p) => {{
+  p.addEventListener("play", () => {{ stop(p); last = p; p.classList.add("playing"); }});
+  p.addEventListener("ended", () => p.classList.remove("playing"));
+}});
+const hear = (p) => {{
+  p.scrollIntoView({{ block: "nearest", inline: "center" }});
+  p.focus({{ preventScroll: true }});
+  p.currentTime = 0;
+  p.play();
+}};
+const beside = (p, key) => {{
+  const cell = p.closest("td"), step = key === "ArrowLeft" || key === "ArrowUp" ? -1 : 1;
+  if (!cell) return players[players.indexOf(p) + step];
+  let row = cell.parentElement, column = cell.cellIndex;
+  for (;;) {{
+    if (key === "ArrowLeft" || key === "ArrowRight") column += step;
+    else row = step > 0 ? row.nextElementSibling : row.previousElementSibling;
+    if (!row || !row.cells[column]) return null;
+    const found = row.cells[column].querySelector("audio");
+    if (found) return found;
+    if (column === 0) return null;
+  }}
+}};
+document.addEventListener("keydown", (event) => {{
+  if (event.ctrlKey || event.metaKey || event.altKey || !players.length) return;
+  const here = event.target.closest("audio") || last;
+  if (event.key.startsWith("Arrow")) {{
+    const next = here ? beside(here, event.key) : players[0];
+    event.preventDefault();
+    if (next) hear(next);
+  }} else if (event.key === " " && !event.target.closest("a, button")) {{
+    event.preventDefault();
+    hear(here || players[0]);
+  }}
+}}, true);
+</script>
+</body>
+</html>
+"""
