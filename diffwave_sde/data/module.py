@@ -99,6 +99,7 @@ class EpochSampler(DistributedSampler):
         self.num_samples = self.batches * batch_size
         self.total_size = self.num_samples * num_replicas
         self.position = 0  # batches of this epoch that the training loop has taken
+        self.signal = 0  # the loop's own number of this epoch
 
     @property
     def global_batch(self) -> int:
@@ -114,20 +115,29 @@ class EpochSampler(DistributedSampler):
         return iter(mine[self.position * self.batch_size :].tolist())
 
     def set_epoch(self, epoch: int) -> None:
-        """Turns to an epoch; another one than before begins at its first batch."""
-        if epoch != self.epoch:
-            self.position = 0
-        super().set_epoch(epoch)
+        """Turns to the next epoch, if the loop's number of it is another one and this one has begun.
+
+        The loop's number only signals. Lightning counts one too many when it goes on from the end of an
+        epoch, and the order must be that of the run which had not stopped.
+        """
+        if epoch != self.signal:
+            self.signal = epoch
+            if self.position:
+                self.turn()
+
+    def turn(self) -> None:
+        """Goes to the first batch of the next epoch."""
+        self.epoch, self.position = self.epoch + 1, 0
 
     def state_dict(self) -> dict[str, int]:
         return {
-            "epoch": self.epoch, "position": self.position, "global_batch": self.global_batch,
-            "clips": len(self.dataset), "seed": self.seed,
+            "epoch": self.epoch, "position": self.position, "signal": self.signal,
+            "global_batch": self.global_batch, "clips": len(self.dataset), "seed": self.seed,
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Goes on where another sampler was, with another number of ranks or batch size too."""
-        self.epoch = state["epoch"]
+        self.epoch, self.signal = state["epoch"], state["signal"]
         if (state["clips"], state["seed"]) != (len(self.dataset), self.seed):
             warnings.warn("the training clips or the data seed have changed: this epoch starts anew", stacklevel=2)
             self.position = 0
@@ -147,11 +157,10 @@ class ResumableLoader(DataLoader):
             yield from super().__iter__()
             return
         if sampler.position >= sampler.batches:
-            sampler.position = 0
+            sampler.turn()
         for batch in super().__iter__():
             sampler.position += 1
             yield batch
-        # the position stays at the end until the next epoch, or another pass over this one, begins
 
     def state_dict(self) -> dict[str, int]:
         return self.sampler.state_dict() if hasattr(self.sampler, "state_dict") else {}

@@ -153,16 +153,20 @@ class Store:
 
 def _matched(path: Path, pattern: str, digests: np.ndarray) -> np.ndarray:
     try:
-        search = re.compile(pattern).search
-        if not re.compile(pattern).groups:
-            raise ValueError(f"group_by {pattern!r} is neither null, 'folder' nor a regular expression with a group")
+        kit = re.compile(pattern)
     except re.error as error:
         raise ValueError(f"group_by {pattern!r} is not a regular expression: {error}") from error
+    if not kit.groups:
+        raise ValueError(f"group_by {pattern!r} is neither null, folder nor a regular expression with a group")
     groups = digests.astype("U32").astype(object)  # a clip without a kit stands alone
+    found = False
     with open(path / "manifest.csv", newline="", encoding="utf-8", errors="surrogateescape") as file:
         for line in csv.DictReader(file):
-            if line["row"] and (match := search(line["file"])):
+            if line["row"] and (match := kit.search(line["file"])):
                 groups[int(line["row"])] = match[1] or ""
+                found = True
+    if not found:
+        raise ValueError(f"group_by {pattern!r} is found in no file's name")
     return groups.astype(str)
 
 

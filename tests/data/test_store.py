@@ -1,0 +1,413 @@
+import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import soundfile
+
+from diffwave_sde import audio
+from diffwave_sde.data import sounds, sources, store
+from diffwave_sde.data.store import Store, prepare
+
+SHORT = 2_000  # samples: these tests are about files
+
+
+def hit(seed: int, samples: int = 3_000) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    decay = np.exp(-np.arange(samples) / 600)
+    return (0.5 * decay * generator.normal(0, 0.3, samples)).clip(-1, 1)
+
+
+def write(path: Path, x: np.ndarray, rate: int = 44_100, subtype: str = "PCM_16") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(os.fsencode(path), x, rate, subtype, format="FLAC" if path.suffix == ".flac" else "WAV")
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    for kit in ("A", "B"):
+        for label in ("kick", "snare"):
+            for k in range(3):
+                write(tmp_path / "in" / kit / label / f"{k}.wav", hit(ord(kit) * 100 + len(label) * 10 + k))
+    return tmp_path / "in"
+
+
+def build(folder, tmp_path, **options) -> Store:
+    return prepare(str(folder), tmp_path / "data", **({"length": SHORT, "progress": False} | options))
+
+
+def content(path: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted(path.iterdir()) if file.name != "index.npz"}
+
+
+def test_a_folder_becomes_rows_with_the_class_of_their_folder(folder, tmp_path):
+    it = build(folder, tmp_path)
+    assert it.labels == ("kick", "snare")
+    assert len(it) == 12
+    assert it.rejected == 0
+    assert it.clips.shape == (12, SHORT)
+    assert it.clips.dtype == np.int16
+    lines = list(it.manifest())
+    assert [int(line["row"]) for line in lines] == list(range(12))
+    for line in lines:
+        row = int(line["row"])
+        assert it.labels[it.label_ids[row]] == line["label"] == line["file"].split("/")[1]
+        assert it.digests[row].decode() == line["digest"]
+        x, rate = audio.read(folder / line["file"])
+        assert (float(line["seconds"]), int(line["rate"])) == (pytest.approx(len(x) / rate, abs=1e-4), 44_100)
+        # half a step of 16 bits: rounded, not dithered
+        assert np.abs(it.clips[row] / 32768 - audio.window(x, SHORT).numpy()).max() <= 0.5 / 32768 + 1e-9
+
+
+def test_rows_read_in_any_order_are_those_of_the_array(folder, tmp_path):
+    it = build(folder, tmp_path)
+    rows = [5, 0, 11, 5]
+    assert np.array_equal(it.read(rows), np.load(it.path / "clips.npy")[rows])
+    for wrong in (-1, 12):
+        with pytest.raises(IndexError):
+            it.read([wrong])
+
+
+def test_a_store_travels_to_another_process_by_name(folder, tmp_path):
+    it = build(folder, tmp_path, group_by="folder")
+    assert len(it.clips) == 12
+    sent = pickle.dumps(it)
+    assert len(sent) < 1_000
+    copy = pickle.loads(sent)
+    assert np.array_equal(copy.read([3]), it.read([3]))
+    assert list(copy.groups) == list(it.groups)
+
+
+def test_files_in_the_folder_itself_are_of_one_class_with_its_name(tmp_path):
+    write(tmp_path / "claps" / "a.wav", hit(0))
+    write(tmp_path / "claps" / "b.wav", hit(1))
+    assert build(tmp_path / "claps", tmp_path).labels == ("claps",)
+
+
+# ---------------------------------------------------------------------------------------------- bad files
+
+
+def test_no_bad_file_stops_the_build_and_each_is_listed_with_its_reason(folder, tmp_path):
+    x = hit(7, 9_000)
+    bad = folder / "A" / "kick"
+    write(bad / "whole.wav", hit(99, 9_000))
+    (bad / "cut.wav").write_bytes((bad / "whole.wav").read_bytes()[:9_000])
+    (bad / "empty.wav").write_bytes(b"")
+    write(bad / "silent.wav", 0 * x)
+    write(bad / "dc.wav", 0 * x + 0.3)
+    write(bad / "one.wav", x[:1])
+    write(bad / "nan.wav", np.where(np.arange(9_000) == 5, np.nan, x), subtype="FLOAT")
+    (bad / "text.wav").write_text("not a sound")
+    (bad / "notes.txt").write_text("not a sound")
+    (bad / "noname").write_bytes(os.urandom(3_000))
+    (bad / "gone.wav").symlink_to(tmp_path / "nowhere.wav")
+    os.mkfifo(bad / "pipe.wav")
+    (bad / "folder.wav").mkdir()
+    (bad / "._0.wav").write_bytes(b"Mac OS X")
+    (folder / "__MACOSX").mkdir()
+    shutil.copy(bad / "0.wav", folder / "__MACOSX" / "0.wav")
+    os.symlink(folder, bad / "cycle")
+    it = build(folder, tmp_path)
+    reasons = {name.rpartition("/")[2]: reason for name, reason in it.refused()}
+    expected = {
+        "cut.wav": "truncated", "empty.wav": "empty", "silent.wav": "silent", "dc.wav": "silent", "one.wav": "silent",
+        "nan.wav": "NaN", "text.wav": "not readable", "notes.txt": "not audio", "noname": "not readable",
+        "gone.wav": "dangling link", "pipe.wav": "not a file",
+    }  # fmt: skip
+    assert reasons.keys() == expected.keys()
+    for name, reason in expected.items():
+        assert reason in reasons[name]
+        assert str(tmp_path) not in reasons[name]
+    assert it.rejected == len(expected)
+    assert len(it) == 13
+    # rows that were moved into gaps are still the rows of their files
+    for line in it.manifest():
+        if line["row"]:
+            y, _ = audio.read(folder / line["file"])
+            assert np.abs(it.clips[int(line["row"])] / 32768 - audio.window(y, SHORT).numpy()).max() < 2e-5
+
+
+def test_unusual_files_are_usable(tmp_path):
+    folder, x = tmp_path / "in", hit(3)
+    for subtype in ("PCM_U8", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"):
+        write(folder / f"{subtype}.wav", x, subtype=subtype)
+    write(folder / "six.wav", np.stack([x] * 6, 1))
+    write(folder / "slow.wav", x, 8_000)
+    write(folder / "fast.wav", x, 96_000)
+    write(folder / "long.wav", np.tile(x, 1_000))
+    write(folder / "loud.wav", 40 * x, subtype="FLOAT")
+    write(folder / "ü ñ 鼓.wav", x)
+    write(folder / 'new\nline,"comma".wav', x)
+    write(folder / os.fsdecode(b"latin\xe9.wav"), x)
+    it = build(folder, tmp_path)
+    assert it.refused() == []
+    assert len(it) == 13
+    files = {line["file"] for line in it.manifest()}
+    assert files == set(os.listdir(folder))
+    long = next(line for line in it.manifest() if line["file"] == "long.wav")
+    assert float(long["seconds"]) == sources.SECONDS
+    assert np.abs(it.clips).max(1).min() > 0.94 * 32768
+
+
+def test_the_same_sound_in_two_files_has_one_digest(folder, tmp_path):
+    x = (hit(5) * 32_767).astype(np.int16)
+    write(folder / "A" / "kick" / "x.wav", x)
+    write(folder / "B" / "kick" / "y.flac", x)
+    it = build(folder, tmp_path)
+    digests = {line["file"]: line["digest"] for line in it.manifest()}
+    assert digests["A/kick/x.wav"] == digests["B/kick/y.flac"]
+    assert len(set(digests.values())) == len(it) - 1
+
+
+def test_no_usable_file_is_an_error_that_says_so_and_leaves_nothing(tmp_path):
+    (tmp_path / "in").mkdir()
+    with pytest.raises(ValueError, match=r"no usable sound.*no files"):
+        build(tmp_path / "in", tmp_path)
+    (tmp_path / "in" / "a.wav").write_text("x")
+    with pytest.raises(ValueError, match=r"no usable sound.*1 files.*a\.wav"):
+        build(tmp_path / "in", tmp_path)
+    assert [name for name in os.listdir(tmp_path / "data" / "stores") if not name.endswith(".lock")] == []
+
+
+@pytest.mark.parametrize(("dataset", "message"), [
+    ("durms", "unknown dataset 'durms'; known: drums, synth, hydrogen, sonic-pi, or the path of a folder"),
+    ("/no/such/folder", "/no/such/folder: no such folder"),
+    (__file__, "is not a folder"),
+])  # fmt: skip
+def test_a_wrong_name_is_one_line_that_lists_the_known_ones(tmp_path, dataset, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        prepare(dataset, tmp_path)
+    assert "\n" not in str(caught.value)
+    assert "hydrogen" in str(caught.value)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("options", [{"length": -1}, {"length": 0}, {"workers": -1}, {"count": 0}, {"seed": -1}])
+def test_an_argument_out_of_range_is_an_error_that_names_it(tmp_path, options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        prepare("drums", tmp_path, **options)
+
+
+# ------------------------------------------------------------------------------------- rebuilt, or not
+
+
+def test_nothing_is_loaded_again_while_nothing_has_changed(folder, tmp_path, monkeypatch):
+    first = build(folder, tmp_path)
+    monkeypatch.setattr(sources.Recorded, "load", lambda *_: pytest.fail("loaded again"))
+    (folder / "A" / "readme.md").write_text("a note is no input")
+    (folder / ".DS_Store").write_text("nor is this")
+    assert build(folder, tmp_path).path == first.path
+
+
+@pytest.mark.parametrize("change", ["added", "removed", "touched", "moved", "length"])
+def test_a_change_of_the_inputs_or_settings_rebuilds(folder, tmp_path, change):
+    first, options = build(folder, tmp_path), {}
+    file = folder / "A" / "kick" / "0.wav"
+    if change == "added":
+        write(file.with_name("9.wav"), hit(9))
+    elif change == "removed":
+        file.unlink()
+    elif change == "touched":
+        write(file, hit(1234))
+    elif change == "moved":
+        file.rename(folder / "A" / "snare" / "8.wav")
+    else:
+        options["length"] = SHORT + 1
+    second = build(folder, tmp_path, **options)
+    assert second.path != first.path
+    assert len(second) == len(first) + {"added": 1, "removed": -1}.get(change, 0)
+
+
+def test_ten_thousand_files_are_known_unchanged_well_within_a_second(tmp_path):
+    for k in range(100):
+        (tmp_path / str(k)).mkdir()
+        for j in range(100):
+            (tmp_path / str(k) / f"{j}.wav").touch()
+    began = time.perf_counter()
+    files, _, _ = sources.scan(tmp_path)
+    assert len(files) == 10_000
+    assert time.perf_counter() - began < 1.0
+
+
+def test_a_store_that_lost_a_part_is_not_opened(folder, tmp_path):
+    it = build(folder, tmp_path)
+    os.truncate(it.path / "clips.npy", 1_000)
+    with pytest.raises(ValueError, match="cut short"):
+        Store.open(it.path)
+    with pytest.raises(ValueError, match="not a store"):
+        Store.open(folder)
+
+
+# ---------------------------------------------------------------- the same bytes, whatever happens on the way
+
+
+def test_the_bytes_do_not_depend_on_the_number_of_workers(folder, tmp_path):
+    (folder / "A" / "bad.wav").write_text("x")
+    alone = build(folder, tmp_path, workers=0)
+    other = prepare(str(folder), tmp_path / "other", SHORT, workers=2, progress=False)
+    assert content(alone.path) == content(other.path)
+    assert np.array_equal(alone.digests, other.digests)
+
+
+SCRIPT = """
+import sys, time
+from diffwave_sde.data import sounds
+from diffwave_sde.data.store import prepare
+plain = sounds.render
+def render(*args):  # at most 200 a second: not done before it can be stopped
+    time.sleep(0.005)
+    return plain(*args)
+sounds.render = render
+if __name__ == "__main__":
+    prepare("drums", sys.argv[1], length=2000, count=int(sys.argv[2]), workers=int(sys.argv[3]))
+"""
+
+
+def start(root: Path, count: int, workers: int = 0) -> subprocess.Popen:
+    script = root.parent / "build.py"
+    script.write_text(SCRIPT)
+    return subprocess.Popen(
+        [sys.executable, script, root, str(count), str(workers)],
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def journal_of(root: Path, process: subprocess.Popen) -> Path:
+    """Waits until some rows are finished, and not all."""
+    for _ in range(600):
+        found = list(root.glob("stores/*.partial/journal.jsonl"))
+        if found and found[0].stat().st_size:
+            return found[0]
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    raise AssertionError("nothing was built")
+
+
+@pytest.mark.parametrize(("stop", "workers"), [(signal.SIGKILL, 0), (signal.SIGINT, 2)])
+def test_a_build_that_was_stopped_goes_on_where_it_was(tmp_path, monkeypatch, stop, workers):
+    count = 700
+    process = start(tmp_path / "data", count, workers)
+    journal = journal_of(tmp_path / "data", process)
+    os.killpg(process.pid, stop) if stop == signal.SIGINT else process.kill()
+    process.wait(20)
+    process.stderr.close()
+    assert not list((tmp_path / "data").glob("stores/*/settings.json"))
+    done = [json.loads(line)["i"] for line in journal.read_bytes().splitlines(True) if line.endswith(b"\n")]
+    assert 0 < len(done) < count
+    with open(journal, "ab") as file:  # as a crash within a write leaves it
+        file.write(b'{"i": 12')
+
+    rendered = []
+
+    def render(collection, index, *args):
+        rendered.append(index)
+        return plain(collection, index, *args)
+
+    plain = sounds.render
+    monkeypatch.setattr(sounds, "render", render)
+    resumed = prepare("drums", tmp_path / "data", SHORT, count, workers=0, progress=False)
+    assert sorted(rendered + done) == list(range(count))
+    for row in (0, done[-1], rendered[0], count - 1):
+        assert np.array_equal(resumed.clips[row], sources.Rendered("drums", row, 0).load(SHORT).window)
+    assert not list((tmp_path / "data").glob("stores/*.partial"))
+
+
+@pytest.mark.parametrize("step", ["truncate", "rename", "savez"])
+def test_a_crash_while_finishing_is_made_good_and_never_looks_whole(folder, tmp_path, monkeypatch, step):
+    for k in range(3):
+        (folder / "A" / f"bad{k}.wav").write_text("x")
+    expected = build(folder, tmp_path / "other")
+    module = np if step == "savez" else os if step == "truncate" else Path
+    plain = getattr(module, step)
+
+    def crash(*args, **kwargs):
+        if step == "rename" and not str(args[0]).endswith(".partial"):
+            return plain(*args, **kwargs)
+        if step == "truncate" and "clips.npy" not in str(args[0]):
+            return plain(*args, **kwargs)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, step, crash)
+        with pytest.raises(KeyboardInterrupt):
+            build(folder, tmp_path)
+    assert not [path for path in (tmp_path / "data" / "stores").glob("*/settings.json") if ".partial" not in str(path)]
+    assert content(build(folder, tmp_path).path) == content(expected.path)
+
+
+def test_processes_that_want_the_same_store_build_it_once(tmp_path):
+    processes = [start(tmp_path / "data", 200) for _ in range(2)]
+    lines = [process.communicate(timeout=60)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], lines
+    assert sum(" clips in " in line for line in lines) == 1
+    assert len(list((tmp_path / "data").glob("stores/*/settings.json"))) == 1
+
+
+def test_a_full_disk_is_one_clear_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000))
+    with pytest.raises(OSError, match=r"needs .* GB"):
+        prepare("drums", tmp_path, count=100, progress=False)
+
+
+def test_a_write_that_fails_stops_the_build_and_blames_no_file(folder, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", fail)
+        with pytest.raises(OSError, match="No space"):
+            build(folder, tmp_path, workers=0)
+    assert build(folder, tmp_path).rejected == 0
+
+
+# --------------------------------------------------------------------------------------- built-in, and kits
+
+
+def test_built_in_sounds_carry_their_drawn_parameters_as_labels(tmp_path):
+    it = prepare("drums", tmp_path, SHORT, count=6, progress=False)
+    assert it.labels == tuple(sorted(sounds.VOICES["drums"]))
+    assert np.bincount(it.label_ids).tolist() == [2, 2, 2]
+    for k, line in enumerate(it.manifest()):
+        assert json.loads(line["parameters"]) == sounds.render("drums", k, 0).parameters
+    again = prepare("drums", tmp_path, SHORT, count=6, seed=1, progress=False)
+    assert not np.array_equal(it.clips, again.clips)
+
+
+def test_groups_are_kit_folders_or_what_a_pattern_finds(folder, tmp_path):
+    kits = build(folder, tmp_path, group_by="folder")
+    assert sorted(set(kits.groups)) == ["A", "B"]
+    labels = build(folder, tmp_path, group_by=r"/(\w+)/\d")
+    assert sorted(set(labels.groups)) == ["kick", "snare"]
+    assert len(set(build(folder, tmp_path).groups)) == 12
+    assert kits.path == labels.path
+    for wrong in ("files", "(", "(in)?", "no(thing)?$"):
+        with pytest.raises(ValueError, match="group_by"):
+            build(folder, tmp_path, group_by=wrong)
+    with pytest.raises(ValueError, match="one kit"):
+        build(folder / "A", tmp_path, group_by="folder")
+
+
+def test_what_happens_is_said_in_a_few_lines_where_there_is_no_terminal(folder, tmp_path, capsys):
+    (folder / "A" / "bad.wav").write_text("x")
+    build(folder, tmp_path, progress=True)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert "preparing 13 sounds" in lines[0]
+    assert "12 clips" in lines[1]
+    assert "1 files refused (1 not readable as audio" in lines[2]
+    build(folder, tmp_path, progress=True)
+    assert capsys.readouterr().err == ""
+
+
+def test_the_journal_is_read_to_its_last_whole_line(tmp_path):
+    (tmp_path / "j").write_bytes(b'{"i": 2}\n{"i": 0}\n{"i": 1')
+    assert store._Journal.read(tmp_path / "j", 3).tolist() == [9, -1, 0]
+    assert (tmp_path / "j").stat().st_size == 18
