@@ -130,6 +130,15 @@ def test_samples_are_float32_of_the_asked_length_and_finite():
         assert np.isfinite(sound.samples).all()
 
 
+@pytest.mark.parametrize("rate", [8_000, 96_000])
+@pytest.mark.parametrize("collection", VOICES)
+def test_every_voice_speaks_at_other_rates(collection, rate):
+    for index in range(42):
+        sound = render(collection, index, rate=rate, seconds=0.1)
+        assert len(sound.samples) == rate // 10
+        assert db(np.abs(sound.samples).max()) == pytest.approx(sound.parameters["level_dbfs"], abs=1e-3)
+
+
 def test_the_peak_is_the_drawn_level():
     for sound in both():
         assert db(np.abs(sound.samples).max()) == pytest.approx(sound.parameters["level_dbfs"], abs=1e-3)

@@ -14,18 +14,7 @@ import math
 import numpy as np
 
 from diffwave_sde.data.sounds.recipe import Recipe, vary
-from diffwave_sde.data.sounds.waves import (
-    T60,
-    Clock,
-    adsr,
-    attack,
-    cycle_scan,
-    decay,
-    gain,
-    modes,
-    shape,
-    unit,
-)
+from diffwave_sde.data.sounds.waves import T60, Clock, adsr, attack, cycle_scan, decay, gain, modes, shape, unit
 
 DRAWBARS = np.array([1, 3, 2, 4, 6, 8, 10, 12, 16])  # harmonics of the 16-foot pipe, an octave below the key
 
@@ -114,10 +103,8 @@ def fm(p: dict[str, float], clock: Clock, noise: np.random.Generator) -> np.ndar
     wave = np.zeros(clock.length)
     for part, db in (("body", 0.0), ("strike", p["strike_db"])):
         modulator = hz * p[f"{part}_ratio"]
-        # Carson: sidebands reach to about (index + 2) modulators above the carrier
-        room = (clock.top - hz) / modulator - 2
-        if room <= 0:
-            continue
+        # Carson: index + 1 sidebands hold 98 % of the power; with index + 3, less than -80 dB of it folds
+        room = max(0.0, (clock.top - hz) / modulator - 3)
         index = min(p[f"{part}_index"], room) * decay(t, p[f"{part}_index_s"])
         phase = 2 * math.pi * hz * t + index * np.sin(2 * math.pi * modulator * t + noise.uniform(0, 2 * math.pi))
         wave += gain(db) * np.sin(phase) * decay(t, p["decay_s"] if part == "body" else 2 * p["strike_index_s"])
@@ -148,10 +135,10 @@ ANALOG = {
 OPERATORS = {
     "midi_note": ("integer", "pitch of the carriers, in equal temperament"),
     "body_ratio": ("uniform", "body's modulator over carrier: whole numbers are harmonic"),
-    "body_index": ("uniform", "depth of modulation at the stroke, radians"),
+    "body_index": ("uniform", "depth of modulation at the stroke, radians; less where sidebands would pass the top"),
     "body_index_s": ("log", "time in which it falls by 60 dB"),
     "strike_ratio": ("uniform", "strike's modulator over carrier"),
-    "strike_index": ("uniform", "depth of modulation of the strike, radians"),
+    "strike_index": ("uniform", "depth of modulation of the strike, radians; less where sidebands would pass the top"),
     "strike_index_s": ("log", "time in which it falls by 60 dB"),
     "strike_db": ("uniform", "level of the strike"),
     "attack_s": ("log", "rise"),
