@@ -50,15 +50,16 @@ def test_buffers_are_copied_not_averaged(model, data, trainer):
     assert ema._average_model.module.denoiser.sigma_data == module.denoiser.sigma_data
 
 
-def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(model, data, trainer, tmp_path):
+@pytest.mark.parametrize("stop", [6, 8])  # within an epoch, and at its end
+def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(model, data, trainer, tmp_path, stop):
     def run(folder, steps, ckpt=None):
         ema, module = EMA(0.9), model()
-        save = ModelCheckpoint(tmp_path / folder, save_last=True)
+        save = ModelCheckpoint(tmp_path / folder, every_n_train_steps=2, save_last=True)
         trainer([ema, save], max_steps=steps, enable_checkpointing=True).fit(module, data(), ckpt_path=ckpt)
         return torch.load(tmp_path / folder / "last.ckpt", weights_only=False)
 
     whole = run("whole", 11)
-    run("part", 6)  # in the middle of an epoch
+    run("part", stop)
     resumed = run("part", 11, tmp_path / "part" / "last.ckpt")
     for name in ("state_dict", "current_model_state", "averaging_state"):
         assert whole[name].keys() == resumed[name].keys()
