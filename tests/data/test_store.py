@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -74,6 +75,25 @@ def test_rows_read_in_any_order_are_those_of_the_array(folder, tmp_path):
     for wrong in (-1, 12):
         with pytest.raises(IndexError):
             it.read([wrong])
+
+
+def test_reading_a_whole_epoch_keeps_none_of_it_in_memory(folder, tmp_path):
+    it, rows = build(folder, tmp_path), 20_000
+    with open(it.path / "clips.npy", "r+b") as file:  # 840 MB of silence that take no room
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": "<i2", "fortran_order": False, "shape": (rows, audio.LENGTH)}
+        )
+        os.truncate(file.fileno(), file.tell() + rows * audio.LENGTH * 2)
+    large = replace(it, label_ids=np.zeros(rows, np.int64), length=audio.LENGTH)
+
+    def resident() -> int:
+        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        return int(status["VmRSS"].split()[0]) // 1000
+
+    before = resident()
+    for batch in np.random.default_rng(0).permutation(rows).reshape(-1, 16):
+        large.read(batch)
+    assert resident() - before < 50
 
 
 def test_a_store_travels_to_another_process_by_name(folder, tmp_path):
