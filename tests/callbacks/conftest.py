@@ -1,4 +1,4 @@
-"""A run that is small but whole: sounds in a folder, a store, a U-Net of a few thousand weights, Lightning's trainer."""
+"""A run that is small but whole: sounds in a folder, a store, a small U-Net, Lightning's trainer."""
 
 from __future__ import annotations
 

@@ -1,0 +1,175 @@
+import math
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.plugins.precision import MixedPrecision
+
+from diffwave_sde.callbacks import EMA, SpikeDetector
+
+BAD = 5  # the step whose gradient is made to jump
+
+
+class Jump(Callback):
+    """Multiplies the gradient of one step, and keeps everything that the optimizer may change."""
+
+    def __init__(self, factor: float):
+        self.factor, self.states = factor, []
+
+    def on_before_optimizer_step(self, trainer, module, optimizer):
+        state = {k: v.clone() for p in optimizer.state.values() for k, v in p.items()}
+        average = next((c for c in trainer.callbacks if isinstance(c, EMA)), None)
+        averaged = [p.clone() for p in average._average_model.module.parameters()] if average else []
+        self.states.append(([p.detach().clone() for p in module.parameters()], list(state.values()), averaged))
+        if trainer.global_step == BAD:
+            for p in module.parameters():
+                if p.grad is not None:
+                    p.grad.mul_(self.factor)
+
+
+def same(a, b) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def records(path) -> list[dict]:
+    return [torch.load(p, weights_only=True) for p in sorted((path / "spikes").glob("*.pt"))]
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_what_counts_as_a_spike_does_not_depend_on_the_scale(scale):
+    torch.manual_seed(0)
+    noise = (0.3 * torch.randn(500)).exp().tolist()
+    detector = SpikeDetector()
+    assert not any(detector.judge((scale * x, 1.0)) for x in noise)
+    assert set(detector.judge((scale * 30, 1.0))) == {"loss"}
+    assert set(detector.judge((scale, 30.0))) == {"grad_norm"}
+    assert not detector.judge((scale / 1000, 1.0))  # a fall is no spike
+
+
+def test_a_value_that_is_not_finite_always_counts():
+    detector = SpikeDetector()
+    assert detector.judge((math.nan, 1.0)) == {"loss": math.inf}
+    assert detector.judge((1.0, math.inf)) == {"grad_norm": math.inf}
+    assert [len(past) for past in detector.history.values()] == [1, 1]  # and is not learnt from
+
+
+def test_a_new_level_that_stays_is_accepted():
+    detector = SpikeDetector(window=40, warmup=20)
+    for _ in range(40):
+        detector.judge((1.0, 1.0))
+    flagged = [bool(detector.judge((50.0, 1.0))) for _ in range(40)]
+    assert flagged[0]
+    assert not any(flagged[22:])
+
+
+@pytest.mark.parametrize("factor", [1e4, math.nan])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_skipped_step_changes_neither_weights_nor_moments_nor_the_average(
+    model, data, trainer, factor, accumulate, tmp_path
+):
+    jump, ema = Jump(factor), EMA(0.9)
+    detector = SpikeDetector(warmup=3, window=20, threshold=20, skip=True)
+    options = {"max_steps": 8, "accumulate_grad_batches": accumulate, "gradient_clip_val": 1.0}
+    trainer([jump, detector, ema], **options).fit(model(), data())
+    before, after, later = (jump.states[i] for i in (BAD, BAD + 1, BAD + 2))
+    assert all(same(x, y) for x, y in zip(before, after, strict=True))
+    assert not any(same(x, y) for x, y in zip(after, later, strict=True))
+    assert ema.updates == 7
+    assert [r["step"] for r in records(tmp_path)] == [BAD]
+
+
+def test_a_step_is_skipped_under_a_loss_scaler_too(model, data, trainer, tmp_path):
+    jump = Jump(1e4)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    precision = MixedPrecision("16-mixed", "cpu", scaler)
+    precision.autocast_context_manager = lambda: torch.autocast("cpu", torch.bfloat16)  # for the scaler's sake only
+    detector = SpikeDetector(warmup=3, window=20, threshold=20, skip=True)
+    trainer([jump, detector], max_steps=8, plugins=[precision]).fit(model(), data())
+    assert same(jump.states[BAD][0], jump.states[BAD + 1][0])
+    assert not same(jump.states[BAD + 1][0], jump.states[BAD + 2][0])
+    assert [r["step"] for r in records(tmp_path)] == [BAD]
+
+
+def test_a_record_replays_to_the_very_losses_that_were_kept(model, data, trainer, tmp_path):
+    jump, sounds, module = Jump(1e4), data(), model()
+    detector = SpikeDetector(warmup=3, window=20, threshold=20, skip=True)
+    trainer([jump, detector], max_steps=BAD + 1).fit(module, sounds)
+    (record,) = records(tmp_path)
+    (part,) = record["batches"]
+    assert (record["step"], record["world"], part["rank"], part["counter"]) == (BAD, 1, 0, BAD)
+    rows = sounds.splits["train"].tolist()
+    batch = sounds.train_dataloader().dataset.__getitems__([rows.index(row) for row in part["index"].tolist()])
+    x, condition, draw = module.train().replay(batch, part["counter"], part["rank"], record["world"])
+    torch.testing.assert_close(module.loss.at(module.denoiser, x, draw, condition), part["losses"], rtol=1e-6, atol=0)
+    torch.testing.assert_close(module.denoiser.sde.kernel(draw.t).snr.rsqrt().float(), part["sigma"])
+    torch.testing.assert_close(part["losses"].mean().item(), record["loss"])
+    names = [line["file"] for line in sounds.store.manifest()]
+    assert part["names"] == [names[row] for row in part["index"].tolist()]
+
+
+def test_only_the_newest_records_are_kept(model, data, trainer, tmp_path):
+    class Always(SpikeDetector):
+        def judge(self, values):
+            return {"loss": 9.0}
+
+    trainer([Always(keep=3)], max_steps=12).fit(model(), data())
+    assert sorted(p.name for p in (tmp_path / "spikes").iterdir()) == ["step=10.pt", "step=11.pt", "step=9.pt"]
+
+
+def test_the_gradient_norm_before_clipping_is_logged(model, data, trainer, tmp_path):
+    class Norm(Callback):
+        norms: list[float] = []  # noqa: RUF012
+
+        def on_before_optimizer_step(self, trainer, module, optimizer):
+            grads = [p.grad.double().square().sum() for p in module.parameters() if p.grad is not None]
+            self.norms.append(float(sum(grads).sqrt()))
+
+    norm, logger = Norm(), CSVLogger(tmp_path, "csv", "0")
+    options = {"logger": logger, "log_every_n_steps": 2, "gradient_clip_val": 1e-3}
+    trainer([norm, SpikeDetector()], max_steps=4, **options).fit(model(), data())
+    text = (tmp_path / "csv" / "0" / "metrics.csv").read_text().splitlines()
+    column = text[0].split(",").index("train/grad_norm")
+    logged = [float(line.split(",")[column]) for line in text[1:] if line.split(",")[column]]
+    assert logged == pytest.approx(norm.norms[1::2], rel=1e-5)
+
+
+def test_a_run_that_has_diverged_stops_and_says_so(model, data, trainer):
+    class Break(Callback):
+        def on_train_batch_start(self, trainer, module, *_):
+            if trainer.global_step == 2:
+                next(module.denoiser.parameters()).data.fill_(math.nan)
+
+    with pytest.raises(RuntimeError, match=r"4 steps in a row without a finite loss .* lower learning rate"):
+        trainer([Break(), SpikeDetector(patience=4)], max_steps=20).fit(model(), data())
+
+
+def test_what_was_learnt_survives_a_checkpoint():
+    one, two = SpikeDetector(), SpikeDetector()
+    for i in range(80):
+        one.judge((1 + 0.01 * i, 2.0))
+    two.load_state_dict(one.state_dict())
+    assert one.judge((40.0, 3.0)) == two.judge((40.0, 3.0)) != {}
+
+
+def test_a_spike_alerts_the_loggers_that_take_alerts(model, data, trainer, tmp_path):
+    calls = []
+
+    class Experiment:
+        def alert(self, **call):
+            calls.append(call)
+
+    class Logger(CSVLogger):
+        experiment = Experiment()
+
+        def log_metrics(self, *_, **__):
+            pass
+
+        def save(self):
+            pass
+
+    detector = SpikeDetector(warmup=3, window=20, threshold=20)
+    trainer([Jump(1e4), detector], max_steps=8, logger=Logger(tmp_path)).fit(model(), data())
+    assert len(calls) == 1
+    assert calls[0]["title"] == "Spike at step 5"
+    assert len(calls[0]["title"]) < 64

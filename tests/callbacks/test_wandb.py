@@ -1,0 +1,165 @@
+"""An offline run is read back from its file: a log of records in blocks of 32 KiB, LevelDB's format, after 7 bytes."""
+
+import json
+import struct
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+
+from diffwave_sde.callbacks import EMA, Listening, SpikeDetector, Wandb
+from diffwave_sde.callbacks import wandb as room
+
+wandb = pytest.importorskip("wandb")
+
+
+@pytest.fixture(autouse=True)
+def logged_out(monkeypatch, tmp_path):
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "WANDB_PROJECT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+
+
+def read(folder: Path) -> list:
+    """The records of all runs in a folder, in their order."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    records = []
+    for path in sorted(folder.glob("wandb/offline-run-*/*.wandb"), key=lambda p: p.stat().st_mtime_ns):
+        raw, at, parts = path.read_bytes(), 7, b""
+        while at + 7 <= len(raw):
+            room_left = 32768 - at % 32768
+            if room_left < 7:
+                at += room_left
+                continue
+            _, size, kind = struct.unpack("<IHB", raw[at : at + 7])
+            parts += raw[at + 7 : at + 7 + size]
+            at += 7 + size
+            if kind in (1, 4):  # whole, or the last part
+                records.append(Record.FromString(parts))
+                parts = b""
+    return records
+
+
+def history(records) -> list[dict]:
+    """What was logged, a dict for each step."""
+    rows = []
+    for record in records:
+        if record.HasField("history"):
+            items = record.history.item
+            rows.append({i.key or ".".join(i.nested_key): json.loads(i.value_json) for i in items})
+    return rows
+
+
+def fit(model, data, trainer, folder, steps=4, ckpt=None):
+    logger = Wandb()
+    callbacks = [
+        EMA(), SpikeDetector(warmup=2, window=9), Listening(every=2, count=2), LearningRateMonitor("step"),
+        ModelCheckpoint(folder / "c", every_n_train_steps=1, save_last=True),
+    ]  # fmt: skip
+    run = trainer(
+        callbacks, logger=logger, max_steps=steps, log_every_n_steps=1, val_check_interval=2, limit_val_batches=1,
+        enable_checkpointing=True, default_root_dir=folder,
+    )  # fmt: skip
+    logger.attach(run)
+    run.fit(model(), data(), ckpt_path=ckpt)
+    logger.experiment.finish()
+    return logger
+
+
+def test_an_offline_run_holds_sounds_pictures_table_buckets_rate_and_norm(model, data, trainer, tmp_path, capsys):
+    folder = tmp_path / "my-run"
+    fit(model, data, trainer, folder)
+    assert "W&B logs offline into" in capsys.readouterr().out
+    records = read(folder)
+    (run,) = {record.run.display_name for record in records if record.HasField("run")}
+    assert run == "my-run"
+    rows = history(records)
+    for key in ("train/loss", "train/grad_norm", "train/spikes", "lr-AdamW", "val/loss"):
+        assert any(key in row for row in rows), key
+    for kind in ("train", "val"):
+        assert any(key.startswith(f"{kind}/loss/sigma=1e") for row in rows for key in row), kind
+    heard = [row for row in rows if "samples/table" in row]
+    assert [row["trainer/global_step"] for row in heard] == [2, 4]
+    files = next((folder / "wandb").glob("offline-run-*")) / "files"
+    for row, step in zip(heard, (2, 4), strict=True):
+        assert row["samples/audio"]["count"] == row["samples/pictures"]["count"] == 2
+        assert (files / row["samples/pictures"]["filenames"][0]).stat().st_size > 1000
+        assert (files / row["samples/audio"]["audio"][0]["path"]).stat().st_size > 1000
+        table = json.loads((files / row["samples/table"]["path"]).read_text())
+        assert table["columns"] == ["step", "class", "sound", "audio", "picture"]
+        assert [line[:3] for line in table["data"]] == [[step, "high", 0], [step, "low", 1]]
+
+
+def test_a_run_that_goes_on_is_the_same_run_and_its_steps_only_rise(model, data, trainer, tmp_path):
+    first = fit(model, data, trainer, tmp_path, 3)
+    second = fit(model, data, trainer, tmp_path, 6, tmp_path / "c" / "last.ckpt")
+    assert first.version == second.version
+    rows = history(read(tmp_path))
+    steps = [row["_step"] for row in rows]
+    assert steps == sorted(steps)
+    assert steps[-1] == 6
+    assert all(row.get("trainer/global_step", row["_step"]) == row["_step"] for row in rows)
+    assert sorted(row["_step"] for row in rows if "train/loss" in row) == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_spike_leaves_an_alert_in_the_run(model, data, trainer, tmp_path):
+    class Once(SpikeDetector):
+        def judge(self, values):
+            return {"loss": 9.0}
+
+    logger = Wandb(str(tmp_path))
+    trainer([Once()], logger=logger, max_steps=1).fit(model(), data())
+    logger.experiment.finish()
+    assert [r.alert.title for r in read(tmp_path) if r.HasField("alert")] == ["Spike at step 0"]
+
+
+def test_logged_out_is_offline_and_logged_in_is_online_if_the_server_answers(monkeypatch, tmp_path):
+    monkeypatch.setattr(room, "reachable", lambda server: True)
+    assert room.choose_mode()[0][0] == "offline"
+    (tmp_path / "netrc").write_text("machine api.wandb.ai\n  login user\n  password secret\n")
+    assert room.choose_mode()[0] == [None, "offline", "disabled"]
+    monkeypatch.setattr(room, "reachable", lambda server: False)
+    modes, why = room.choose_mode()
+    assert modes[0] == "offline"
+    assert "https://api.wandb.ai cannot be reached" in why
+
+
+def test_the_users_own_mode_comes_first(monkeypatch):
+    for mode in ("online", "offline", "disabled"):
+        monkeypatch.setenv("WANDB_MODE", mode)
+        assert room.choose_mode()[0][0] == mode
+
+
+def test_a_server_that_cannot_be_reached_is_found_out_in_seconds(monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    began = time.monotonic()
+    assert not room.reachable("http://127.0.0.1:9")
+    assert not room.reachable("http://no-such-host.invalid")
+    assert time.monotonic() - began < 8
+
+
+def test_a_failure_of_wandb_does_not_stop_the_run(model, data, trainer, tmp_path, monkeypatch, capsys):
+    real = wandb.init
+
+    def init(**options):
+        if options["mode"] != "disabled":
+            raise wandb.errors.CommError("the server said no")
+        return real(**options)
+
+    monkeypatch.setattr(wandb, "init", init)
+    module = model()
+    trainer([Listening(every=1, count=1), SpikeDetector()], logger=Wandb(str(tmp_path)), max_steps=2).fit(
+        module, data()
+    )
+    assert torch.isfinite(next(module.parameters())).all()
+    assert "W&B did not start offline (the server said no)" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"folder .*file.* cannot be written"):
+        Wandb(str(tmp_path / "file" / "run")).experiment  # noqa: B018

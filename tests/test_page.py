@@ -1,0 +1,76 @@
+from html.parser import HTMLParser
+from urllib.parse import unquote
+
+import pytest
+
+from diffwave_sde import page
+
+
+class Reader(HTMLParser):
+    """What a page links to, and its headings."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.links, self.labels, self.heads, self.inside = [], [], [], None
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.inside = tag
+        self.links += [attrs[key] for key in ("src", "href") if key in attrs]
+        if tag == "audio":
+            self.labels.append(attrs["aria-label"])
+            assert attrs["preload"] == "none"
+            assert "controls" in attrs
+
+    def handle_data(self, data):
+        if self.inside in ("th", "h1", "h2") and data.strip():
+            self.heads.append(data)
+
+
+def sounds(folder, names):
+    folder.mkdir(parents=True)
+    for name in names:
+        (folder / f"{name}.wav").touch()
+        (folder / f"{name}.png").touch()
+    return [folder / f"{name}.wav" for name in names]
+
+
+def test_every_link_is_relative_and_leads_to_a_file(tmp_path):
+    names = ["00 kick", "01 50% & <snare>#?"]
+    columns = [page.Column("data", sounds(tmp_path / "a b", names), reference=True)]
+    columns.append(page.Column("step 1,000", sounds(tmp_path / "step=1000", names)))
+    page.write(tmp_path / "index.html", "a & b", names, columns)
+    seen = Reader((tmp_path / "index.html").read_text())
+    assert len(seen.links) == 8
+    assert all((tmp_path / unquote(link)).is_file() for link in seen.links)
+    assert not any(link.startswith(("/", "http")) for link in seen.links)
+
+
+def test_a_table_has_a_heading_for_each_row_and_column_and_a_name_for_each_player(tmp_path):
+    names = ["00 kick", "01 snare"]
+    files = sounds(tmp_path / "x", names)
+    columns = [page.Column("data", files), page.Column("step 5", [files[0], None])]
+    page.write(tmp_path / "index.html", "run", names, columns)
+    seen = Reader((tmp_path / "index.html").read_text())
+    assert seen.heads == ["run", "sound", "data", "step 5", *names]
+    assert seen.labels == ["00 kick, data", "00 kick, step 5", "01 snare, data"]
+
+
+def test_one_column_is_a_list(tmp_path):
+    page.write(tmp_path / "index.html", "run", ["a", "b"], [page.Column("", sounds(tmp_path / "x", "ab"))])
+    text = (tmp_path / "index.html").read_text()
+    assert "<table" not in text
+    assert Reader(text).labels == ["a", "b"]
+
+
+def test_names_are_text_not_markup(tmp_path):
+    page.write(tmp_path / "index.html", "<b>", ["<i>"], [page.Column("<u>", sounds(tmp_path / "x", "a"))], "<s>")
+    text = (tmp_path / "index.html").read_text()
+    assert not any(tag in text for tag in ("<b>", "<i>", "<u>", "<s>"))
+
+
+def test_a_column_of_another_length_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="column 'x' has 0 sounds for 1 rows"):
+        page.write(tmp_path / "index.html", "run", ["a"], [page.Column("x", [])])
+    assert not list(tmp_path.iterdir())
