@@ -100,7 +100,7 @@ class DiffusionModule(LightningModule):
         self.optimizer, self.scheduler = optimizer, scheduler
         self.measure = sigma_data is None
         self.label_dropout, self.compile_net, self.seed = label_dropout, compile, seed
-        self.buckets = nn.ModuleDict({"train": NoiseBuckets(), "val": NoiseBuckets(), "test": NoiseBuckets()})
+        self.buckets = nn.ModuleDict({f"{name}_loss": NoiseBuckets() for name in ("train", "val", "test")})
         self.recipe: dict[str, Any] = {}
         """What a checkpoint needs so that the model can be built and heard again; the command line fills it in."""
         self.last: dict[str, Tensor] = {}
@@ -134,12 +134,12 @@ class DiffusionModule(LightningModule):
         losses = self.loss.at(self.denoiser, x, draw, condition)
         loss = losses.mean()
         sigma = self._sigma(draw)
-        self.buckets["train"].update(losses.detach(), sigma)
+        self.buckets["train_loss"].update(losses.detach(), sigma)
         self.last = {"losses": losses.detach(), "sigma": sigma, "index": batch.index}
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(x))
         if self.trainer._logger_connector.should_update_logs:
-            self.log_dict({f"train/loss/{k}": v for k, v in self.buckets["train"].compute().items()})
-            self.buckets["train"].reset()
+            self.log_dict({f"train/loss/{k}": v for k, v in self.buckets["train_loss"].compute().items()})
+            self.buckets["train_loss"].reset()
         return loss
 
     def prepare_step(self, batch: Any, counter: int) -> tuple[Tensor, Condition, Draw]:
@@ -186,7 +186,7 @@ class DiffusionModule(LightningModule):
         draw = self.loss.draw(self.denoiser.sde, x, noise)
         draw = Draw(self.loss.time(self.denoiser.sde, quantile), draw.eps)
         losses = self.loss.at(self.denoiser, x, draw, Condition(label=batch.label))
-        self.buckets[name].update(losses, self._sigma(draw))
+        self.buckets[f"{name}_loss"].update(losses, self._sigma(draw))
         self.log(f"{name}/loss", losses.mean(), prog_bar=True, sync_dist=True, batch_size=len(x))
 
     def on_validation_epoch_end(self) -> None:
@@ -196,8 +196,8 @@ class DiffusionModule(LightningModule):
         self._log_buckets("test")
 
     def _log_buckets(self, name: str) -> None:
-        self.log_dict({f"{name}/loss/{k}": v for k, v in self.buckets[name].compute().items()})
-        self.buckets[name].reset()
+        self.log_dict({f"{name}/loss/{k}": v for k, v in self.buckets[f"{name}_loss"].compute().items()})
+        self.buckets[f"{name}_loss"].reset()
 
     def _sigma(self, draw: Draw) -> Tensor:
         return self.denoiser.sde.kernel(draw.t).snr.rsqrt().float()

@@ -1,0 +1,51 @@
+# `make help` lists the targets. Everything runs in .venv, made from constraints.txt by the first target that needs it.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help install data train sample test lint format bench
+
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := $(BIN)/diffwave-sde
+DATASET ?= drums
+CKPT ?=
+N ?= 16
+OUT ?=
+ARGS ?=
+# A name in configs/data brings its settings; anything else is a folder.
+DATA = $$(if [ -f "configs/data/$(DATASET).yaml" ]; then echo --config "configs/data/$(DATASET).yaml"; fi) --data.dataset="$(DATASET)"
+
+help:  ## List the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 16
+	@printf '\nVariables: DATASET=drums|synth|hydrogen|sonic-pi|/any/folder  CKPT=runs/NAME  N=16  OUT=folder\n'
+	@printf '           ARGS="..." is passed on, e.g. ARGS="--trainer.max_steps=50 --model.sde=CLD"\n'
+
+$(BIN)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "$(PYTHON) is older than Python 3.10: name a newer one, make PYTHON=python3.12 ..." >&2; exit 1; }
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+install: $(BIN)/.installed  ## Make .venv with the pinned versions
+
+data: install  ## Turn DATASET into a store, ready for training
+	@$(RUN) prepare $(DATA) $(ARGS)
+
+train: install  ## Train on DATASET; go on with ARGS="--ckpt_path last"
+	@$(RUN) fit $(DATA) $(ARGS)
+
+sample: install  ## Make N sounds from CKPT (default: the newest run)
+	@$(RUN) sample $(if $(CKPT),--ckpt "$(CKPT)") --n $(N) $(if $(OUT),--out "$(OUT)") $(ARGS)
+
+test: install  ## Run all tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: install  ## Check the style of the code
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+format: install  ## Put the code into that style
+	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+bench: install  ## Run the benchmarks, one table each
+	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file" $(ARGS); done

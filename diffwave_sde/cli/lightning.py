@@ -1,0 +1,182 @@
+"""`fit`, `validate`, `test` and `predict`: Lightning's command line, with a network that fits the machine."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+from diffwave_sde import audio, callbacks  # noqa: F401  their classes are values on the command line
+from diffwave_sde.cli import class_of, runs
+from diffwave_sde.data.module import AudioDataModule
+from diffwave_sde.module import DiffusionModule
+
+_HERE = Path(__file__).resolve().parents[1]
+CONFIGS = _HERE / "configs" if (_HERE / "configs").is_dir() else _HERE.parent / "configs"
+"""The project's YAML files: inside an installed package, beside the package in a checkout."""
+
+
+def default_network() -> str:
+    """`base` with a CUDA GPU, `tiny` without."""
+    return "base" if torch.cuda.is_available() else "tiny"
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes RUN/config.yaml; one that differs, of an earlier start of the run, is kept beside it."""
+
+    def __init__(self, parser: LightningArgumentParser, config: Namespace, *args: Any, **kwargs: Any):
+        super().__init__(parser, config, *args, save_to_log_dir=False, **kwargs)
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        text = self.parser.dump(self.config, skip_none=False)
+        path = Path(trainer.default_root_dir) / "config.yaml"
+        if path.exists() and path.read_text() != text:
+            number = 1
+            while (older := path.with_name(f"config.{number}.yaml")).exists():
+                number += 1
+            path.rename(older)
+        with audio.replacing(path) as temporary:
+            temporary.write_text(text)
+
+
+class CLI(LightningCLI):
+    """Lightning's command line for DiffusionModule and AudioDataModule.
+
+    A first pass over the arguments finds out whether a run goes on; if so its own configuration stands in for the
+    project's defaults, so that going on needs nothing said twice.
+    """
+
+    def __init__(self, argv: list[str]):
+        self.verb, rest = argv[0], argv[1:]
+        self.argv = [
+            self.verb,
+            *_configs(CONFIGS / "base.yaml", CONFIGS / "network" / f"{default_network()}.yaml"),
+            *rest,
+        ]
+        self.rest = rest
+        super().__init__(
+            DiffusionModule,
+            AudioDataModule,
+            save_config_callback=SaveConfig,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            parser_kwargs={
+                "exit_on_error": False,
+                "prog": "diffwave-sde",
+                **{v: {"exit_on_error": False} for v in self.subcommands()},
+            },
+            args=self.argv,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--name",
+            type=str | None,
+            default=None,
+            help="the run's name: it lives in runs/NAME (default: that of the data)",
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config = parser.parse_args(args)
+        options = self.config[self.verb]
+        self.name = options.name or runs.name_of(options.data.dataset)
+        self.folder: Path | None = None
+        if not options.ckpt_path:
+            return
+        ckpt = runs.resolve(options.ckpt_path, self.name)
+        self.folder = runs.folder_of(ckpt)
+        if self.folder is not None:
+            self.argv = [self.verb, *_configs(self.folder / "config.yaml"), *self.rest]
+            self.config = parser.parse_args(self.argv)
+        self.config[self.verb].ckpt_path = str(ckpt)
+
+    def before_instantiate_classes(self) -> None:
+        options = self.config[self.verb]
+        # The store comes first: its classes are the network's.
+        data = AudioDataModule(**vars(options.data.clone()))
+        data.prepare_data()
+        data.setup("fit")
+        _fill(options.model.net, classes=len(data.labels), inputs=_blocks(options.model.sde))
+        given = options.trainer.get("default_root_dir")
+        if given:
+            folder = Path(given)
+        elif self.folder is not None:
+            folder = self.folder
+        elif self.verb == "fit" and not options.trainer.get("fast_dev_run"):
+            folder = runs.claim(self.name)
+        else:
+            folder = Path(".")
+        options.trainer.default_root_dir = str(folder)
+        for callback in options.trainer.callbacks or []:
+            if issubclass(class_of(callback.class_path), ModelCheckpoint) and callback.init_args.dirpath is None:
+                callback.init_args.dirpath = str(folder / "checkpoints")
+        for logger in _loggers(options.trainer.logger):
+            for key, value in {"save_dir": str(folder), "name": folder.name}.items():
+                if key in logger.init_args and logger.init_args[key] is None:
+                    logger.init_args[key] = value
+        self.labels = data.labels
+        if self.verb == "fit":
+            network = options.model.net.get("class_path", "network").rsplit(".", 1)[-1]
+            rank_zero_info(
+                f"{'CUDA GPU' if torch.cuda.is_available() else 'No CUDA GPU'}: defaults of "
+                f"configs/network/{default_network()}.yaml; training a {network} on {len(data.store)} clips of "
+                f"{', '.join(data.labels)}; the run is {folder}/"
+            )
+
+    def after_instantiate_classes(self) -> None:
+        dump = yaml.safe_load(self._parser(self.verb).dump(self.config[self.verb], skip_none=False))
+        data = self.datamodule
+        self.model.recipe = {
+            "config": {"model": dump["model"], "data": dump["data"]},
+            "labels": list(self.labels),
+            "rate": data.rate,
+            "length": data.length,
+            "mu": data.mu,
+            "version": importlib.metadata.version("diffwave-sde"),
+        }
+
+
+def run(argv: list[str]) -> None:
+    """Run one of Lightning's verbs."""
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
+    warnings.filterwarnings("ignore", message=".*torch.jit.script.*")
+    os.environ.setdefault("WANDB_SILENT", "true")
+    try:
+        CLI(argv)
+    finally:
+        runs.release()
+
+
+def _configs(*paths: Path) -> list[str]:
+    return [argument for path in paths for argument in ("--config", str(path))]
+
+
+def _blocks(sde: Namespace | None) -> int:
+    """The number of blocks of the process that a configuration names."""
+    return class_of(sde.class_path).blocks if sde is not None else 1
+
+
+def _fill(target: Namespace, **values: int) -> None:
+    """Give the null ones of `values` in a class's arguments their value."""
+    for key, value in values.items():
+        if key in target.init_args and target.init_args[key] is None:
+            target.init_args[key] = value
+
+
+def _loggers(logger: Any) -> list[Namespace]:
+    found = logger if isinstance(logger, list) else [logger]
+    return [one for one in found if hasattr(one, "class_path")]

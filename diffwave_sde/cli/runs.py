@@ -1,0 +1,80 @@
+"""Where a run lives: `runs/NAME/`, with its configuration, checkpoints, sounds and logs."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from diffwave_sde import checkpoint
+
+RUNS = Path("runs")
+_CLAIMED = "DIFFWAVE_RUN"  # set for the processes that this one starts
+
+
+def name_of(dataset: str) -> str:
+    """The default name of a run: that of its data, fit for a folder."""
+    return re.sub(r"[^\w.-]+", "-", Path(dataset).name).strip("-.") or "run"
+
+
+def claim(name: str) -> Path:
+    """A new folder for a run: NAME, or NAME-2 and so on where that holds one already; nothing is overwritten.
+
+    Raises:
+        OSError: if the folder cannot be made.
+    """
+    if _CLAIMED in os.environ:
+        return Path(os.environ[_CLAIMED])
+    # Processes that somebody else started share no parent here, so they must come to one name on their own.
+    for key in ("TORCHELASTIC_RUN_ID", "SLURM_JOB_ID"):
+        if key in os.environ:
+            name = f"{name}-{os.environ[key][:12]}"
+            folder = RUNS / name
+            folder.mkdir(parents=True, exist_ok=True)
+            return folder
+    for number in range(1, 10_000):
+        folder = RUNS / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise OSError(f"cannot write to {RUNS}: {error.strerror}; make it writable or change folders") from None
+        os.environ[_CLAIMED] = str(folder)
+        return folder
+    raise OSError(f"{RUNS} holds ten thousand runs called {name}: choose another --name")
+
+
+def release() -> None:
+    """Forget the claim of this process."""
+    folder = os.environ.pop(_CLAIMED, None)
+    # A run that failed before its first file leaves nothing behind.
+    if folder and Path(folder).is_dir() and not any(Path(folder).iterdir()):
+        Path(folder).rmdir()
+
+
+def resolve(ckpt: str, name: str) -> Path:
+    """The checkpoint that `--ckpt_path` means: a file, a run's folder, `last`, or `best` by validation loss.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    if ckpt not in ("last", "best"):
+        return checkpoint.find(ckpt)
+    last = checkpoint.newest(RUNS, name) or checkpoint.newest(RUNS, f"{name}-*")
+    if last is None:
+        raise FileNotFoundError(
+            f"no run called {name} in {RUNS}/ to go on with: leave --ckpt_path out to start one, or give --name"
+        )
+    if ckpt == "last":
+        return last
+    best = sorted(last.parent.glob("best*.ckpt"), key=lambda p: p.stat().st_mtime)
+    if not best:
+        raise FileNotFoundError(f"no best checkpoint in {last.parent}: it has not been validated yet")
+    return best[-1]
+
+
+def folder_of(ckpt: Path) -> Path | None:
+    """The run's folder that a checkpoint lies in, if it lies in one."""
+    folder = ckpt.parent.parent
+    return folder if (folder / "config.yaml").is_file() else None
