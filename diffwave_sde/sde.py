@@ -189,7 +189,7 @@ class SDE(nn.Module, ABC):
         right = torch.searchsorted(-table, -target).clamp(1, len(edges) - 1)
         a, fa = edges[right - 1], table[right - 1] - target
         b, fb = edges[right], table[right] - target
-        for _ in range(8):
+        for _ in range(12):
             step = torch.where(fa == fb, 0.0, fb * (b - a) / (fb - fa))
             c = b - step
             fc = self.kernel(c.exp()).snr.log() - target
@@ -443,11 +443,14 @@ class CLD(SDE):
         return phi, torch.where((rate * b < 1)[..., None, None], short, long)
 
 
+_NODES = np.stack(np.polynomial.legendre.leggauss(8))
+
+
 @cache
 def _legendre(device: torch.device) -> Tensor:
     """The nodes in (-1, 1) and weights of Gauss and Legendre, (2, 8); copied to a device but once."""
     with torch.inference_mode(False):
-        return torch.tensor(np.stack(np.polynomial.legendre.leggauss(8)), device=device)
+        return torch.tensor(_NODES, device=device)
 
 
 def _ordered(**bounds: float) -> None:
