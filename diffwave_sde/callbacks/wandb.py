@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import netrc
 import os
+import secrets
 import socket
 import sys
 from collections.abc import Mapping
@@ -72,7 +73,7 @@ class Wandb(WandbLogger):
         folder = Path(self._save_dir or ".").resolve()
         kept = folder / "wandb" / "id"
         if self._id is None:
-            self._id = kept.read_text().strip() if kept.exists() else wandb.util.generate_id()
+            self._id = kept.read_text().strip() if kept.exists() else secrets.token_hex(4)
         try:
             kept.parent.mkdir(parents=True, exist_ok=True)
             kept.write_text(self._id)

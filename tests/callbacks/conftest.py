@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -30,40 +31,40 @@ def sounds(tmp_path_factory) -> Path:
     return folder
 
 
+def make_data(folder: Path, batch_size: int = 4) -> AudioDataModule:
+    return AudioDataModule(str(folder / "sounds"), str(folder / "root"), LENGTH, batch_size=batch_size, workers=0)
+
+
+def make_model(classes: int = 2, **options) -> DiffusionModule:
+    torch.manual_seed(1)
+    net = UNet(1, classes, channels=(8, 8), factors=(5,), blocks=1, embedding=16, heads=2, dropout=0.1)
+    options = {"optimizer": lambda p: torch.optim.AdamW(p, lr=3e-3), "sampler": DDIM(3), **options}
+    return DiffusionModule(net, **options)
+
+
+def make_trainer(folder: Path, callbacks=(), **options) -> Trainer:
+    torch.set_num_threads(1)
+    options = {
+        "accelerator": "cpu", "devices": 1, "max_steps": 6, "max_epochs": -1, "logger": False,
+        "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False,
+        "num_sanity_val_steps": 0, "limit_val_batches": 0, "default_root_dir": folder, **options,
+    }  # fmt: skip
+    return Trainer(callbacks=list(callbacks), **options)
+
+
 @pytest.fixture
 def data(sounds):
     """Makes a datamodule of them: 16 clips or so to train on."""
-
-    def make(batch_size: int = 4) -> AudioDataModule:
-        return AudioDataModule(str(sounds / "sounds"), str(sounds / "root"), LENGTH, batch_size=batch_size, workers=0)
-
-    return make
+    return partial(make_data, sounds)
 
 
 @pytest.fixture
 def model():
     """Makes a module, the same one every time."""
-
-    def make(classes: int = 2, **options) -> DiffusionModule:
-        torch.manual_seed(1)
-        net = UNet(1, classes, channels=(8, 8), factors=(5,), blocks=1, embedding=16, heads=2, dropout=0.1)
-        options = {"optimizer": lambda p: torch.optim.AdamW(p, lr=3e-3), "sampler": DDIM(3), **options}
-        return DiffusionModule(net, **options)
-
-    return make
+    return make_model
 
 
 @pytest.fixture
 def trainer(tmp_path):
     """Makes a trainer on one CPU that writes into `tmp_path`."""
-    torch.set_num_threads(1)
-
-    def make(callbacks=(), **options) -> Trainer:
-        options = {
-            "accelerator": "cpu", "devices": 1, "max_steps": 6, "max_epochs": -1, "logger": False,
-            "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False,
-            "num_sanity_val_steps": 0, "limit_val_batches": 0, "default_root_dir": tmp_path, **options,
-        }  # fmt: skip
-        return Trainer(callbacks=list(callbacks), **options)
-
-    return make
+    return partial(make_trainer, tmp_path)

@@ -23,33 +23,47 @@ def logged_out(monkeypatch, tmp_path):
 
 
 def read(folder: Path) -> list:
-    """The records of all runs in a folder, in their order."""
+    """The records of all runs in a folder, in their order, once they are written to the end."""
+    records = []
+    for path in sorted(folder.glob("wandb/offline-run-*/*.wandb"), key=lambda p: p.parent.name):
+        until = time.monotonic() + 20
+        while not (found := parse(path.read_bytes())) or not any(r.HasField("exit") for r in found):
+            assert time.monotonic() < until, f"{path} has no end"
+            time.sleep(0.05)
+        records += found
+    return records
+
+
+def parse(raw: bytes) -> list:
     from wandb.proto.wandb_internal_pb2 import Record
 
-    records = []
-    for path in sorted(folder.glob("wandb/offline-run-*/*.wandb"), key=lambda p: p.stat().st_mtime_ns):
-        raw, at, parts = path.read_bytes(), 7, b""
-        while at + 7 <= len(raw):
-            room_left = 32768 - at % 32768
-            if room_left < 7:
-                at += room_left
-                continue
-            _, size, kind = struct.unpack("<IHB", raw[at : at + 7])
-            parts += raw[at + 7 : at + 7 + size]
-            at += 7 + size
-            if kind in (1, 4):  # whole, or the last part
-                records.append(Record.FromString(parts))
-                parts = b""
+    records, at, parts = [], 7, b""
+    while at + 7 <= len(raw):
+        rest = 32768 - at % 32768
+        if rest < 7:  # no header fits into what is left of a block
+            at += rest
+            continue
+        _, size, kind = struct.unpack("<IHB", raw[at : at + 7])
+        parts += raw[at + 7 : at + 7 + size]
+        at += 7 + size
+        if kind in (1, 4):  # whole, or the last part
+            records.append(Record.FromString(parts))
+            parts = b""
     return records
 
 
 def history(records) -> list[dict]:
-    """What was logged, a dict for each step."""
+    """What was logged, a dict for each step; media are dicts in it."""
     rows = []
     for record in records:
         if record.HasField("history"):
-            items = record.history.item
-            rows.append({i.key or ".".join(i.nested_key): json.loads(i.value_json) for i in items})
+            rows.append({})
+            for item in record.history.item:
+                *path, key = item.nested_key or [item.key]
+                at = rows[-1]
+                for part in path:
+                    at = at.setdefault(part, {})
+                at[key] = json.loads(item.value_json)
     return rows
 
 

@@ -1,0 +1,59 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+
+def launch(sounds, folder, case, data) -> None:
+    _ = data().store  # built here, once
+    here = Path(__file__).parent
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(here), str(here.parents[1])])}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*command, str(here / "two_processes.py"), str(sounds), str(folder), case],
+        env=env, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert not done.returncode, done.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, sounds):
+    from conftest import make_data
+
+    folder = tmp_path_factory.mktemp("ddp")
+    launch(sounds, folder, "run", lambda: make_data(sounds))
+    return folder
+
+
+def test_weights_and_average_are_the_same_on_both_processes(run):
+    (raw0, average0, updates0), (raw1, average1, updates1) = (torch.load(run / f"rank-{r}.pt") for r in (0, 1))
+    assert updates0 == updates1 == 7  # eight steps, one of them skipped
+    assert all(torch.equal(a, b) for a, b in zip(raw0, raw1, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(average0, average1, strict=True))
+
+
+def test_all_sounds_are_written_once_into_the_folder_of_rank_0(run):
+    files = sorted(p.name for p in (run / "samples" / "step=4").iterdir())
+    names = ["00-high", "01-low", "02-high"]
+    assert files == [f"{n}.{kind}" for n in names for kind in ("png", "wav")]
+    assert sorted(p.name for p in (run / "samples").iterdir()) == ["data", "index.html", "step=4", "step=8"]
+    assert not (run / "other").exists()
+
+
+def test_a_spike_of_one_process_is_skipped_by_both_and_recorded_once_with_the_clips_of_both(run):
+    (path,) = (run / "spikes").iterdir()
+    record = torch.load(path, weights_only=True)
+    assert (record["step"], record["world"], record["skipped"]) == (5, 2, True)
+    assert [(part["rank"], part["counter"]) for part in record["batches"]] == [(0, 5), (1, 5)]
+    assert record["batches"][1]["losses"].mean() > 1e3 * record["batches"][0]["losses"].mean()
+
+
+def test_an_error_of_one_process_while_listening_ends_both(sounds, tmp_path, data):
+    launch(sounds, tmp_path, "error", data)
+    errors = [(tmp_path / f"error-{r}").read_text() for r in (0, 1)]
+    assert errors[1] == "ZeroDivisionError: division by zero"
+    assert errors[0].startswith("RuntimeError: listening failed on rank 1:")
+    assert "division by zero" in errors[0]

@@ -1,0 +1,49 @@
+"""A run on one of two processes, for test_distributed.py: `two_processes.py SOUNDS FOLDER CASE`."""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+from conftest import make_data, make_model, make_trainer
+from lightning.pytorch.callbacks import Callback
+
+from diffwave_sde.callbacks import EMA, Listening, SpikeDetector
+
+SOUNDS, FOLDER, CASE = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+
+
+class Jump(Callback):
+    """A clip of rank 1 alone is beyond measure."""
+
+    def on_train_batch_start(self, trainer, module, batch, _):
+        if trainer.global_step == 5 and trainer.global_rank == 1:
+            batch.audio.mul_(1e3)
+
+
+class Break(Callback):
+    """The first sampling of rank 1 fails."""
+
+    def on_train_start(self, trainer, module):
+        if trainer.global_rank == 1:
+            module.sample = lambda *_, **__: 1 / 0
+
+
+def main() -> None:
+    # Rank 1 thinks that the run lives elsewhere: what rank 0 says counts.
+    ema, module = EMA(0.9), make_model()
+    detector = SpikeDetector(warmup=3, window=20, threshold=20, skip=True)
+    extra = {"run": [Jump()], "error": [Break()]}[CASE]
+    rank = int(os.environ["RANK"])
+    callbacks = [ema, detector, Listening(every=4, count=3), *extra]
+    trainer = make_trainer(FOLDER if rank == 0 else FOLDER / "other", callbacks, devices=2, strategy="ddp", max_steps=8)
+    try:
+        trainer.fit(module, make_data(SOUNDS, 2))
+    except Exception as error:
+        (FOLDER / f"error-{rank}").write_text(f"{type(error).__name__}: {error}")
+        return
+    weights = [ema._raw, [p.detach() for p in ema._average_model.module.parameters()], ema.updates]
+    torch.save(weights, FOLDER / f"rank-{rank}.pt")
+
+
+main()
