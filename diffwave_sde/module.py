@@ -27,7 +27,7 @@ VALIDATION, TRAINING, SAMPLING = "validation", "training", "sampling"
 
 
 class NoiseBuckets(Metric):
-    """The mean loss by noise level, one bucket for each decade of σ = 1 / √snr: the mean over all of them hides everything."""
+    """The mean loss by noise level, a bucket for each decade of σ = 1 / √snr: the mean over all hides everything."""
 
     higher_is_better = False
     full_state_update = False
@@ -136,14 +136,15 @@ class DiffusionModule(LightningModule):
         sigma = self._sigma(draw)
         self.buckets["train_loss"].update(losses.detach(), sigma)
         self.last = {"losses": losses.detach(), "sigma": sigma, "index": batch.index}
-        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(x))
+        # Not for the progress bar, for which Lightning would read the value at every step, and wait for the GPU.
+        self.log("train/loss", loss.detach(), batch_size=len(x))
         if self.trainer._logger_connector.should_update_logs:
             self.log_dict({f"train/loss/{k}": v for k, v in self.buckets["train_loss"].compute().items()})
             self.buckets["train_loss"].reset()
         return loss
 
     def prepare_step(self, batch: Any, counter: int) -> tuple[Tensor, Condition, Draw]:
-        """The clips, condition and draws of training batch number `counter`: a pure function of the seed and of these."""
+        """The clips, condition and draws of training batch number `counter`: a pure function of these and the seed."""
         world, rank = (self.trainer.world_size, self.global_rank) if self._trainer is not None else (1, 0)
         return self.replay(batch, counter, rank, world)
 
