@@ -1,0 +1,70 @@
+import itertools
+import math
+
+import pytest
+import torch
+
+from diffwave_sde.random import rand, randn, stream
+
+
+def test_the_same_key_gives_the_same_numbers():
+    a, b = (torch.randn(100, generator=stream(3, "noise", 7)) for _ in range(2))
+    assert torch.equal(a, b)
+
+
+def test_different_keys_give_different_numbers():
+    keys = [(0,), (1,), ("0",), (0, 0), (0, 1), (1, 0), ("a", "b"), ("ab",), ("a b",), (-1,), (2**40,), (12,), (1, 2)]
+    draws = [torch.randn(8, generator=stream(*key)) for key in keys]
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(draws, 2))
+
+
+def test_streams_of_neighbouring_keys_are_independent():
+    draws = torch.stack([torch.randn(500, generator=stream(0, i)) for i in range(200)])
+    correlation = torch.corrcoef(draws) - torch.eye(200)
+    assert correlation.abs().max() < 6 / math.sqrt(500)
+    # The first number of each stream is itself a normal sample: seeds are spread by a hash.
+    first = draws[:, 0]
+    assert abs(first.mean()) < 4 / math.sqrt(200)
+    assert abs(first.var() - 1) < 4 * math.sqrt(2 / 200)
+
+
+def test_a_stream_does_not_touch_the_global_one():
+    torch.manual_seed(0)
+    expected = torch.randn(3)
+    torch.manual_seed(0)
+    torch.randn(5, generator=stream("elsewhere"))
+    assert torch.equal(torch.randn(3), expected)
+
+
+@pytest.mark.parametrize("draw", [rand, randn])
+def test_each_row_is_drawn_from_its_own_generator(draw):
+    whole = draw((4, 2, 3), [stream("row", i) for i in range(4)])
+    assert whole.shape == (4, 2, 3)
+    for i in range(4):
+        assert torch.equal(draw((1, 2, 3), [stream("row", i)])[0], whole[i])
+
+
+def test_one_generator_serves_the_whole_batch():
+    assert torch.equal(randn((4, 3), stream(1)), torch.randn(4, 3, generator=stream(1)))
+    assert torch.equal(rand((4, 3), stream(1)), torch.rand(4, 3, generator=stream(1)))
+
+
+def test_no_generator_is_torchs_own():
+    torch.manual_seed(5)
+    expected = torch.randn(2, 2)
+    torch.manual_seed(5)
+    assert torch.equal(randn((2, 2)), expected)
+
+
+def test_a_wrong_number_of_generators_is_refused():
+    with pytest.raises(ValueError, match="2 generators for a batch of 3"):
+        randn((3, 4), [stream(0), stream(1)])
+
+
+def test_laws_are_standard():
+    z, u = randn((1000, 100), stream(0), torch.float64), rand((1000, 100), stream(0), torch.float64)
+    assert abs(z.mean()) < 0.02
+    assert abs(z.std() - 1) < 0.02
+    assert u.min() >= 0
+    assert u.max() < 1
+    assert abs(u.mean() - 0.5) < 0.01
