@@ -1,4 +1,5 @@
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -262,16 +263,16 @@ def test_overfitting_on_one_batch_is_left_to_lightning(root, tmp_path):
 
 
 RANKS = """
-import sys
+import json, pathlib, sys
 sys.path.insert(0, sys.argv[1])
 from test_module import Recorder, data
 from lightning.pytorch import Trainer
-if __name__ == "__main__":
-    module = Recorder()
-    trainer = Trainer(accelerator="cpu", devices=2, strategy="ddp", max_steps=int(sys.argv[3]), logger=False,
-        max_epochs=-1, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False)
-    trainer.fit(module, data(sys.argv[2], batch_size=2))
-    print(f"\\nRANK {trainer.global_rank} {module.seen}", flush=True)
+class Saver(Recorder):
+    def on_train_end(self):
+        pathlib.Path(f"rank{self.global_rank}.json").write_text(json.dumps(self.seen))
+trainer = Trainer(accelerator="cpu", devices=2, strategy="ddp_fork", max_steps=int(sys.argv[3]), logger=False,
+    max_epochs=-1, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False)
+trainer.fit(Saver(), data(sys.argv[2], batch_size=2))
 """
 
 
@@ -280,10 +281,7 @@ def test_two_processes_see_at_each_step_what_one_sees(root, uninterrupted, tmp_p
     command = [sys.executable, tmp_path / "ranks.py", os.path.dirname(__file__), root, "14"]
     environment = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE")}
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120, env=environment)
-    seen = {}
-    for line in done.stdout.splitlines():
-        if line.startswith("RANK"):
-            seen[line.split()[1]] = eval(line.split(maxsplit=2)[2])
-    assert seen.keys() == {"0", "1"}, done.stderr
-    together = [sorted(a + b) for a, b in zip(seen["0"], seen["1"], strict=True)]
+    assert done.returncode == 0, done.stderr
+    ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    together = [sorted(a + b) for a, b in zip(*ranks, strict=True)]
     assert together == [sorted(batch) for batch in uninterrupted[:14]]

@@ -282,8 +282,8 @@ import sys, time
 from diffwave_sde.data import sounds
 from diffwave_sde.data.store import prepare
 plain = sounds.render
-def render(*args):  # at most 200 a second: not done before it can be stopped
-    time.sleep(0.005)
+def render(*args):  # at most 100 a second: not done before it can be stopped
+    time.sleep(0.01)
     return plain(*args)
 sounds.render = render
 if __name__ == "__main__":
@@ -313,7 +313,7 @@ def journal_of(root: Path, process: subprocess.Popen) -> Path:
 
 @pytest.mark.parametrize(("stop", "workers"), [(signal.SIGKILL, 0), (signal.SIGINT, 2)])
 def test_a_build_that_was_stopped_goes_on_where_it_was(tmp_path, monkeypatch, stop, workers):
-    count = 700
+    count = 400
     process = start(tmp_path / "data", count, workers)
     journal = journal_of(tmp_path / "data", process)
     os.killpg(process.pid, stop) if stop == signal.SIGINT else process.kill()
@@ -364,7 +364,7 @@ def test_a_crash_while_finishing_is_made_good_and_never_looks_whole(folder, tmp_
 
 
 def test_processes_that_want_the_same_store_build_it_once(tmp_path):
-    processes = [start(tmp_path / "data", 200) for _ in range(2)]
+    processes = [start(tmp_path / "data", 100) for _ in range(2)]
     lines = [process.communicate(timeout=60)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], lines
     assert sum(" clips in " in line for line in lines) == 1
