@@ -63,7 +63,7 @@ def _table(home: Path, rows: Sequence[str], columns: Sequence[Column]) -> str:
             f"<td{_kept(c)}>{_player(home, c.sounds[i], f'{row}, {c.title}') if c.sounds[i] else '–'}</td>"
             for c in columns
         )
-        lines.append(f'<tr><th scope="row">{escape(row)}</th>{cells}</tr>')
+        lines.append(f'<tr><th scope="row">{_breakable(row)}</th>{cells}</tr>')
     table = "\n".join(lines)
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="Sounds"><table>\n{table}\n</tbody></table></div>'
@@ -72,11 +72,15 @@ def _table(home: Path, rows: Sequence[str], columns: Sequence[Column]) -> str:
 
 def _list(home: Path, rows: Sequence[str], column: Column) -> str:
     items = (
-        f"<li><h2>{escape(row)}</h2>{_player(home, sound, row)}</li>"
+        f"<li><h2>{_breakable(row)}</h2>{_player(home, sound, row)}</li>"
         for row, sound in zip(rows, column.sounds, strict=True)
         if sound
     )
     return '<ul class="sounds">\n' + "\n".join(items) + "\n</ul>"
+
+
+def _breakable(name: str) -> str:
+    return escape(name).replace("_", "_<wbr>")
 
 
 def _kept(column: Column) -> str:
@@ -120,14 +124,13 @@ th, td {{ padding: .6rem .7rem; border-bottom: 1px solid var(--line); background
   vertical-align: top }}
 tbody tr:last-child > * {{ border-bottom: 0 }}
 thead th {{ position: sticky; top: 0; z-index: 2; font-weight: 600; font-variant-numeric: tabular-nums }}
-th[scope=row], thead th:first-child {{ position: sticky; left: 0; z-index: 1; width: 7.5rem; min-width: 7.5rem;
-  max-width: 7.5rem; font-weight: 600; overflow-wrap: anywhere }}
+th[scope=row], thead th:first-child {{ position: sticky; left: 0; z-index: 1; width: 8rem; min-width: 8rem;
+  max-width: 8rem; font-weight: 600; overflow-wrap: break-word }}
 thead th:first-child, thead th.kept {{ z-index: 3 }}
-.kept {{ position: sticky; left: 7.5rem; z-index: 1; border-right: 2px solid var(--line) }}
+.kept {{ position: sticky; left: 8rem; z-index: 1; border-right: 2px solid var(--line) }}
 td.kept, thead th.kept {{ color: var(--accent) }}
-audio {{ display: block; width: 240px; max-width: 100%; height: 36px }}
-img {{ display: block; width: 240px; max-width: 100%; height: auto; margin-top: .5rem; border-radius: 6px;
-  background: #fff }}
+audio {{ display: block; width: 250px; height: 36px }}
+img {{ display: block; width: 250px; height: auto; margin-top: .5rem; border-radius: 6px; background: #fff }}
 .playing {{ outline: 2px solid var(--accent); outline-offset: 3px; border-radius: 18px }}
 :focus-visible {{ outline: 3px solid var(--accent); outline-offset: 2px; border-radius: 6px }}
 .sounds {{ list-style: none; margin: 0; padding: 0; display: grid; gap: 1rem;
@@ -136,8 +139,8 @@ img {{ display: block; width: 240px; max-width: 100%; height: auto; margin-top: 
 .sounds h2 {{ margin: 0 0 .6rem; font-size: 1rem; font-weight: 600; overflow-wrap: anywhere }}
 .sounds audio, .sounds img {{ width: 100% }}
 @media (max-width: 640px) {{
-  .kept {{ position: static }} thead th.kept {{ position: sticky }}
-  th[scope=row], thead th:first-child {{ width: 5rem; min-width: 5rem; max-width: 5rem }}
+  td.kept {{ position: static }} thead th.kept {{ left: auto; z-index: 2 }}
+  th[scope=row], thead th:first-child {{ width: 6.5rem; min-width: 6.5rem; max-width: 6.5rem }}
 }}
 </style>
 </head>
