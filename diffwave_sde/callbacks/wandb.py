@@ -23,14 +23,15 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 PATIENCE = 3.0  # s to wait for the network before it is taken to be away
+TIMEOUT = 20.0  # s to wait for a server that takes connections, and does not answer
+CLOUD = ("wandb.ai", "coreweave.com")  # the same service by two names: the key for one serves the other
 
 
 class Wandb(WandbLogger):
     """Log to W&B, offline unless the user has logged in.
 
-    The user's own word comes first: WANDB_MODE (online, offline, disabled). Else the run is online if there is an API
-    key, in WANDB_API_KEY or from `wandb login`, and the server answers. Nothing is asked, and no failure of W&B stops a
-    run.
+    WANDB_MODE and `wandb offline` are obeyed. Else the run is online if there is an API key, in WANDB_API_KEY or from
+    `wandb login`, and the server answers. Nothing is asked, and no failure of W&B stops a run.
 
     Args:
         save_dir: the run's folder; W&B makes a folder `wandb` in it. Null for the one that `attach` tells.
@@ -83,17 +84,19 @@ class Wandb(WandbLogger):
         options = {**self._wandb_init, "dir": self._save_dir, "id": self._id, "name": self._name or folder.name}
         del options["anonymous"]
         # The terminal is the progress bar's; what it shows need not be logged a second time.
-        settings = wandb.Settings(console="off", quiet=True, silent=True, init_timeout=30)
-        modes, why = choose_mode()
-        for mode in modes:
+        settings = wandb.Settings(console="off", quiet=True, silent=True, init_timeout=TIMEOUT)
+        first, why = choose_mode()
+        for mode in dict.fromkeys((first, "offline", "disabled")):
             try:
                 # A run that is open already belongs to another logger, or to a sweep: it is not ended.
                 self._experiment = wandb.init(**options, mode=mode, settings=settings, reinit="create_new")
                 break
             except Exception as error:
                 said = (str(error) or type(error).__name__).splitlines()[0]
-                why = f"W&B did not start {mode or 'online'} ({said})"
-                print(why, file=sys.stderr, flush=True)
+                print(f"W&B did not start {mode} ({said})", file=sys.stderr, flush=True)
+                why = ""
+                if wandb.run is None:
+                    wandb.teardown()  # what is left of the attempt holds the run's id
         experiment = self._experiment
         experiment.define_metric("trainer/global_step")
         experiment.define_metric("*", step_metric="trainer/global_step", step_sync=True)
@@ -111,30 +114,39 @@ class Wandb(WandbLogger):
             self.experiment.log({**metrics, "trainer/global_step": step}, step=step)
 
 
-def choose_mode() -> tuple[list[str | None], str]:
-    """The modes to try, in turn, and why it is offline if the user might expect otherwise."""
-    away = ["offline", "disabled"]
-    if mode := os.environ.get("WANDB_MODE"):
-        return [mode, *(m for m in away if m != mode)], ""
-    server = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
-    if not logged_in(server):
-        return away, "`wandb login` puts the next run online"
-    if not reachable(server):
-        return away, f"{server} cannot be reached"
-    return [None, *away], ""
+def choose_mode() -> tuple[str, str]:
+    """online, offline or disabled; and why it is offline where the user may expect otherwise."""
+    import wandb
+
+    try:
+        settings = wandb.setup().settings  # of the environment and of `wandb login`, `wandb offline`
+    except Exception as error:
+        return "offline", f"W&B's settings are not valid ({str(error).splitlines()[0]})"
+    if settings.mode != "online":
+        return settings.mode, ""
+    if not (settings.api_key or logged_in(settings.base_url)):
+        return "offline", "`wandb login` puts the next run online"
+    if not reachable(settings.base_url):
+        return "offline", f"{settings.base_url} cannot be reached"
+    return "online", ""
 
 
 def logged_in(server: str) -> bool:
-    """Whether there is an API key for the server, in WANDB_API_KEY or in the file that `wandb login` writes."""
-    if os.environ.get("WANDB_API_KEY"):
+    """Whether there is an API key for the server, in the environment or in the file that `wandb login` writes."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
-    host = urlsplit(server).netloc
+
+    wanted = urlsplit(server).netloc
+
+    def names(host: str) -> bool:
+        return host == wanted or (wanted.endswith(CLOUD) and host.endswith(CLOUD))
+
     for path in filter(None, (os.environ.get("NETRC"), "~/.netrc", "~/_netrc")):
         try:
-            found = netrc.netrc(os.path.expanduser(path)).authenticators(host)
+            hosts = netrc.netrc(os.path.expanduser(path)).hosts
         except (OSError, netrc.NetrcParseError):
             continue
-        if found and found[2]:
+        if any(password and names(host) for host, (_, _, password) in hosts.items()):
             return True
     return False
 

@@ -1,6 +1,7 @@
 """An offline run is read back from its file: a log of records in blocks of 32 KiB, LevelDB's format, after 7 bytes."""
 
 import json
+import socket
 import struct
 import time
 from pathlib import Path
@@ -130,21 +131,56 @@ def test_a_spike_leaves_an_alert_in_the_run(model, data, trainer, tmp_path):
     assert [r.alert.title for r in read(tmp_path) if r.HasField("alert")] == ["Spike at step 0"]
 
 
-def test_logged_out_is_offline_and_logged_in_is_online_if_the_server_answers(monkeypatch, tmp_path):
+@pytest.fixture
+def fresh():
+    """W&B keeps the settings that it found at its start."""
+    wandb.teardown()
+    yield
+    wandb.teardown()
+
+
+@pytest.mark.parametrize("login", ["api.wandb.ai", "variable"])
+def test_logged_in_is_online_if_the_server_can_be_reached(monkeypatch, tmp_path, fresh, login):
     monkeypatch.setattr(room, "reachable", lambda server: True)
-    assert room.choose_mode()[0][0] == "offline"
-    (tmp_path / "netrc").write_text("machine api.wandb.ai\n  login user\n  password secret\n")
-    assert room.choose_mode()[0] == [None, "offline", "disabled"]
+    mode, why = room.choose_mode()
+    assert mode == "offline"
+    assert "wandb login" in why
+    if login == "variable":
+        monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    else:
+        (tmp_path / "netrc").write_text(f"machine {login}\n  login user\n  password {'0' * 40}\n")
+    assert room.choose_mode() == ("online", "")
     monkeypatch.setattr(room, "reachable", lambda server: False)
-    modes, why = room.choose_mode()
-    assert modes[0] == "offline"
-    assert "https://api.wandb.ai cannot be reached" in why
+    mode, why = room.choose_mode()
+    assert mode == "offline"
+    assert "cannot be reached" in why
 
 
-def test_the_users_own_mode_comes_first(monkeypatch):
-    for mode in ("online", "offline", "disabled"):
-        monkeypatch.setenv("WANDB_MODE", mode)
-        assert room.choose_mode()[0][0] == mode
+def test_a_key_for_another_server_is_none(monkeypatch, tmp_path, fresh):
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
+    (tmp_path / "netrc").write_text(f"machine api.wandb.ai\n  login user\n  password {'0' * 40}\n")
+    assert room.choose_mode()[0] == "offline"
+
+
+@pytest.mark.parametrize("mode", ["offline", "disabled"])
+def test_a_mode_that_the_user_sets_is_obeyed(monkeypatch, fresh, mode):
+    monkeypatch.setattr(room, "reachable", lambda server: True)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_MODE", mode)
+    assert room.choose_mode() == (mode, "")
+
+
+def test_a_server_that_never_answers_leaves_the_run_offline(monkeypatch, tmp_path, fresh, capsys):
+    monkeypatch.setattr(room, "TIMEOUT", 2.0)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+        monkeypatch.setenv("WANDB_MODE", "online")
+        logger = Wandb(str(tmp_path))
+        logger.log_metrics({"a": 1.0}, step=3)
+        logger.experiment.finish()
+    assert "W&B did not start online" in capsys.readouterr().err
+    assert [row["a"] for row in history(read(tmp_path))] == [1.0]
 
 
 def test_a_server_that_cannot_be_reached_is_found_out_in_seconds(monkeypatch):
