@@ -139,6 +139,7 @@ class DiffusionModule(LightningModule):
         # Not for the progress bar, for which Lightning would read the value at every step, and wait for the GPU.
         self.log("train/loss", loss.detach(), batch_size=len(x))
         if self.trainer._logger_connector.should_update_logs:
+            self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
             self.log_dict({f"train/loss/{k}": v for k, v in self.buckets["train_loss"].compute().items()})
             self.buckets["train_loss"].reset()
         return loss

@@ -1,4 +1,4 @@
-"""The command line: one program, one verb a room. Verbs are imported when they are called, so that `--help` is quick."""
+"""The command line: one program, a module for each verb, imported when it is called so that `--help` is quick."""
 
 from __future__ import annotations
 
@@ -48,6 +48,9 @@ def _plain(message: str, verb: str) -> str:
     known = f"`diffwave-sde {verb} --help` lists the options"
     if message.startswith("unrecognized arguments"):
         return f"{message}; {known}"
+    # What a class itself says of its arguments stands first among the reasons why a value fits none of the types.
+    if own := re.search(r"Errors:\s+- (?!Expected|Problem)(.*)", message):
+        return own[1]
     key = ".".join(re.findall(r'[Kk]ey "([^"]+)"', message))
     if not key:
         return message
@@ -66,6 +69,8 @@ def _plain(message: str, verb: str) -> str:
     if choices := re.findall(r"Literal\[([^\]]+)\]", message.partition("Errors:")[0]):
         given = re.search(r"(?:Got value|Given value): (\S+)\s*$", message)
         return f"--{key}: {given[1] if given else 'the value'} is not one of {', '.join(choices)}"
+    if path:
+        return f"--{key}: nothing called {path[1]}; {known}"
     return f"{message}; {known}"
 
 

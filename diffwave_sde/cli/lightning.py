@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from diffwave_sde import audio, callbacks  # noqa: F401  their classes are values on the command line
+from diffwave_sde import audio, callbacks, checkpoint  # noqa: F401  callbacks are values on the command line
 from diffwave_sde.cli import class_of, runs
 from diffwave_sde.data.module import AudioDataModule
 from diffwave_sde.module import DiffusionModule
@@ -105,11 +105,14 @@ class CLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         options = self.config[self.verb]
-        # The store comes first: its classes are the network's.
         data = AudioDataModule(**vars(options.data.clone()))
+        # Made once for its complaints, before an hour goes into a store that a mistyped model will not use.
+        _fill(options.model.net, inputs=_blocks(options.model.sde))
+        checkpoint.build(self._plain(options)["model"])
+        # The store comes next: its classes are the network's.
         data.prepare_data()
         data.setup("fit")
-        _fill(options.model.net, classes=len(data.labels), inputs=_blocks(options.model.sde))
+        _fill(options.model.net, classes=len(data.labels))
         given = options.trainer.get("default_root_dir")
         if given:
             folder = Path(given)
@@ -136,8 +139,12 @@ class CLI(LightningCLI):
                 f"{', '.join(data.labels)}; the run is {folder}/"
             )
 
+    def _plain(self, options: Namespace) -> dict[str, Any]:
+        """A configuration in plain types."""
+        return yaml.safe_load(self._parser(self.verb).dump(options, skip_none=False))
+
     def after_instantiate_classes(self) -> None:
-        dump = yaml.safe_load(self._parser(self.verb).dump(self.config[self.verb], skip_none=False))
+        dump = self._plain(self.config[self.verb])
         data = self.datamodule
         self.model.recipe = {
             "config": {"model": dump["model"], "data": dump["data"]},

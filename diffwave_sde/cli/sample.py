@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from diffwave_sde import audio, checkpoint, samplers
+from diffwave_sde import audio, checkpoint, page, samplers
+from diffwave_sde.callbacks.listening import write_sounds
 from diffwave_sde.cli import runs
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -140,9 +141,13 @@ def make(
 
 def _write(out, sounds, label, model, sampler, config, seconds) -> None:
     names = [model.labels[i] if i >= 0 else "sound" for i in label.tolist()]
-    files = [f"{i:03d}_{name}.wav" for i, name in enumerate(names)]
-    for file, x in zip(files, sounds, strict=True):
-        audio.write(out / file, x, model.rate)
+    titles = [f"{i:03d} {name}" for i, name in enumerate(names)]
+    files = [file.name for file in write_sounds(out, titles, sounds, model.rate)]
+    note = (
+        f"{model.path}, step {model.step:,}: {type(sampler).__name__}, {sampler.nfe} network calls a sound, "
+        f"seed {config.seed}; at the level that the model made."
+    )
+    page.write(out / "index.html", "New sounds", titles, [page.Column("sounds", [out / f for f in files])], note)
     peaks = 20 * sounds.abs().amax(1).clamp_min(1e-6).log10()
     record = {
         "checkpoint": str(model.path),
@@ -168,5 +173,5 @@ def _write(out, sounds, label, model, sampler, config, seconds) -> None:
     duration = sounds.numel() / model.rate
     print(
         f"{len(files)} sounds in {out}/, {sampler.nfe} network calls each; {duration:.2f} s of sound "
-        f"in {seconds:.2f} s, real-time factor {duration / seconds:.2f}"
+        f"in {seconds:.2f} s, real-time factor {duration / seconds:.2f}; listen: {out / 'index.html'}"
     )

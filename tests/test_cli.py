@@ -1,0 +1,265 @@
+"""The command line, used as a user would: what it makes, and what it says to bad input."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import soundfile
+import torch
+import yaml
+
+from diffwave_sde import checkpoint
+from diffwave_sde.cli import lightning, main, runs
+
+SMALL = [
+    "--data.dataset=drums",
+    "--data.count=80",
+    "--data.length=2000",
+    "--data.batch_size=4",
+    "--model.net.channels=[8,8]",
+    "--model.net.embedding=8",
+    "--model.net.heads=2",
+    "--model.sampler.steps=2",
+    "--model.scheduler.total_iters=2",
+    "--trainer.accelerator=cpu",
+    "--trainer.devices=1",
+    "--trainer.logger=false",
+    "--trainer.val_check_interval=3",
+    "--trainer.log_every_n_steps=2",
+]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A store that the runs of this module share."""
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty folder to run in."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def weights(run):
+    """The checkpoint that a run ended with."""
+    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def difference(a, b):
+    """The largest difference between raw and averaged weights of two checkpoints."""
+    return max(
+        (a[kind][name].double() - b[kind][name].double()).abs().max().item()
+        for kind in ("state_dict", "current_model_state")
+        for name in a[kind]
+    )
+
+
+def fit(store, *arguments):
+    main(["fit", f"--data.root={store}", *SMALL, *arguments])
+
+
+@pytest.fixture(scope="module")
+def run(store, tmp_path_factory):
+    """A run of six steps."""
+    folder = tmp_path_factory.mktemp("run")
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        fit(store, "--trainer.max_steps=6", "--name=whole")
+    finally:
+        os.chdir(before)
+    return folder / "runs" / "whole"
+
+
+def test_a_run_leaves_its_configuration_checkpoints_sounds_and_a_page(run):
+    assert yaml.safe_load((run / "config.yaml").read_text())["trainer"]["max_steps"] == 6
+    assert {"best.ckpt", "last.ckpt"} <= {p.name for p in (run / "checkpoints").iterdir()}
+    assert len(list((run / "samples" / "step=6").glob("*.wav"))) == 12
+    assert (run / "samples" / "index.html").is_file()
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_never_stopped(run, store, here):
+    # Stopped in the middle of an epoch, and between two validations.
+    fit(store, "--trainer.max_steps=4", "--name=part")
+    main(["fit", "--name=part", "--ckpt_path=last", "--trainer.max_steps=6"])
+    assert difference(weights(here / "runs" / "part"), weights(run)) == 0
+    assert (here / "runs" / "part" / "config.1.yaml").is_file()  # the first configuration is kept
+
+
+def test_another_seed_gives_other_weights(run, store, here):
+    fit(store, "--trainer.max_steps=6", "--model.seed=1", "--name=other")
+    assert difference(weights(here / "runs" / "other"), weights(run)) > 1e-6
+
+
+def test_two_processes_train_as_one_with_the_same_global_batch(run, store, here):
+    command = [
+        sys.executable, "-m", "diffwave_sde", "fit", f"--data.root={store}", *SMALL, "--data.batch_size=2",
+        "--trainer.devices=2", "--trainer.max_steps=6", "--name=two",
+    ]  # fmt: skip
+    subprocess.run(command, check=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert difference(weights(here / "runs" / "two"), weights(run)) < 1e-5
+
+
+def test_accumulated_batches_average_once_per_optimizer_step(store, here):
+    fit(store, "--trainer.max_steps=3", "--trainer.accumulate_grad_batches=2", "--name=accumulated")
+    state = weights(here / "runs" / "accumulated")
+    assert int(state["averaging_state"]["n_averaged"]) == 3
+    assert state["diffwave_sde"]["batches"] == 6
+
+
+def test_a_run_of_the_same_name_takes_another_folder(run, store, here):
+    for _ in range(2):
+        fit(
+            store,
+            "--trainer.max_steps=1",
+            "--trainer.callbacks=[]",
+            "--name=again",
+            "--trainer.enable_checkpointing=false",
+        )
+    assert {p.name for p in (here / "runs").iterdir()} == {"again", "again-2"}
+
+
+def test_langevin_dynamics_train_and_sample_from_the_command_line(store, here):
+    fit(store, "--trainer.max_steps=2", "--model.sde=CLD", "--model.sde.friction=0.7", "--name=cld")
+    main(["sample", "--ckpt=runs/cld", "--n=2", "--sampler=EulerMaruyama", "--sampler.steps=3", "--out=out"])
+    assert len(list((here / "out").glob("*.wav"))) == 2
+    assert checkpoint.load("runs/cld").module.denoiser.sde.friction == 0.7
+
+
+def test_the_same_seed_gives_the_same_sounds_whatever_the_batch_size(run, here):
+    for out, size, n in (("a", 3, 3), ("b", 1, 3), ("c", 2, 2)):
+        options = [f"--out={out}", f"--batch_size={size}", f"--n={n}", "--seed=5", "--label=snare"]
+        main(["sample", f"--ckpt={run}", *options, "--sampler=DDIM", "--sampler.steps=3", "--sampler.eta=1"])
+    for name in ("000-snare.wav", "001-snare.wav", "002-snare.wav"):
+        a, rate = soundfile.read(here / "a" / name)
+        b, _ = soundfile.read(here / "b" / name)
+        assert rate == 44_100
+        assert len(a) == 2000
+        assert abs(a - b).max() < 1e-4
+        if (here / "c" / name).exists():
+            assert abs(a - soundfile.read(here / "c" / name)[0]).max() < 1e-4
+    assert abs(a).max() > 1e-3  # and they are not silence
+
+
+def test_a_sample_says_how_it_was_made(run, here, capsys):
+    main(["sample", f"--ckpt={run}", "--n=2", "--sampler=Heun", "--sampler.steps=4", "--out=out"])
+    record = json.loads((here / "out" / "sounds.json").read_text())
+    assert record["nfe"] == 7
+    assert [s["label"] for s in record["sounds"]] == ["cymbal", "kick"]
+    assert (here / "out" / "index.html").is_file()
+    assert "real-time factor" in capsys.readouterr().out
+
+
+def test_raw_and_averaged_weights_are_both_to_be_had(run):
+    raw = checkpoint.load(run, "raw").module.state_dict()
+    averaged = checkpoint.load(run).module.state_dict()
+    assert any(not torch.equal(raw[k], averaged[k]) for k in raw)
+
+
+def test_validation_of_a_checkpoint_repeats_the_loss_of_the_run(run, here, capsys):
+    losses = []
+    for _ in range(2):
+        main(["validate", f"--ckpt_path={run}"])
+        line = next(line for line in capsys.readouterr().out.splitlines() if "val/loss " in line)
+        losses.append(line)
+    assert losses[0] == losses[1]
+
+
+BAD = {
+    "unknown verb": (["dance"], ["dance", "fit"]),
+    "unknown dataset": (["fit", "--data.dataset=nope"], ["nope", "drums", "hydrogen", "folder"]),
+    "missing folder": (["fit", "--data.dataset=/no/such"], ["/no/such", "no such folder"]),
+    "negative length": (["fit", "--data.length=-5"], ["length", "-5", "21000"]),
+    "unknown process": (["fit", "--model.sde=CLDD"], ["CLDD", "CLD, EDM"]),
+    "unknown option of a process": (["fit", "--model.sde=CLD", "--model.sde.frict=2"], ["frict", "friction"]),
+    "value of a wrong type": (["fit", "--model.sde=VP", "--model.sde.beta_min=ab"], ["beta_min", "ab", "float"]),
+    "value out of range": (["fit", "--model.sde=VP", "--model.sde.beta_min=30"], ["beta_min = 30", "beta_max"]),
+    "unknown weight": (["fit", "--model.loss.weight=X"], ["X", "KarrasWeight"]),
+    "typo in an option": (["fit", "--model.nett=3"], ["--model.nett", "--help"]),
+    "heads that do not divide": (["fit", "--model.net.heads=7"], ["heads = 7", "384"]),
+    "missing configuration": (["fit", "--config=/no/such.yaml"], ["/no/such.yaml"]),
+    "nothing to go on with": (["fit", "--ckpt_path=last", "--name=none"], ["none", "--name"]),
+    "missing checkpoint": (["sample", "--ckpt=/no/such"], ["/no/such"]),
+    "not a checkpoint": (["sample", f"--ckpt={__file__}"], ["test_cli.py", "not a checkpoint"]),
+    "no sounds": (["sample", "--n=0"], ["--n 0"]),
+    "no runs": (["sample"], ["--ckpt", "make train"]),
+    "unknown sampler": (["sample", "--sampler=Foo"], ["Foo", "Heun"]),
+    "unknown device": (["sample", "--device=tpu"], ["tpu", "cuda"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_ends_in_one_line_that_names_it_and_the_remedy(case, here, capfd):
+    arguments, words = BAD[case]
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("diffwave-sde: ")]
+    assert len(said) == 1
+    for word in words:
+        assert word in said[0]
+    assert not list(here.rglob("*.ckpt"))
+    assert not (here / "runs").exists() or not any((here / "runs").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--label=gong"], ["gong", "cymbal, kick, snare"]),
+        (["--sampler=Heun", "--sampler.steps=1"], ["steps = 1"]),
+        (["--out=/proc/none"], ["/proc/none", "--out"]),
+    ],
+)
+def test_bad_options_of_a_good_checkpoint_too(arguments, words, run, here, capfd):
+    with pytest.raises(SystemExit):
+        main(["sample", f"--ckpt={run}", *arguments])
+    said = capfd.readouterr().err.splitlines()[-1]
+    assert all(word in said for word in words), said
+
+
+def test_a_checkpoint_of_another_model_is_refused_in_one_line(run, store, here, capfd):
+    # Without the run's config.yaml beside it the weights must fit the model that is asked for.
+    (here / "stray.ckpt").write_bytes((run / "checkpoints" / "last.ckpt").read_bytes())
+    with pytest.raises(SystemExit):
+        fit(store, "--trainer.max_steps=8", "--ckpt_path=stray.ckpt", "--model.net.channels=[16,8]")
+    said = capfd.readouterr().err.splitlines()[-1]
+    assert "another model" in said
+    assert "config.yaml" in said
+
+
+def test_a_stopped_program_says_so(here, monkeypatch, capfd):
+    monkeypatch.setattr(lightning, "CLI", lambda argv: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(SystemExit) as stop:
+        main(["fit"])
+    assert stop.value.code == 130
+    assert "stopped" in capfd.readouterr().err
+
+
+def test_the_default_network_is_tiny_without_a_gpu_and_base_with_one(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert lightning.default_network() == "tiny"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert lightning.default_network() == "base"
+
+
+@pytest.mark.parametrize("verb", ["fit", "sample", "prepare"])
+def test_every_verb_has_help(verb, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([verb, "--help"])
+    assert stop.value.code == 0
+    assert "default" in capsys.readouterr().out
+
+
+def test_help_of_the_program_lists_the_verbs(capsys):
+    main(["--help"])
+    out = capsys.readouterr().out
+    assert all(verb in out for verb in ("fit", "validate", "test", "predict", "prepare", "sample"))
+
+
+def test_a_name_becomes_a_folder():
+    assert runs.name_of("/my sounds/Kicks & Snares/") == "Kicks-Snares"
+    assert runs.name_of("drums") == "drums"

@@ -1,0 +1,55 @@
+"""Every YAML file of `configs/` makes what it says."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from diffwave_sde.cli.lightning import CONFIGS
+from diffwave_sde.sde import SDE
+
+FILES = sorted(CONFIGS.rglob("*.yaml"))
+
+
+def merged(*files: Path) -> list[str]:
+    return [argument for f in files for argument in ("--config", str(f))]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(CONFIGS)))
+def test_every_configuration_makes_a_model_that_denoises(file):
+    from diffwave_sde.checkpoint import build
+    from diffwave_sde.cli.lightning import CLI, _blocks, _fill
+
+    class Parsed(CLI):
+        def before_instantiate_classes(self):
+            raise StopIteration  # the configuration is what matters here
+
+    cli = Parsed.__new__(Parsed)
+    try:
+        cli.__init__(["fit", *merged(file)])
+    except StopIteration:
+        pass
+    options = cli.config["fit"]
+    _fill(options.model.net, inputs=_blocks(options.model.sde), classes=3)
+    with torch.device("meta"):
+        module = build(cli._plain(options)["model"])
+    assert isinstance(module.denoiser.sde, SDE)
+    assert module.denoiser.net.inputs == module.denoiser.sde.blocks
+    assert sum(p.numel() for p in module.denoiser.net.parameters()) > 1e6
+    module.configure_optimizers()
+
+
+def test_difference_files_repeat_no_value_of_the_base():
+    base = yaml.safe_load((CONFIGS / "base.yaml").read_text())
+
+    def repeated(difference, whole, path=""):
+        for key, value in difference.items():
+            if isinstance(value, dict) and isinstance(whole.get(key), dict):
+                yield from repeated(value, whole[key], f"{path}.{key}")
+            elif key in whole and whole[key] == value and key != "class_path":
+                yield f"{path}.{key}"
+
+    for file in FILES:
+        if file.name != "base.yaml" and file.parent.name != "data":
+            assert not list(repeated(yaml.safe_load(file.read_text()), base)), file
