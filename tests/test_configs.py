@@ -1,12 +1,14 @@
 """Every YAML file of `configs/` makes what it says."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
-from diffwave_sde.cli.lightning import CONFIGS
+from diffwave_sde.checkpoint import build
+from diffwave_sde.cli.lightning import CLI, CONFIGS, _blocks, _fill
 from diffwave_sde.sde import SDE
 
 FILES = sorted(CONFIGS.rglob("*.yaml"))
@@ -18,18 +20,14 @@ def merged(*files: Path) -> list[str]:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(CONFIGS)))
 def test_every_configuration_makes_a_model_that_denoises(file):
-    from diffwave_sde.checkpoint import build
-    from diffwave_sde.cli.lightning import CLI, _blocks, _fill
 
     class Parsed(CLI):
         def before_instantiate_classes(self):
             raise StopIteration  # the configuration is what matters here
 
     cli = Parsed.__new__(Parsed)
-    try:
+    with suppress(StopIteration):
         cli.__init__(["fit", *merged(file)])
-    except StopIteration:
-        pass
     options = cli.config["fit"]
     _fill(options.model.net, inputs=_blocks(options.model.sde), classes=3)
     with torch.device("meta"):
