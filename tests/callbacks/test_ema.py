@@ -44,10 +44,21 @@ def test_the_average_follows_its_formula_once_per_optimizer_step(model, data, tr
 
 
 def test_buffers_are_copied_not_averaged(model, data, trainer):
-    ema, module = EMA(), model()
-    trainer([ema], max_steps=2).fit(module, data())
-    assert module.denoiser.sigma_data != 0.5  # it was measured
-    assert ema._average_model.module.denoiser.sigma_data == module.denoiser.sigma_data
+    class Change(Callback):
+        seen = ()
+
+        def on_train_start(self, trainer, module):
+            self.seen += (float(ema._average_model.module.denoiser.sigma_data),)
+
+        def on_train_batch_start(self, trainer, module, *_):
+            module.denoiser.sigma_data.fill_(trainer.global_step)
+
+        def on_train_batch_end(self, trainer, module, *_):
+            self.seen += (float(ema._average_model.module.denoiser.sigma_data),)
+
+    ema, change, module, sounds = EMA(), Change(), model(), data()
+    trainer([ema, change], max_steps=3).fit(module, sounds)
+    assert change.seen == pytest.approx((sounds.sigma_data, 0, 1, 2))  # measured before the average's first use
 
 
 @pytest.mark.parametrize("stop", [6, 8])  # within an epoch, and at its end
@@ -70,7 +81,7 @@ def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(model,
 
 def test_the_last_checkpoint_holds_raw_and_averaged_weights_under_their_names(model, data, trainer, tmp_path):
     ema, steps, module = EMA(0.9), Steps(), model()
-    save = ModelCheckpoint(tmp_path, save_last=True)
+    save = ModelCheckpoint(tmp_path, every_n_train_steps=100, save_last=True)  # saves when training ends, and only then
     trainer([ema, steps, save], enable_checkpointing=True).fit(module, data())
     saved = torch.load(tmp_path / "last.ckpt", weights_only=False)
     names = [name for name, _ in module.named_parameters()]

@@ -1,5 +1,6 @@
 import re
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 from lightning.pytorch.callbacks import Callback
@@ -63,4 +64,6 @@ def test_pauses_leave_the_speed_alone_and_lengthen_the_time_left():
     clock.tick(11, 110.0)
     clock.tick(12, 111.0)
     assert clock.speed == pytest.approx(1.0)
-    assert clock.average == pytest.approx(11 / 110)
+    progress = Progress()
+    progress._trainer, progress._clock, progress._total = SimpleNamespace(global_step=12, callbacks=[]), clock, 23
+    assert progress.left() == pytest.approx(110)  # 11 steps more, at the 11 steps in 110 s so far
