@@ -78,7 +78,7 @@ class Mixture:
 
     def denoise(self, sde: SDE, u: Tensor, t: Tensor) -> Tensor:
         """E[x | u_t = u], by Bayes over the components: u (B, S, C, T), t (B,) -> (B, C, T), in the type of u."""
-        kernel = sde.kernel(t)
+        kernel = sde.kernel(t if t.stride(0) else t[:1])  # once for a time that all share
         matched = (pad(kernel.matched, u) * u).sum(1).double()[..., None]
         snr = pad(kernel.snr, matched[..., 0]).double()[..., None]
         precision = self.stds**-2 + snr

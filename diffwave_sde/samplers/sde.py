@@ -7,7 +7,7 @@ from torch import Tensor
 
 from diffwave_sde.random import Generator, randn
 from diffwave_sde.samplers.base import Call, Sampler
-from diffwave_sde.samplers.grids import Grid, UniformGrid
+from diffwave_sde.samplers.grids import Grid
 from diffwave_sde.sde import SDE, apply, lift
 
 
@@ -18,11 +18,11 @@ class EulerMaruyama(Sampler):
 
     Args:
         steps: steps, and network calls; it needs hundreds.
-        grid: where the steps lie; equal steps of t by default.
+        grid: where the steps lie; equal steps of t (Song's) are better for VP and sub-VP and useless for EDM.
     """
 
     def __init__(self, steps: int = 500, grid: Grid | None = None):
-        super().__init__(steps, grid or UniformGrid())
+        super().__init__(steps, grid)
 
     def plan(self, sde: SDE, times: Tensor) -> list[tuple[Tensor, ...]]:
         t, dt = times[:-1], times.diff()[:, None, None]  # dt < 0
