@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -263,3 +264,28 @@ def test_help_of_the_program_lists_the_verbs(capsys):
 def test_a_name_becomes_a_folder():
     assert runs.name_of("/my sounds/Kicks & Snares/") == "Kicks-Snares"
     assert runs.name_of("drums") == "drums"
+
+
+def test_ctrl_c_saves_the_step_at_hand_and_the_run_goes_on_from_there(run, store, here):
+    command = [
+        sys.executable, "-m", "diffwave_sde", "fit", f"--data.root={store}", *SMALL, "--name=stopped",
+        "--trainer.max_steps=100000", "--trainer.val_check_interval=100000",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    for line in process.stdout:
+        if line.startswith("step 1/"):
+            break
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode == 130, said
+    step = weights(here / "runs" / "stopped")["global_step"]
+    assert f"stopped after step {step}" in said
+    main(["fit", "--name=stopped", "--ckpt_path=last", f"--trainer.max_steps={step + 2}"])
+    fit(store, f"--trainer.max_steps={step + 2}", "--name=unstopped", "--trainer.val_check_interval=100000")
+    assert difference(weights(here / "runs" / "stopped"), weights(here / "runs" / "unstopped")) == 0
+
+
+def test_the_last_checkpoint_is_the_last_also_where_validation_gets_no_better(store, here):
+    # A rate so high that the loss rises after the first validation.
+    fit(store, "--trainer.max_steps=7", "--name=worse", "--model.optimizer.lr=1", "--model.scheduler.total_iters=1")
+    assert weights(here / "runs" / "worse")["global_step"] == 7

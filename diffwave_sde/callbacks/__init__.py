@@ -1,9 +1,10 @@
 """What happens around the training steps: averaging, watching, listening, showing, logging."""
 
 from diffwave_sde.callbacks.ema import EMA
+from diffwave_sde.callbacks.last import LastCheckpoint
 from diffwave_sde.callbacks.listening import Listening
 from diffwave_sde.callbacks.progress import Progress
 from diffwave_sde.callbacks.spikes import SpikeDetector
 from diffwave_sde.callbacks.wandb import Wandb
 
-__all__ = ["EMA", "Listening", "Progress", "SpikeDetector", "Wandb"]
+__all__ = ["EMA", "LastCheckpoint", "Listening", "Progress", "SpikeDetector", "Wandb"]

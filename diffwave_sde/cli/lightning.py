@@ -163,7 +163,9 @@ def run(argv: list[str]) -> None:
     warnings.filterwarnings("ignore", message=".*torch.jit.script.*")
     os.environ.setdefault("WANDB_SILENT", "true")
     try:
-        CLI(argv)
+        trainer = CLI(argv).trainer
+        if any(getattr(callback, "stopped", False) for callback in trainer.callbacks):
+            raise KeyboardInterrupt
     finally:
         runs.release()
 

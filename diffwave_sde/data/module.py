@@ -99,7 +99,6 @@ class EpochSampler(DistributedSampler):
         self.num_samples = self.batches * batch_size
         self.total_size = self.num_samples * num_replicas
         self.position = 0  # batches of this epoch that the training loop has taken
-        self.signal = 0  # the loop's own number of this epoch
 
     @property
     def global_batch(self) -> int:
@@ -115,15 +114,13 @@ class EpochSampler(DistributedSampler):
         return iter(mine[self.position * self.batch_size :].tolist())
 
     def set_epoch(self, epoch: int) -> None:
-        """Turns to the next epoch, if the loop's number of it is another one and this one has begun.
+        """Turns to the next epoch if this one is done; the loop's own number of it does not matter.
 
-        The loop's number only signals. Lightning counts one too many when it goes on from the end of an
-        epoch, and the order must be that of the run which had not stopped.
+        Lightning counts an epoch too many when it goes on from the end of one, and ends one in its middle at
+        max_steps or Ctrl-C. The order must be that of the run which had not stopped.
         """
-        if epoch != self.signal:
-            self.signal = epoch
-            if self.position:
-                self.turn()
+        if self.position >= self.batches:
+            self.turn()
 
     def turn(self) -> None:
         """Goes to the first batch of the next epoch."""
@@ -131,13 +128,13 @@ class EpochSampler(DistributedSampler):
 
     def state_dict(self) -> dict[str, int]:
         return {
-            "epoch": self.epoch, "position": self.position, "signal": self.signal,
+            "epoch": self.epoch, "position": self.position,
             "global_batch": self.global_batch, "clips": len(self.dataset), "seed": self.seed,
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Goes on where another sampler was, with another number of ranks or batch size too."""
-        self.epoch, self.signal = state["epoch"], state["signal"]
+        self.epoch = state["epoch"]
         if (state["clips"], state["seed"]) != (len(self.dataset), self.seed):
             warnings.warn("the training clips or the data seed have changed: this epoch starts anew", stacklevel=2)
             self.position = 0
