@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import os
 import warnings
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
@@ -123,6 +124,10 @@ class CLI(LightningCLI):
         else:
             folder = Path(".")
         options.trainer.default_root_dir = str(folder)
+        for switch, kind in (("enable_progress_bar", ProgressBar), ("enable_checkpointing", ModelCheckpoint)):
+            if options.trainer.get(switch) is False and options.trainer.callbacks:
+                kept = [c for c in options.trainer.callbacks if not issubclass(class_of(c.class_path), kind)]
+                options.trainer.callbacks = kept
         for callback in options.trainer.callbacks or []:
             if issubclass(class_of(callback.class_path), ModelCheckpoint) and callback.init_args.dirpath is None:
                 callback.init_args.dirpath = str(folder / "checkpoints")
@@ -161,6 +166,10 @@ def run(argv: list[str]) -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
     warnings.filterwarnings("ignore", message=".*torch.jit.script.*")
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda line: "litlogger" not in line.getMessage()
+    )
     os.environ.setdefault("WANDB_SILENT", "true")
     try:
         trainer = CLI(argv).trainer

@@ -28,19 +28,20 @@ class ResBlock(nn.Module):
     Source: He et al. 2016 (pre-activation); Perez et al. 2018 (FiLM).
     """
 
-    def __init__(self, inputs: int, channels: int, embedding: int, kernel: int, dilation: int, dropout: float):
+    def __init__(
+        self, inputs: int, channels: int, embedding: int, kernel: int, dilations: tuple[int, int], dropout: float
+    ):
         super().__init__()
-        padding = dilation * (kernel // 2)
+        first, second = dilations
         self.before = nn.Sequential(
             normalise(inputs),
             nn.SiLU(),
-            nn.Conv1d(inputs, channels, kernel, padding=padding, dilation=dilation),
+            nn.Conv1d(inputs, channels, kernel, padding=first * (kernel // 2), dilation=first),
         )
         self.norm = normalise(channels)
         self.film = zeroed(nn.Linear(embedding, 2 * channels))
-        self.after = nn.Sequential(
-            nn.SiLU(), nn.Dropout(dropout), zeroed(nn.Conv1d(channels, channels, kernel, padding=kernel // 2))
-        )
+        last = nn.Conv1d(channels, channels, kernel, padding=second * (kernel // 2), dilation=second)
+        self.after = nn.Sequential(nn.SiLU(), nn.Dropout(dropout), zeroed(last))
         self.skip = nn.Conv1d(inputs, channels, 1) if inputs != channels else nn.Identity()
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
@@ -95,7 +96,7 @@ class NoiseEmbedding(nn.Module):
 
     Args:
         size: width of the embedding.
-        features: "fourier", random frequencies (Song et al. 2021), or "sinusoidal", geometric ones (Vaswani et al. 2017).
+        features: "fourier", random frequencies (Song et al. 2021), or "sinusoidal", geometric ones (Vaswani 2017).
         classes: number of classes; there is one more row for "no class".
     """
 

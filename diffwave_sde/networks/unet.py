@@ -56,7 +56,7 @@ class UNet(Network):
         factors: downsampling between levels.
         blocks: residual blocks per level and side.
         kernel: kernel size of the convolutions, frames; odd.
-        dilations: dilations of successive residual blocks, in turn.
+        dilations: dilations of successive convolutions, in turn; a block has two.
         bottleneck: mixing across time at the innermost level.
         mixers: mixing layers at the bottleneck.
         heads: attention heads.
@@ -91,7 +91,7 @@ class UNet(Network):
         super().__init__()
         if len(channels) != len(factors) + 1:
             raise ValueError(
-                f"channels has {len(channels)} entries and factors {len(factors)}: need one more channel width than factors"
+                f"channels has {len(channels)} entries and factors {len(factors)}: need one more width than factors"
             )
         if kernel % 2 == 0:
             raise ValueError(f"kernel = {kernel} must be odd, so that frames stay in place")
@@ -102,11 +102,13 @@ class UNet(Network):
         bands = self.front.bands
         self.embed = NoiseEmbedding(embedding, features, self.classes)
 
+        def dilate(block: int) -> tuple[int, int]:
+            return dilations[2 * block % len(dilations)], dilations[(2 * block + 1) % len(dilations)]
+
         def stack(inputs: int, width: int) -> nn.ModuleList:
             widths = [inputs] + [width] * (blocks - 1)
             return nn.ModuleList(
-                ResBlock(w, width, embedding, kernel, dilations[i % len(dilations)], dropout)
-                for i, w in enumerate(widths)
+                ResBlock(w, width, embedding, kernel, dilate(i), dropout) for i, w in enumerate(widths)
             )
 
         views = self.inputs * bands * (2 if compress else 1) + position
