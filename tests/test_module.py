@@ -1,0 +1,112 @@
+"""The module: what a training step draws, measures and keeps."""
+
+import pytest
+import torch
+
+from diffwave_sde.data.module import Batch
+from diffwave_sde.module import DiffusionModule, NoiseBuckets, check_fit
+from diffwave_sde.networks import UNet
+from diffwave_sde.sde import CLD, VP
+
+
+def small(classes: int = 3, **options) -> UNet:
+    return UNet(classes=classes, channels=[8, 8], factors=[5], embedding=8, heads=2, **options)
+
+
+def batch(rows: range) -> Batch:
+    audio = torch.randn(len(rows), 1, 100, generator=torch.Generator().manual_seed(rows.start))
+    return Batch(audio, torch.tensor([r % 3 for r in rows]), torch.tensor(list(rows)))
+
+
+def test_ranks_draw_together_what_one_process_draws_alone():
+    module = DiffusionModule(small())
+    whole = batch(range(8))
+    _, condition, draw = module.replay(whole, counter=7)
+    for rank in range(2):
+        share = Batch(*(field[rank::2] for field in whole))
+        _, own, part = module.replay(share, counter=7, rank=rank, world=2)
+        assert torch.equal(part.t, draw.t[rank::2])
+        assert torch.equal(part.eps, draw.eps[rank::2])
+        assert torch.equal(own.label, condition.label[rank::2])
+
+
+def test_a_step_draws_anew_and_a_replayed_one_draws_the_same():
+    module = DiffusionModule(small())
+    first, again, other = (module.replay(batch(range(4)), counter=c)[2] for c in (1, 1, 2))
+    assert torch.equal(first.eps, again.eps)
+    assert not torch.equal(first.eps, other.eps)
+    assert not torch.equal(first.t, other.t)
+
+
+def test_labels_are_hidden_at_the_stated_rate():
+    module = DiffusionModule(small(), label_dropout=0.25)
+    labels = torch.cat([module.replay(batch(range(64)), counter=c)[1].label for c in range(40)])
+    # 2,560 draws: four standard errors are 0.034.
+    assert abs((labels < 0).float().mean().item() - 0.25) < 0.035
+    assert labels.max() == 2
+
+
+def test_dropout_too_is_a_function_of_the_step():
+    module = DiffusionModule(small(dropout=0.5)).train()
+    for parameter in module.parameters():  # layers that start at zero would hide it
+        torch.nn.init.normal_(parameter, std=0.1)
+
+    def loss(counter):
+        x, condition, draw = module.replay(batch(range(4)), counter)
+        return module.loss.at(module.denoiser, x, draw, condition)
+
+    torch.manual_seed(1)
+    first = loss(3)
+    torch.manual_seed(2)
+    assert torch.equal(loss(3), first)
+
+
+def test_buckets_hold_the_mean_loss_of_each_decade_of_noise():
+    buckets = NoiseBuckets()
+    buckets.update(torch.tensor([1.0, 3.0, 10.0]), torch.tensor([0.02, 0.05, 30.0]))
+    buckets.update(torch.tensor([5.0]), torch.tensor([0.011]))
+    assert {k: v.item() for k, v in buckets.compute().items()} == {"sigma=1e-2": 3.0, "sigma=1e+1": 10.0}
+
+
+def test_buckets_take_noise_beyond_their_ends():
+    buckets = NoiseBuckets()
+    buckets.update(torch.tensor([1.0, 2.0]), torch.tensor([1e-9, 1e9]))
+    assert sorted(v.item() for v in buckets.compute().values()) == [1.0, 2.0]
+
+
+def test_a_network_of_other_inputs_than_the_process_has_blocks_is_refused():
+    with pytest.raises(ValueError, match=r"1 input.*CLD has 2 blocks"):
+        DiffusionModule(small(), sde=CLD())
+
+
+@pytest.mark.parametrize("options", [{"label_dropout": 1.5}, {"sigma_data": -1.0}])
+def test_values_out_of_range_are_named(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        DiffusionModule(small(), **options)
+
+
+def test_sounds_do_not_depend_on_what_is_made_beside_them():
+    module = DiffusionModule(small(), sde=VP()).eval()
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    label = torch.tensor([0, 1, 2])
+    together = module.sample(100, label, module.generators([0, 1, 2]))
+    alone = module.sample(100, label[2:], module.generators([2]))
+    assert torch.allclose(together[2:], alone, atol=1e-5)
+    assert not torch.allclose(together[:1], together[1:2], atol=1e-2)
+
+
+def test_weights_of_another_layout_are_named_in_one_line():
+    with pytest.raises(ValueError, match="another model") as error:
+        check_fit(DiffusionModule(small()), DiffusionModule(small(classes=5)).state_dict())
+    assert "\n" not in str(error.value)
+    assert "label" in str(error.value)
+
+
+def test_a_compiled_network_keeps_the_names_of_its_weights():
+    module = DiffusionModule(small(), compile=True, sigma_data=0.4)
+    names = set(module.state_dict())
+    module._trainer = type("Trainer", (), {"datamodule": None})()
+    module.setup("fit")
+    assert module.denoiser.net._compiled_call_impl is not None
+    assert set(module.state_dict()) == names
