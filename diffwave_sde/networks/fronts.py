@@ -1,6 +1,7 @@
 """Front ends: fixed, invertible views of a waveform in which a U-Net works.
 
-An orthonormal view leaves white noise white, so processes and samplers stay on the waveform and know nothing of it.
+An orthonormal view leaves white noise white, but for the half-empty frames at either end; so processes and samplers stay
+on the waveform and know nothing of it.
 """
 
 from __future__ import annotations
@@ -66,8 +67,10 @@ class MDCT(Front):
 
     def analyse(self, x: Tensor) -> Tensor:
         batch, channels, length = x.shape
-        y = functional.conv1d(x.reshape(-1, 1, length), self.basis.to(x), stride=self.hop, padding=self.hop)
+        with torch.autocast(x.device.type, enabled=False):  # a transform of eight bits would be an isometry no more
+            y = functional.conv1d(x.reshape(-1, 1, length), self.basis.to(x), stride=self.hop, padding=self.hop)
         return y.reshape(batch, channels * self.bands, -1)
 
     def synthesise(self, y: Tensor) -> Tensor:
-        return functional.conv_transpose1d(y, self.basis.to(y), stride=self.hop, padding=self.hop)
+        with torch.autocast(y.device.type, enabled=False):
+            return functional.conv_transpose1d(y, self.basis.to(y), stride=self.hop, padding=self.hop)
