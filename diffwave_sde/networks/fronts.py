@@ -1,7 +1,7 @@
 """Front ends: fixed, invertible views of a waveform in which a U-Net works.
 
-An orthonormal view leaves white noise white, but for the half-empty frames at either end; so processes and samplers stay
-on the waveform and know nothing of it.
+An orthonormal view leaves white noise white, but for the half-empty frames at either end; so processes and samplers
+stay on the waveform and know nothing of it.
 """
 
 from __future__ import annotations
