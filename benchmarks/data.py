@@ -28,11 +28,11 @@ def memory() -> dict[str, float]:
 
 def sparse_store(folder: Path, clips: int, length: int) -> Path:
     """A store of silence that takes no room: its array is a hole."""
-    from diffwave_sde.data import store
+    from diffwave_sde.data import build
 
     home = folder / "sparse"
     home.mkdir()
-    start = store._header(home / "clips.npy", clips, length)
+    start = build._header(home / "clips.npy", clips, length)
     os.truncate(home / "clips.npy", start + clips * length * 2)
     digests = np.char.mod("%032x", np.arange(clips)).astype("S32")
     np.savez(home / "index.npz", label_ids=np.arange(clips) % 3, group_ids=np.zeros(clips, np.int32), digests=digests)
@@ -89,7 +89,7 @@ def main() -> None:
 
     from diffwave_sde import audio
     from diffwave_sde.data import sources
-    from diffwave_sde.data.store import prepare
+    from diffwave_sde.data.build import prepare
 
     torch.set_num_threads(1)
     console, table = Console(), Table(title="data")

@@ -24,7 +24,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from diffwave_sde import audio
-from diffwave_sde.data.store import Store, prepare
+from diffwave_sde.data.build import prepare
+from diffwave_sde.data.store import Store
 
 
 class Batch(NamedTuple):

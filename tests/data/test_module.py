@@ -11,8 +11,8 @@ import torch
 from lightning.pytorch import LightningModule, Trainer, callbacks
 
 from diffwave_sde import audio
+from diffwave_sde.data.build import prepare
 from diffwave_sde.data.module import AudioDataModule, Clips, EpochSampler, split
-from diffwave_sde.data.store import prepare
 
 COUNT, LENGTH = 60, 500
 

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from diffwave_sde.data import recordings
-from diffwave_sde.data.store import prepare
+from diffwave_sde.data.build import prepare
 
 COPYRIGHT = """Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
 

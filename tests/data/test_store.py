@@ -15,8 +15,9 @@ import pytest
 import soundfile
 
 from diffwave_sde import audio
-from diffwave_sde.data import sounds, sources, store
-from diffwave_sde.data.store import Store, prepare
+from diffwave_sde.data import sounds, sources
+from diffwave_sde.data.build import _Journal, prepare
+from diffwave_sde.data.store import Store
 
 SHORT = 2_000  # samples: these tests are about files
 
@@ -280,7 +281,7 @@ def test_the_bytes_do_not_depend_on_the_number_of_workers(folder, tmp_path):
 SCRIPT = """
 import sys, time
 from diffwave_sde.data import sounds
-from diffwave_sde.data.store import prepare
+from diffwave_sde.data.build import prepare
 plain = sounds.render
 def render(*args):  # at most 100 a second: not done before it can be stopped
     time.sleep(0.01)
@@ -429,5 +430,5 @@ def test_what_happens_is_said_in_a_few_lines_where_there_is_no_terminal(folder, 
 
 def test_the_journal_is_read_to_its_last_whole_line(tmp_path):
     (tmp_path / "j").write_bytes(b'{"i": 2}\n{"i": 0}\n{"i": 1')
-    assert store._Journal.read(tmp_path / "j", 3).tolist() == [9, -1, 0]
+    assert _Journal.read(tmp_path / "j", 3).tolist() == [9, -1, 0]
     assert (tmp_path / "j").stat().st_size == 18
