@@ -410,16 +410,13 @@ class CLD(SDE):
         """exp(A b), (..., 2, 2): e^(-kb) [cosh(ωb) I + sinh(ωb)/ω (A + k I)], k = Γ / 2M, ω² = k² - 1/M."""
         k = self.friction / (2 * self.mass)
         square = k * k - 1 / self.mass
-        z, decay = square * b.square(), (-k * b).exp()
-        r = z.abs().sqrt().clamp_min(1e-9)
+        r = (math.sqrt(abs(square)) * b).clamp_min(1e-9)  # |ωb|; sinh(r)/r is 1 to rounding from there down
         if square > 0:  # exponents joined, so that neither factor overflows
             cosh = 0.5 * ((r - k * b).exp() + (-r - k * b).exp())
             sinhc = -0.5 * (r - k * b).exp() * torch.expm1(-2 * r) / r
         else:
+            decay = (-k * b).exp()
             cosh, sinhc = decay * r.cos(), decay * r.sin() / r
-        near = z.abs() < 1e-8
-        cosh = torch.where(near, decay * (1 + z / 2), cosh)
-        sinhc = torch.where(near, decay * (1 + z / 6), sinhc)
         sinh = sinhc * b
         return _matrix(cosh + k * sinh, sinh / self.mass, -sinh, cosh - k * sinh)
 
