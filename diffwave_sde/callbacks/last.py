@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from typing import Any
@@ -9,6 +10,11 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+
+def stopped(trainer: Trainer) -> bool:
+    """Whether the run is being stopped by Ctrl-C."""
+    return any(getattr(callback, "stopped", False) for callback in trainer.callbacks)
 
 
 class LastCheckpoint(ModelCheckpoint):
@@ -38,18 +44,30 @@ class LastCheckpoint(ModelCheckpoint):
         if trainer.world_size > 1 or threading.current_thread() is not threading.main_thread():
             return
 
+        owner = os.getpid()
+
         def stop(number: int, frame: Any) -> None:
+            if os.getpid() != owner:  # a loader's worker, which ends with its owner
+                return
             self.stopped = trainer.should_stop = True
             signal.signal(signal.SIGINT, self._previous)
             print("\nstopping after this step; Ctrl-C again stops at once", flush=True)
 
         self._previous = signal.signal(signal.SIGINT, stop)
 
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        super().on_train_batch_end(trainer, pl_module, *args)
+        if self.stopped:  # before anything that a second Ctrl-C might cut short
+            self._save(trainer)
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._last_global_step_saved != trainer.global_step and not trainer.fast_dev_run:
-            self._save_checkpoint(trainer, self.format_checkpoint_name(self._monitor_candidates(trainer)))
+        self._save(trainer)
         if self.stopped:
             rank_zero_info(f"stopped after step {trainer.global_step}: --ckpt_path last goes on from there")
+
+    def _save(self, trainer: Trainer) -> None:
+        if self._last_global_step_saved != trainer.global_step and not trainer.fast_dev_run:
+            self._save_checkpoint(trainer, self.format_checkpoint_name(self._monitor_candidates(trainer)))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self._previous is not None:

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from diffwave_sde import audio, page
 from diffwave_sde.callbacks.ema import averaged
+from diffwave_sde.callbacks.last import stopped
 from diffwave_sde.samplers import Sampler
 
 DATA = "data"
@@ -69,7 +70,8 @@ class Listening(Callback):
             self.listen(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.global_step != self._heard:
+        # Whoever pressed Ctrl-C wants the prompt back, and will go on.
+        if trainer.global_step != self._heard and not stopped(trainer):
             self.listen(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:

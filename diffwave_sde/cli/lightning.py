@@ -18,6 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from diffwave_sde import audio, callbacks, checkpoint  # noqa: F401  callbacks are values on the command line
+from diffwave_sde.callbacks.last import stopped
 from diffwave_sde.cli import class_of, runs
 from diffwave_sde.data.module import AudioDataModule
 from diffwave_sde.module import DiffusionModule
@@ -173,7 +174,7 @@ def run(argv: list[str]) -> None:
     os.environ.setdefault("WANDB_SILENT", "true")
     try:
         trainer = CLI(argv).trainer
-        if any(getattr(callback, "stopped", False) for callback in trainer.callbacks):
+        if stopped(trainer):
             raise KeyboardInterrupt
     finally:
         runs.release()
