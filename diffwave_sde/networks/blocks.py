@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -64,10 +65,9 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, channels, N) -> the same shape."""
-        batch, channels, length = x.shape
-        q, k, v = self.qkv(self.norm(x)).view(batch, 3, self.heads, channels // self.heads, length).mT.unbind(1)
+        q, k, v = rearrange(self.qkv(self.norm(x)), "b (qkv h c) n -> qkv b h n c", qkv=3, h=self.heads)
         mixed = functional.scaled_dot_product_attention(q, k, v)
-        return x + self.out(mixed.mT.reshape(batch, channels, length))
+        return x + self.out(rearrange(mixed, "b h n c -> b (h c) n"))
 
 
 class Fourier(nn.Module):
