@@ -41,7 +41,7 @@ class NoiseBuckets(Metric):
 
     def update(self, loss: Tensor, sigma: Tensor) -> None:
         """loss (B,), sigma (B,)."""
-        bucket = sigma.log10().floor().clamp(self.decades[0], self.decades[-1]).long() - self.decades[0]
+        bucket = sigma.to(loss.device).log10().floor().clamp(self.decades[0], self.decades[-1]).long() - self.decades[0]
         self.total.index_add_(0, bucket, loss.to(self.total))
         self.count.index_add_(0, bucket, torch.ones_like(loss).to(self.count))
 
