@@ -177,10 +177,11 @@ def test_a_gate_of_one_passes_the_noise_on(front):
         net.head[-1].bias[:bands] = 0.0
         net.head[-1].bias[bands:] = -1.0
     y = sigma * randn(1, 1, 400).clamp(-3, 3)
+    y[..., 7] = 5 * sigma  # as one number in a million is: it must not stay behind as a blip
     out = net(y / math.hypot(sigma, 0.5), noise_of(sigma))
     torch.testing.assert_close(out, -y / sigma, rtol=1e-3, atol=1e-3)
     # Far above the noise it is bounded, whatever the input.
-    assert net(torch.full((1, 1, 400), 1.0), noise_of(1e-4)).abs().max() <= 4 * math.sqrt(bands) * 1.5
+    assert net(torch.full((1, 1, 400), 1.0), noise_of(1e-4)).abs().max() <= 6 * math.sqrt(bands) * 1.5
 
 
 def test_without_a_gate_there_is_none():

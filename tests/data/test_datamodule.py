@@ -265,7 +265,7 @@ def test_overfitting_on_one_batch_is_left_to_lightning(root, tmp_path):
 RANKS = """
 import json, pathlib, sys
 sys.path.insert(0, sys.argv[1])
-from test_module import Recorder, data
+from test_datamodule import Recorder, data
 from lightning.pytorch import Trainer
 class Saver(Recorder):
     def on_train_end(self):
