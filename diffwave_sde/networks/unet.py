@@ -172,7 +172,7 @@ class UNet(Network):
         if self.gate:
             y, *gates = y.chunk(1 + self.inputs, 1)
             for a, view in zip(gates, relative.chunk(self.inputs, 1), strict=True):
-                # Bounded, since far above the noise the network's own output is the finer one; but at 6, which noise does not
-                # exceed: of 21,000 numbers one is beyond 4, and was left behind as a blip.
+                # Bounded, since far above the noise the network's own output is the finer one; but at 6, which noise
+                # does not exceed: of 21,000 numbers one is beyond 4, and was left behind as a blip.
                 y = y + a * view.clamp(-6, 6)
         return self.front.synthesise(y)[..., :length]
