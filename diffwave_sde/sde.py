@@ -300,13 +300,8 @@ class EDM(ScalarSDE):
         return self.sigma_max * t
 
 
-def _integral(beta_min: float, beta_max: float, t: Tensor) -> Tensor:
-    """∫β from 0 to t, for β(t) = β_min + (β_max - β_min) t."""
-    return beta_min * t + 0.5 * (beta_max - beta_min) * t.square()
-
-
-class VP(ScalarSDE):
-    """Variance preserving with linear β: m² = exp(-∫β), σ² = 1 - m². Source: Song et al. 2021, eq. 11 and 33.
+class LinearBeta(ScalarSDE):
+    """What VP and sub-VP share: m² = exp(-∫β), with β(t) = β_min + (β_max - β_min) t. Source: Song et al. 2021, eq. 33.
 
     Args:
         beta_min: noise rate β at t = 0.
@@ -318,31 +313,23 @@ class VP(ScalarSDE):
         _ordered(beta_min=beta_min, beta_max=beta_max)
         self.beta_min, self.beta_max = beta_min, beta_max
 
+    @final
     def log_mean(self, t: Tensor) -> Tensor:
-        return -0.5 * _integral(self.beta_min, self.beta_max, t)
+        return -0.5 * (self.beta_min * t + 0.5 * (self.beta_max - self.beta_min) * t.square())
+
+
+class VP(LinearBeta):
+    """Variance preserving with linear β: σ² = 1 - m². Source: Song et al. 2021, eq. 11."""
 
     def sigma(self, t: Tensor) -> Tensor:
         # expm1: 1 - exp(-x) loses its digits at small t.
         return (-torch.expm1(2 * self.log_mean(t))).sqrt()
 
 
-class SubVP(ScalarSDE):
-    """sub-VP with linear β: m as in VP, σ = 1 - m². Source: Song et al. 2021, eq. 29.
-
-    Args:
-        beta_min: noise rate β at t = 0.
-        beta_max: noise rate β at t = 1.
-    """
+class SubVP(LinearBeta):
+    """sub-VP with linear β: m as in VP, σ = 1 - m². Source: Song et al. 2021, eq. 29."""
 
     t_min = 1e-3
-
-    def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0):
-        super().__init__()
-        _ordered(beta_min=beta_min, beta_max=beta_max)
-        self.beta_min, self.beta_max = beta_min, beta_max
-
-    def log_mean(self, t: Tensor) -> Tensor:
-        return -0.5 * _integral(self.beta_min, self.beta_max, t)
 
     def sigma(self, t: Tensor) -> Tensor:
         return -torch.expm1(2 * self.log_mean(t))
