@@ -58,6 +58,8 @@ def _plain(message: str, verb: str) -> str:
         cls = class_of(option[1])
         has = [name for name in inspect.signature(cls).parameters if name != "self"]
         return f"--{key}.{option[2]}: {cls.__name__} has no such option; it has {', '.join(has) or 'none'}"
+    if missing := re.search(r"given class_path '([\w.]+)':\s+the following arguments are required: (\w+)", message):
+        return f"--{key}: {missing[1].rpartition('.')[2]} needs {missing[2]}: add --{key}.{missing[2]}=..."
     if typed := re.search(r"Expected a <class '(\w+)'>. Got value: (.*)", message):
         return f"--{key}: {typed[2]!r} is not of type {typed[1]}"
     path = re.search(r"Expected a dot import path string: (\S+)", message)
