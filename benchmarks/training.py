@@ -121,7 +121,7 @@ def main() -> None:
         original = data.train_dataloader
         data.train_dataloader = lambda: timed_loader(original(), watch.waits)
         trainer.fit(module, datamodule=data)
-        trainer.loggers[0].experiment.finish(quiet=True)
+        trainer.loggers[0].experiment.finish()
 
     # The first steps of either warm caches and allocators up.
     ours, theirs = watch.trainer_steps[options.segment :], watch.bare_steps[options.segment :]
