@@ -283,7 +283,8 @@ def test_ctrl_c_saves_the_step_at_hand_and_the_run_goes_on_from_there(run, store
     assert f"stopped after step {step}" in said
     main(["fit", "--name=stopped", "--ckpt_path=last", f"--trainer.max_steps={step + 2}"])
     fit(store, f"--trainer.max_steps={step + 2}", "--name=unstopped", "--trainer.val_check_interval=100000")
-    assert difference(weights(here / "runs" / "stopped"), weights(here / "runs" / "unstopped")) == 0
+    # Not 0: two programs may compute with different numbers of threads, and sums are then rounded otherwise.
+    assert difference(weights(here / "runs" / "stopped"), weights(here / "runs" / "unstopped")) < 1e-6
 
 
 def test_the_last_checkpoint_is_the_last_also_where_validation_gets_no_better(store, here):
