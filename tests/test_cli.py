@@ -291,3 +291,14 @@ def test_the_last_checkpoint_is_the_last_also_where_validation_gets_no_better(st
     # A rate so high that the loss rises after the first validation.
     fit(store, "--trainer.max_steps=7", "--name=worse", "--model.optimizer.lr=1", "--model.scheduler.total_iters=1")
     assert weights(here / "runs" / "worse")["global_step"] == 7
+
+
+def test_last_means_the_newest_run_of_a_name(here):
+    for age, folder in enumerate(("drums-2", "drums", "drums-kicks")):
+        file = here / "runs" / folder / "checkpoints" / "last.ckpt"
+        file.parent.mkdir(parents=True)
+        file.touch()
+        os.utime(file, (1000 - age, 1000 - age))
+    assert runs.resolve("last", "drums").parts[1] == "drums-2"
+    os.utime(here / "runs" / "drums" / "checkpoints" / "last.ckpt", (2000, 2000))
+    assert runs.resolve("last", "drums").parts[1] == "drums"

@@ -61,7 +61,9 @@ def resolve(ckpt: str, name: str) -> Path:
     """
     if ckpt not in ("last", "best"):
         return checkpoint.find(ckpt)
-    last = checkpoint.newest(RUNS, name) or checkpoint.newest(RUNS, f"{name}-*")
+    # NAME, NAME-2, ...: the newest of them; else one that a launcher gave its own number.
+    numbered = [c for c in (checkpoint.newest(RUNS, name), checkpoint.newest(RUNS, f"{name}-[0-9]*")) if c]
+    last = max(numbered, key=lambda c: c.stat().st_mtime, default=None) or checkpoint.newest(RUNS, f"{name}-*")
     if last is None:
         raise FileNotFoundError(
             f"no run called {name} in {RUNS}/ to go on with: leave --ckpt_path out to start one, or give --name"
