@@ -1,4 +1,4 @@
-"""Networks: net(u (B, inputs, T), noise (B,), condition) -> (B, 1, T), for any length T."""
+"""Networks: net(u (B, inputs, T), noise (B,), condition) -> (B, outputs, T), for any length T."""
 
 from diffwave_sde.networks.fronts import MDCT, Front, Waveform
 from diffwave_sde.networks.unet import Network, UNet

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from einops import rearrange
@@ -23,42 +24,73 @@ def zeroed(layer: nn.Module) -> nn.Module:
     return layer
 
 
+def add(x: Tensor, y: Tensor, rescale: bool) -> Tensor:
+    """x + y, or (x + y) / √2, which keeps the variance of independent terms. Source: Karras et al. 2018; NCSN++."""
+    return (x + y) * math.sqrt(0.5) if rescale else x + y
+
+
 class ResBlock(nn.Module):
     """Residual block of two convolutions; a FiLM scale and shift carries the noise level and the class.
 
-    Source: He et al. 2016 (pre-activation); Perez et al. 2018 (FiLM).
+    With `resample` it is BigGAN's block between two levels: both branches change their rate, the residual one between
+    its first activation and its first convolution, the other one before a convolution of one tap.
+
+    Source: He et al. 2016 (pre-activation); Perez et al. 2018 (FiLM); Brock et al. 2019, app. B (BigGAN).
+
+    Args:
+        inputs, channels: width of the input and of the output.
+        embedding: width of the embedding.
+        kernel: kernel size of the convolutions, frames; odd.
+        dilations: dilations of the two convolutions.
+        dropout: share of activations dropped in training.
+        rescale: whether the sum is divided by √2.
+        resample: a change of rate without weights; null for none.
     """
 
     def __init__(
-        self, inputs: int, channels: int, embedding: int, kernel: int, dilations: tuple[int, int], dropout: float
+        self,
+        inputs: int,
+        channels: int,
+        embedding: int,
+        kernel: int,
+        dilations: tuple[int, int],
+        dropout: float,
+        rescale: bool = False,
+        resample: nn.Module | None = None,
     ):
         super().__init__()
+        self.rescale = rescale
         first, second = dilations
+        change = [] if resample is None else [resample]
         self.before = nn.Sequential(
             normalise(inputs),
             nn.SiLU(),
+            *change,
             nn.Conv1d(inputs, channels, kernel, padding=first * (kernel // 2), dilation=first),
         )
         self.norm = normalise(channels)
         self.film = zeroed(nn.Linear(embedding, 2 * channels))
         last = nn.Conv1d(channels, channels, kernel, padding=second * (kernel // 2), dilation=second)
         self.after = nn.Sequential(nn.SiLU(), nn.Dropout(dropout), zeroed(last))
-        self.skip = nn.Conv1d(inputs, channels, 1) if inputs != channels else nn.Identity()
+        if change:
+            self.skip = nn.Sequential(*change, nn.Conv1d(inputs, channels, 1))
+        else:
+            self.skip = nn.Conv1d(inputs, channels, 1) if inputs != channels else nn.Identity()
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """x (B, inputs, N), embedding (B, E) -> (B, channels, N)."""
+        """x (B, inputs, N), embedding (B, E) -> (B, channels, N), or as many frames as `resample` makes of N."""
         scale, shift = self.film(embedding)[:, :, None].chunk(2, 1)
-        return self.skip(x) + self.after(self.norm(self.before(x)) * (1 + scale) + shift)
+        return add(self.skip(x), self.after(self.norm(self.before(x)) * (1 + scale) + shift), self.rescale)
 
 
 class Attention(nn.Module):
     """Self-attention across time. Source: Vaswani et al. 2017."""
 
-    def __init__(self, channels: int, heads: int):
+    def __init__(self, channels: int, heads: int, rescale: bool = False):
         super().__init__()
         if channels % heads:
             raise ValueError(f"heads = {heads} does not divide the {channels} channels of the bottleneck")
-        self.heads = heads
+        self.heads, self.rescale = heads, rescale
         self.norm = normalise(channels)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.out = zeroed(nn.Conv1d(channels, channels, 1))
@@ -67,14 +99,15 @@ class Attention(nn.Module):
         """x (B, channels, N) -> the same shape."""
         q, k, v = rearrange(self.qkv(self.norm(x)), "b (qkv h c) n -> qkv b h n c", qkv=3, h=self.heads)
         mixed = functional.scaled_dot_product_attention(q, k, v)
-        return x + self.out(rearrange(mixed, "b h n c -> b (h c) n"))
+        return add(x, self.out(rearrange(mixed, "b h n c -> b (h c) n")), self.rescale)
 
 
 class Fourier(nn.Module):
     """FNet: the real part of the 2-D DFT over time and channels, then a feed-forward layer. Source: Lee-Thorp 2021."""
 
-    def __init__(self, channels: int, heads: int):
+    def __init__(self, channels: int, heads: int, rescale: bool = False):
         super().__init__()
+        self.rescale = rescale
         self.norm, self.norm2 = normalise(channels), normalise(channels)
         self.feed = nn.Sequential(
             nn.Conv1d(channels, 2 * channels, 1), nn.GELU(), zeroed(nn.Conv1d(2 * channels, channels, 1))
@@ -84,11 +117,11 @@ class Fourier(nn.Module):
         """x (B, channels, N) -> the same shape."""
         # In float32, since half-precision FFTs take powers of two alone; orthonormal, so that the level stays.
         mixed = torch.fft.fft2(self.norm(x).float(), norm="ortho").real.to(x.dtype)
-        x = x + mixed
-        return x + self.feed(self.norm2(x))
+        x = add(x, mixed, self.rescale)
+        return add(x, self.feed(self.norm2(x)), self.rescale)
 
 
-MIXERS = {"attention": Attention, "fnet": Fourier}
+MIXERS = {"attention": (Attention,), "fnet": (Fourier,), "both": (Fourier, Attention), "none": ()}
 
 
 class NoiseEmbedding(nn.Module):
@@ -136,3 +169,12 @@ def position_features(frames: int, hop: int, count: int, like: Tensor) -> Tensor
     time = (torch.arange(frames, device=like.device, dtype=torch.float32) + 0.5) * hop
     constants = 32 * 2048.0 ** torch.linspace(0, 1, count, device=like.device)
     return (-time / constants[:, None]).exp().to(like.dtype) * 2 - 1
+
+
+def harmonic_features(z: Tensor, octaves: Sequence[int]) -> Tensor:
+    """z (B, C, T) -> (B, 2 C octaves, T): sin(2ⁿ π z) for every n, then cos(2ⁿ π z). Source: Kingma et al. 2021.
+
+    In float32 at least: in bfloat16 2⁸ π z is off by radians.
+    """
+    phase = torch.cat([2.0**n * math.pi * z.float() for n in octaves], 1)
+    return torch.cat((phase.sin(), phase.cos()), 1).to(z.dtype)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 import torch
@@ -15,11 +15,20 @@ from diffwave_sde.networks.blocks import (
     MIXERS,
     NoiseEmbedding,
     ResBlock,
+    add,
+    harmonic_features,
     normalise,
     position_features,
     zeroed,
 )
 from diffwave_sde.networks.fronts import Front, Waveform
+from diffwave_sde.networks.resample import DOWN, UP, Decimate, Grow, Shrink
+
+
+def check(name: str, value: str, choices: Collection[str]) -> None:
+    """Raises ValueError if the option's value is none of the choices."""
+    if value not in choices:
+        raise ValueError(f"{name} = {value!r}: choose {' or '.join(choices)}")
 
 
 class Network(nn.Module, ABC):
@@ -27,14 +36,17 @@ class Network(nn.Module, ABC):
 
     inputs: channels of its input, S·C.
     classes: classes that it can be asked for; 0 if none.
+    outputs: channels of its output: 1, or 2 if beside the prediction it gives one free number a sample, for instance
+        for a learned variance.
     """
 
     inputs: int
     classes: int
+    outputs: int = 1
 
     @abstractmethod
     def forward(self, u: Tensor, noise: Tensor, condition: object | None = None) -> Tensor:
-        """u (B, inputs, T) of unit variance, noise (B,), condition with `label` (B,) -> (B, 1, T); any T."""
+        """u (B, inputs, T) of unit variance, noise (B,), condition with `label` (B,) -> (B, outputs, T); any T."""
 
 
 class UNet(Network):
@@ -54,10 +66,11 @@ class UNet(Network):
         front: the view of the waveform in which the network works.
         channels: width of each level, from the outermost in; one more than there are factors.
         factors: downsampling between levels.
-        blocks: residual blocks per level and side.
+        blocks: residual blocks per level and side; a list gives one number per level, from the outermost in (efficient
+            U-Net, more of them with depth: Saharia et al. 2022, appendix B).
         kernel: kernel size of the convolutions, frames; odd.
         dilations: dilations of successive convolutions, in turn; a block has two.
-        bottleneck: mixing across time at the innermost level.
+        bottleneck: mixing across time at the innermost level; "both" is an FNet layer and then one of attention.
         mixers: mixing layers at the bottleneck.
         heads: attention heads.
         embedding: width of the embedding of noise level and class.
@@ -66,6 +79,23 @@ class UNet(Network):
         compress: whether asinh(u / σ) is a second view of the input.
         gate: whether the output may pass on u / σ directly.
         dropout: share of activations dropped in training.
+        resample: how the rate changes between levels: "strided", a strided convolution down and the nearest neighbour
+            up (in BigGAN blocks the mean of f frames down); or "fir", with a fixed low-pass of 32 dB at the new
+            Nyquist frequency, against aliases (Zhang 2019; NCSN++).
+        transition: what the change of rate is a part of: one "convolution", or a residual block that knows the noise
+            level, "biggan" (Brock et al. 2019; NCSN++).
+        rescale: whether every residual sum is divided by √2, so that depth does not add variance (Karras et al. 2018;
+            NCSN++).
+        progressive: whether each deeper level sees the input too, low-passed and decimated to its rate, through a
+            convolution of one tap (NCSN++).
+        harmonics: n for the further input channels sin(2ⁿ π u) and cos(2ⁿ π u), the finest details of the waveform;
+            (7, 8) in the source (Kingma et al. 2021, section 5.5 and appendix C); none by default.
+        skips: what the way up does with the features of the way down: "concat" or "add" (then over √2 if `rescale`).
+        variance: whether there is a second output, free, ungated and zero at the start, for a learned variance
+            (Nichol and Dhariwal 2021, section 3.1).
+
+    Raises:
+        ValueError: if the layout contradicts itself.
     """
 
     def __init__(
@@ -75,10 +105,10 @@ class UNet(Network):
         front: Front | None = None,
         channels: Sequence[int] = (64, 128, 256),
         factors: Sequence[int] = (2, 5),
-        blocks: int = 2,
+        blocks: int | Sequence[int] = 2,
         kernel: int = 3,
         dilations: Sequence[int] = (1,),
-        bottleneck: Literal["attention", "fnet", "none"] = "attention",
+        bottleneck: Literal["attention", "fnet", "both", "none"] = "attention",
         mixers: int = 1,
         heads: int = 4,
         embedding: int = 256,
@@ -87,6 +117,13 @@ class UNet(Network):
         compress: bool = True,
         gate: bool = True,
         dropout: float = 0.0,
+        resample: Literal["strided", "fir"] = "strided",
+        transition: Literal["convolution", "biggan"] = "convolution",
+        rescale: bool = False,
+        progressive: bool = False,
+        harmonics: Sequence[int] = (),
+        skips: Literal["concat", "add"] = "concat",
+        variance: bool = False,
     ):
         super().__init__()
         if len(channels) != len(factors) + 1:
@@ -95,9 +132,19 @@ class UNet(Network):
             )
         if kernel % 2 == 0:
             raise ValueError(f"kernel = {kernel} must be odd, so that frames stay in place")
-        self.inputs, self.classes = inputs or 1, classes or 0
+        counts = [blocks] * len(channels) if isinstance(blocks, int) else list(blocks)
+        if len(counts) != len(channels) or min(counts) < 1:
+            raise ValueError(
+                f"blocks = {blocks}: give one number, or a list of {len(channels)}, one per level; each at least 1"
+            )
+        check("resample", resample, DOWN)
+        check("transition", transition, ("convolution", "biggan"))
+        check("skips", skips, ("concat", "add"))
+        check("bottleneck", bottleneck, MIXERS)
+        self.inputs, self.classes, self.outputs = inputs or 1, classes or 0, 2 if variance else 1
         self.front = front or Waveform()
         self.position, self.compress, self.gate = position, compress, gate
+        self.rescale, self.harmonics, self.concat = rescale, tuple(harmonics), skips == "concat"
         self.stride = math.prod(factors)
         bands = self.front.bands
         self.embed = NoiseEmbedding(embedding, features, self.classes)
@@ -105,28 +152,34 @@ class UNet(Network):
         def dilate(block: int) -> tuple[int, int]:
             return dilations[2 * block % len(dilations)], dilations[(2 * block + 1) % len(dilations)]
 
-        def stack(inputs: int, width: int) -> nn.ModuleList:
-            widths = [inputs] + [width] * (blocks - 1)
+        def stack(inputs: int, width: int, count: int) -> nn.ModuleList:
+            widths = [inputs] + [width] * (count - 1)
             return nn.ModuleList(
-                ResBlock(w, width, embedding, kernel, dilate(i), dropout) for i, w in enumerate(widths)
+                ResBlock(w, width, embedding, kernel, dilate(i), dropout, rescale) for i, w in enumerate(widths)
             )
 
-        views = self.inputs * bands * (2 if compress else 1) + position
+        def between(plain: type[nn.Module], rate: type[nn.Module], inputs: int, width: int, factor: int) -> nn.Module:
+            if transition == "biggan":
+                return ResBlock(inputs, width, embedding, kernel, (1, 1), dropout, rescale, rate(factor))
+            return plain(inputs, width, kernel, factor, resample)
+
+        views = self.inputs * bands * (1 + compress + 2 * len(self.harmonics)) + position
         self.stem = nn.Conv1d(views, channels[0], kernel, padding=kernel // 2)
         self.down, self.shrink, self.grow, self.up = (nn.ModuleList() for _ in range(4))
-        for width, deeper, factor in zip(channels, channels[1:], factors, strict=False):
-            self.down.append(stack(width, width))
-            # Kernels twice as long as the stride overlap: disjoint ones sing at their own rate.
-            self.shrink.append(
-                nn.Conv1d(width, deeper, 2 * factor + factor % 2, stride=factor, padding=(factor + 1) // 2)
-            )
-            self.grow.append(nn.Conv1d(deeper, width, kernel, padding=kernel // 2))
-            self.up.append(stack(2 * width, width))
+        self.pyramid, self.enter = nn.ModuleList(), nn.ModuleList()
+        for width, deeper, factor, count in zip(channels, channels[1:], factors, counts, strict=False):
+            self.down.append(stack(width, width, count))
+            self.shrink.append(between(Shrink, DOWN[resample], width, deeper, factor))
+            self.grow.append(between(Grow, UP[resample], deeper, width, factor))
+            self.up.append(stack((1 + self.concat) * width, width, count))
+            if progressive:
+                self.pyramid.append(Decimate(factor))
+                self.enter.append(nn.Conv1d(views, deeper, 1))
         inner = channels[-1]
-        self.inward, self.outward = stack(inner, inner), stack(inner, inner)
-        layers = mixers if bottleneck != "none" else 0
-        self.mix = nn.ModuleList(MIXERS[bottleneck](inner, heads) for _ in range(layers))
-        outputs = bands * (1 + (self.inputs if gate else 0))
+        self.inward, self.outward = stack(inner, inner, counts[-1]), stack(inner, inner, counts[-1])
+        self.mix = nn.ModuleList(mixer(inner, heads, rescale) for _ in range(mixers) for mixer in MIXERS[bottleneck])
+        # The prediction, a gate for every input, the free output.
+        outputs = bands * (1 + (self.inputs if gate else 0) + variance)
         self.head = nn.Sequential(
             normalise(channels[0]),
             nn.SiLU(),
@@ -135,44 +188,57 @@ class UNet(Network):
 
     def forward(self, u: Tensor, noise: Tensor, condition: object | None = None) -> Tensor:
         length = u.shape[-1]
-        hop = self.front.hop
-        coefficients = self.front.analyse(functional.pad(u, (0, -length % hop)))
+        u = functional.pad(u, (0, -length % self.front.hop))
+        coefficients = self.front.analyse(u)
         # u / σ from the input of unit variance: noise = ¼ log(σ / σ_d), c_in u √(1 + σ_d² / σ²) = u / σ.
         gain = (1 + (-8 * noise.float()).clamp(max=40).exp()).sqrt()[:, None, None]
         relative = coefficients.float() * gain
+        embedding = self.embed(noise, getattr(condition, "label", None))
+
+        frames = coefficients.shape[-1]
+        views = functional.pad(self._views(u, coefficients, relative), (0, -frames % self.stride))
+        y = self.head(self._features(views, embedding))[..., :frames].float()
+        y, *others = y.chunk(y.shape[1] // self.front.bands, 1)
+        free = [others.pop()] if self.outputs == 2 else []
+        for a, view in zip(others, relative.chunk(self.inputs, 1), strict=False):  # none without a gate
+            # Bounded, since far above the noise the network's own output is the finer one; but at 6, which noise
+            # does not exceed: of 21,000 numbers one is beyond 4, and was left behind as a blip.
+            y = y + a * view.clamp(-6, 6)
+        return torch.cat([self.front.synthesise(out) for out in (y, *free)], 1)[..., :length]
+
+    def _views(self, u: Tensor, coefficients: Tensor, relative: Tensor) -> Tensor:
+        """What the network sees: (B, views, frames), from the waveforms, their frames, and these over σ."""
         views = [coefficients]
         if self.compress:
             views.append(relative.asinh().to(coefficients.dtype))
-        frames = coefficients.shape[-1]
+        if self.harmonics:
+            views.append(self.front.analyse(harmonic_features(u, self.harmonics)))
         if self.position:
-            place = position_features(frames, hop, self.position, coefficients)
+            place = position_features(coefficients.shape[-1], self.front.hop, self.position, coefficients)
             views.append(place.expand(len(u), -1, -1))
-        embedding = self.embed(noise, getattr(condition, "label", None))
+        return torch.cat(views, 1)
 
-        x = torch.cat(views, 1)
-        x = self.stem(functional.pad(x, (0, -frames % self.stride)))
-        skips = []
-        for blocks, shrink in zip(self.down, self.shrink, strict=True):
+    def _features(self, views: Tensor, embedding: Tensor) -> Tensor:
+        """Down, across and up again: views (B, views, N) -> (B, channels[0], N), N a multiple of the stride."""
+
+        def through(blocks: nn.ModuleList, x: Tensor) -> Tensor:
             for block in blocks:
                 x = block(x, embedding)
+            return x
+
+        x, skips = self.stem(views), []
+        for level, (blocks, shrink) in enumerate(zip(self.down, self.shrink, strict=True)):
+            x = through(blocks, x)
             skips.append(x)
-            x = shrink(x)
-        for block in self.inward:
-            x = block(x, embedding)
+            x = shrink(x, embedding)
+            if self.pyramid:
+                views = self.pyramid[level](views)
+                x = x + self.enter[level](views)
+        x = through(self.inward, x)
         for mix in self.mix:
             x = mix(x)
-        for block in self.outward:
-            x = block(x, embedding)
+        x = through(self.outward, x)
         for blocks, grow in zip(reversed(self.up), reversed(self.grow), strict=True):
-            skip = skips.pop()
-            x = torch.cat((grow(functional.interpolate(x, size=skip.shape[-1])), skip), 1)
-            for block in blocks:
-                x = block(x, embedding)
-        y = self.head(x)[..., :frames].float()
-        if self.gate:
-            y, *gates = y.chunk(1 + self.inputs, 1)
-            for a, view in zip(gates, relative.chunk(self.inputs, 1), strict=True):
-                # Bounded, since far above the noise the network's own output is the finer one; but at 6, which noise
-                # does not exceed: of 21,000 numbers one is beyond 4, and was left behind as a blip.
-                y = y + a * view.clamp(-6, 6)
-        return self.front.synthesise(y)[..., :length]
+            x, skip = grow(x, embedding), skips.pop()
+            x = through(blocks, torch.cat((x, skip), 1) if self.concat else add(x, skip, self.rescale))
+        return x
