@@ -1,40 +1,13 @@
 import math
-from dataclasses import dataclass
 
 import pytest
 import torch
-from torch import Tensor, nn
+from layouts import LAYOUTS, SMALL, Asked, noise_of, randn, shifted, small
+from torch import nn
 from truth import concrete
 
 from diffwave_sde.networks import MDCT, Network, UNet
 from diffwave_sde.networks.blocks import Attention, Fourier, NoiseEmbedding, ResBlock, normalise, position_features
-
-SMALL = {"channels": (8, 12, 16), "factors": (2, 5), "embedding": 16, "position": 4, "heads": 2}
-
-
-@dataclass
-class Asked:
-    label: Tensor | None = None
-
-
-def small(seed=0, **options) -> UNet:
-    """A small network all of whose layers are at work: those that start at zero are given weights."""
-    torch.manual_seed(seed)
-    net = UNet(**(SMALL | options))
-    for parameter in net.parameters():
-        if not parameter.any():
-            nn.init.normal_(parameter, std=0.1)
-    return net.eval()
-
-
-def noise_of(sigma: float, batch: int = 1, sigma_data: float = 0.5) -> Tensor:
-    """What a denoiser tells a network: ¼ log(σ/σ_data)."""
-    return torch.full((batch,), math.log(sigma / sigma_data) / 4)
-
-
-def randn(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
 
 # -------------------------------------------------------------------------------------- shapes
 
@@ -46,7 +19,7 @@ def test_every_network_keeps_its_word(cls, inputs):
     assert (net.inputs, net.classes) == (inputs, 3)
     with torch.no_grad():
         y = net(randn(2, inputs, 1234), torch.zeros(2), Asked(torch.tensor([0, 2])))
-    assert y.shape == (2, 1, 1234)
+    assert y.shape == (2, net.outputs, 1234)
     assert y.isfinite().all()
 
 
@@ -58,6 +31,17 @@ def test_any_length_is_taken(front, length):
             randn(1, 1, length), torch.zeros(1)
         )
     assert y.shape == (1, 1, length)
+    assert y.isfinite().all()
+
+
+@pytest.mark.parametrize("front", [None, MDCT(6)], ids=["waveform", "mdct"])
+@pytest.mark.parametrize("length", [1, 2, 61, 1000])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_any_length_is_taken_by_any_layout(layout, front, length):
+    net = small(front=front, inputs=2, **LAYOUTS[layout])
+    with torch.no_grad():
+        y = net(randn(1, 2, length), torch.zeros(1))
+    assert y.shape == (1, net.outputs, length)
     assert y.isfinite().all()
 
 
@@ -80,9 +64,10 @@ def test_the_layout_of_rouard_and_hadjeres_is_built():
     assert net.stride == 300
 
 
+@pytest.mark.parametrize("layout", ["default", "fir", "biggan", "ncsnpp"])
 @pytest.mark.parametrize("factor", [1, 2, 3, 4, 5, 7])
-def test_every_factor_divides_the_frames(factor):
-    net = small(channels=(8, 8), factors=(factor,), bottleneck="none")
+def test_every_factor_divides_the_frames(factor, layout):
+    net = small(**LAYOUTS[layout] | {"channels": (8, 8), "factors": (factor,), "bottleneck": "none"})
     seen = []
     net.shrink[0].register_forward_hook(lambda module, args, out: seen.append(out.shape[-1]))
     net(randn(1, 1, 6 * factor), torch.zeros(1))
@@ -93,31 +78,22 @@ def test_every_factor_divides_the_frames(factor):
 
 
 @pytest.mark.parametrize("front", [None, MDCT(6)], ids=["waveform", "mdct"])
-def test_padding_is_silence_and_nothing_else(front):
-    net = small(front=front, position=0)
+@pytest.mark.parametrize("layout", [k for k in LAYOUTS if k != "harmonics"])  # cos 0 = 1
+def test_padding_is_silence_and_nothing_else(front, layout):
+    net = small(front=front, position=0, **LAYOUTS[layout])
     x = randn(2, 1, 303)
     behind = torch.cat((x, torch.zeros(2, 1, 3)), -1) if front else torch.cat((x, torch.zeros(2, 1, 7)), -1)
     y, longer = net(x, torch.zeros(2)), net(behind, torch.zeros(2))
     torch.testing.assert_close(y, longer[..., :303], rtol=1e-4, atol=1e-5)
 
 
-def test_an_example_does_not_depend_on_its_batch_mates():
-    net, x, noise = small(classes=2), randn(3, 1, 100), torch.tensor([-0.5, 0.0, 0.5])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_an_example_does_not_depend_on_its_batch_mates(layout):
+    net, x, noise = small(classes=2, **LAYOUTS[layout]), randn(3, 1, 100), torch.tensor([-0.5, 0.0, 0.5])
     label = torch.tensor([0, 1, -1])
     whole = net(x, noise, Asked(label))
     for i in range(3):
         torch.testing.assert_close(net(x[i : i + 1], noise[i : i + 1], Asked(label[i : i + 1]))[0], whole[i])
-
-
-def shifted(net, shift):
-    """The largest difference between the response to a shifted burst and the shifted response."""
-    x = torch.zeros(1, 1, 2400, dtype=torch.float64)
-    x[..., 1000:1040] = randn(40)
-    net = net.double()
-    with torch.no_grad():
-        y, z = (net(torch.roll(x, s, -1), torch.zeros(1).double())[0, 0] for s in (0, shift))
-    inner = slice(400, -400)
-    return float((torch.roll(y, shift)[inner] - z[inner]).abs().max() / y.abs().max())
 
 
 @pytest.mark.parametrize("bottleneck", ["attention", "none"])
@@ -161,9 +137,10 @@ def test_compress_shows_the_input_in_units_of_the_noise():
     assert views_of(small(position=0, compress=False), u, noise_of(sigma)).shape[1] == 1
 
 
-def test_the_output_starts_at_zero():
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_output_starts_at_zero(layout):
     torch.manual_seed(0)
-    assert not UNet(**SMALL)(randn(2, 1, 50), torch.zeros(2)).any()
+    assert not UNet(**SMALL | LAYOUTS[layout])(randn(2, 1, 50), torch.zeros(2)).any()
 
 
 @pytest.mark.parametrize("front", [None, MDCT(10)], ids=["waveform", "mdct"])
@@ -252,12 +229,17 @@ def test_attention_is_that_of_vaswani():
     torch.testing.assert_close(layer(x)[0], x[0] + torch.cat(heads), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("bottleneck", ["attention", "fnet", "none"])
-def test_every_bottleneck_is_built_as_asked(bottleneck):
-    net = small(bottleneck=bottleneck, mixers=2)
-    assert [type(m).__name__ for m in net.mix] == {"attention": ["Attention"] * 2, "fnet": ["Fourier"] * 2, "none": []}[
-        bottleneck
-    ]
+@pytest.mark.parametrize(
+    ("bottleneck", "expected"),
+    [
+        ("attention", ["Attention"] * 2),
+        ("fnet", ["Fourier"] * 2),
+        ("both", ["Fourier", "Attention"] * 2),
+        ("none", []),
+    ],
+)
+def test_every_bottleneck_is_built_as_asked(bottleneck, expected):
+    assert [type(m).__name__ for m in small(bottleneck=bottleneck, mixers=2).mix] == expected
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 8, 24, 60, 128, 250, 512])
@@ -270,19 +252,22 @@ def test_normalisation_has_groups_that_divide(channels):
 # -------------------------------------------------------------------------------------- training
 
 
-@pytest.mark.parametrize("bottleneck", ["attention", "fnet", "none"])
+BOTTLENECKS = {name: {"bottleneck": name} for name in ("fnet", "none")}
+
+
+@pytest.mark.parametrize("options", (LAYOUTS | BOTTLENECKS).values(), ids=LAYOUTS | BOTTLENECKS)
 @pytest.mark.parametrize("front", [None, MDCT(6)], ids=["waveform", "mdct"])
-def test_the_gradient_reaches_every_parameter(bottleneck, front):
-    net = small(front=front, classes=2, bottleneck=bottleneck, inputs=2, dilations=(1, 2)).train()
+def test_the_gradient_reaches_every_parameter(options, front):
+    net = small(front=front, classes=2, inputs=2, dilations=(1, 2), **options).train()
     out = net(randn(4, 2, 360), torch.tensor([-0.5, 0.0, 0.3, 0.6]), Asked(torch.tensor([0, 1, -1, 0])))
-    (out * randn(4, 1, 360, seed=1)).sum().backward()
+    (out * randn(4, net.outputs, 360, seed=1)).sum().backward()
     silent = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()]
     assert not silent
 
 
-@pytest.mark.parametrize("bottleneck", ["attention", "fnet", "none"])
-def test_bf16_autocast_is_finite_and_close(bottleneck):
-    net = small(bottleneck=bottleneck, front=MDCT(6), inputs=2)
+@pytest.mark.parametrize("options", (LAYOUTS | BOTTLENECKS).values(), ids=LAYOUTS | BOTTLENECKS)
+def test_bf16_autocast_is_finite_and_close(options):
+    net = small(front=MDCT(6), inputs=2, **options)
     x, noise = randn(2, 2, 300), torch.tensor([-1.4, 1.2])
     full = net(x, noise)
     with torch.autocast("cpu", torch.bfloat16):
@@ -299,9 +284,17 @@ def test_extreme_noise_levels_are_finite():
         assert net(randn(1, 1, 100), noise_of(sigma)).isfinite().all()
 
 
-def test_a_compiled_network_is_the_same():
+EVERYTHING = LAYOUTS["ncsnpp"] | {"blocks": [1, 1, 2], "harmonics": (7, 8), "variance": True, "front": MDCT(6)}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"resample": "fir", "bottleneck": "none"}, EVERYTHING],
+    ids=["default", "fir", "everything"],
+)
+def test_a_compiled_network_is_the_same(options):
     # Traced but not generated: code generation takes a minute and is not the claim.
-    net, x, noise = small(classes=2), randn(2, 1, 60), torch.tensor([-0.5, 0.5])
+    net, x, noise = small(classes=2, **options), randn(2, 1, 60), torch.tensor([-0.5, 0.5])
     expected = net(x, noise, Asked(torch.tensor([0, -1])))
     net.compile(backend="aot_eager", fullgraph=True)
     got = net(x, noise, Asked(torch.tensor([0, -1])))
@@ -331,6 +324,13 @@ def test_dropout_acts_in_training_alone():
         ({"kernel": 4}, "must be odd"),
         ({"heads": 5}, "does not divide"),
         ({"features": "wavelet"}, "choose fourier or sinusoidal"),
+        ({"blocks": [1, 2]}, r"blocks = \[1, 2\]: give one number, or a list of 3, one per level"),
+        ({"blocks": [1, 0, 2]}, "each at least 1"),
+        ({"blocks": 0}, "each at least 1"),
+        ({"resample": "FIR"}, "choose strided or fir"),
+        ({"transition": "gan"}, "choose convolution or biggan"),
+        ({"skips": "none"}, "choose concat or add"),
+        ({"bottleneck": "lstm"}, "choose attention or fnet or both or none"),
     ],
 )
 def test_impossible_layouts_are_refused(options, says):
