@@ -195,6 +195,14 @@ def test_harmonics_are_the_formula_in_full_precision(front, half):
     torch.testing.assert_close(views[..., : expected.shape[-1]], expected, rtol=0, atol=2e-3)
 
 
+def test_harmonics_of_a_coarse_input_are_still_those_of_the_formula():
+    z = randn(1, 1, 300).bfloat16()
+    got = harmonic_features(z, (7, 8))
+    expected = torch.cat([f(2**n * math.pi * z.double()) for f in (torch.sin, torch.cos) for n in (7, 8)], 1)
+    assert got.dtype == torch.bfloat16
+    torch.testing.assert_close(got.double(), expected, rtol=0, atol=5e-3)
+
+
 def test_a_detail_that_hardly_shows_is_plain_in_the_harmonics():
     # Kingma et al. 2021, section 5.5: -60 dBFS moves the phase of 2⁸ π z by 0.8.
     z = randn(1, 1, 1000)
