@@ -82,6 +82,22 @@ class Score(Parametrization):
         return kernel.precision[..., -1, :] / matched[..., None], 1 / matched
 
 
+class MixedScore(Parametrization):
+    """The network gives what the noise ε of the last block has beyond that of Gaussian data of the same power.
+
+    The score is -u / Var(u) of the last block, less net / L_SS: at high noise, where the velocity is all but normal,
+    nothing is left to learn. The same reserve as for Epsilon. Source: Dockhorn et al. 2022, section 3.2, "mixed score".
+    """
+
+    def __call__(self, kernel: Kernel, sigma_data: Tensor) -> tuple[Tensor, Tensor]:
+        # ε_S = r·(u - M x) = u_S L_SS / Var(u_S) + net, solved for x.
+        row, signal = kernel.inverse[..., -1, :], kernel.whitened[..., -1]
+        variance = kernel.M[..., -1].square() * sigma_data.square() + kernel.L[..., -1, :].square().sum(-1)
+        normal = kernel.L[..., -1, -1] / variance
+        rest = torch.cat((row[..., :-1], (row[..., -1] - normal)[..., None]), -1)
+        return rest / signal[..., None], -1 / signal
+
+
 class V(Parametrization):
     """The network gives v = α n - σ x, where α y is the matched statistic scaled to α² + σ² = 1.
 
@@ -106,8 +122,9 @@ class Denoiser(nn.Module):
     """A network read as D(u, t) = E[x | u_t = u].
 
     Args:
-        net: net(u (B, S·C, T), noise (B,), condition) -> (B, C, T). Its input has unit variance; `noise` is
-            -log(SNR) / 8, the SNR counted with the data's power (¼ log(σ/σ_data) where m = 1; Karras 2022, c_noise).
+        net: net(u (B, S·C, T), noise (B,), condition) -> (B, C, T), or (B, 2 C, T) with a learnt variance. Its input
+            has unit variance; `noise` is -log(SNR) / 8, the SNR counted with the data's power (¼ log(σ/σ_data) where
+            m = 1; Karras 2022, c_noise).
         sde: the forward process.
         parametrization: what the network's output stands for.
         sigma_data: standard deviation of the data, in units of the (companded) waveform.
@@ -127,6 +144,14 @@ class Denoiser(nn.Module):
 
     def forward(self, u: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """D: u (B, S, C, T), t (B,) -> (B, C, T)."""
+        return self.predict(u, t, condition)[0]
+
+    def predict(self, u: Tensor, t: Tensor, condition: Condition | None = None) -> tuple[Tensor, Tensor | None]:
+        """D (B, C, T), and where the network has a second output the learnt variance's place (B, C, T), else None.
+
+        The variance of a reverse step is exp(v log β + (1 - v) log β̃); v = ½ (1 + output), so that it starts between.
+        Source: Nichol and Dhariwal 2021, eq. 15.
+        """
         kernel = self.sde.kernel(t)
         sigma_data = float64(self.sigma_data).to(kernel.M)
         skip, out = self.parametrization(kernel, sigma_data)
@@ -134,7 +159,8 @@ class Denoiser(nn.Module):
         scale = (kernel.M.square() * sigma_data.square() + kernel.L.square().sum(-1)).rsqrt()
         noise = -(kernel.snr * sigma_data.square()).log() / 8
         inner = self.net((pad(scale, u) * u).flatten(1, 2), noise.to(u), condition).to(u.dtype)
-        return dot(skip, u) + pad(out, inner) * inner
+        inner, *rest = inner.split(u.shape[2], 1)
+        return dot(skip, u) + pad(out, inner) * inner, 0.5 * (1 + rest[0]) if rest else None
 
     def score(self, u: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """∇ log p(u_t) = Σ⁻¹ (M D - u), (B, S, C, T). Source: Tweedie's formula, Efron 2011, eq. 2.8."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,12 +14,12 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 
 from diffwave_sde.denoiser import Condition, Denoiser, Parametrization
-from diffwave_sde.loss import Draw, Loss
+from diffwave_sde.loss import Draw, Loss, Objective
 from diffwave_sde.networks import Network
 from diffwave_sde.random import Generator, stream
 from diffwave_sde.samplers import Heun, Sampler
 from diffwave_sde.samplers.base import Progress
-from diffwave_sde.sde import EDM, SDE
+from diffwave_sde.sde import EDM, SDE, float64
 
 KEY = "diffwave_sde"
 """Where a checkpoint keeps what it takes to build the model again."""
@@ -74,7 +75,7 @@ class DiffusionModule(LightningModule):
         net: Network,
         sde: SDE | None = None,
         parametrization: Parametrization | None = None,
-        loss: Loss | None = None,
+        loss: Objective | None = None,
         sampler: Sampler | None = None,
         optimizer: Callable[[Iterable], Optimizer] = torch.optim.AdamW,
         scheduler: Callable[[Optimizer], LRScheduler] | None = None,
@@ -96,6 +97,12 @@ class DiffusionModule(LightningModule):
             raise ValueError(f"sigma_data = {sigma_data:g} must be positive, or null to measure it")
         self.denoiser = Denoiser(net, sde, parametrization, sigma_data or 0.5)
         self.loss = loss or Loss()
+        if any(p.requires_grad for p in sde.parameters()) and not self.loss.invariant:
+            # Any other loss it would lower by running to where the loss is least.
+            raise ValueError(
+                f"{type(sde).__name__} is learnt with the network, which the bound on the likelihood alone can teach: "
+                "add --model.loss.weight=LikelihoodWeight --model.loss.time=UniformTime, or take configs/loss/vdm.yaml"
+            )
         self.sampler = sampler or Heun()
         self.optimizer, self.scheduler = optimizer, scheduler
         self.measure = sigma_data is None
@@ -113,6 +120,8 @@ class DiffusionModule(LightningModule):
         data = getattr(self.trainer, "datamodule", None)
         if stage == "fit" and self.measure and data is not None:
             self.denoiser.sigma_data.fill_(data.sigma_data)
+        if stage == "fit" and data is not None and hasattr(self.denoiser.sde, "adapt"):
+            self.denoiser.sde.adapt(lambda: data.diameter)
         if self.compile_net:
             # In place, so that the names of the weights stay as they are.
             self.denoiser.net.compile()
@@ -133,6 +142,8 @@ class DiffusionModule(LightningModule):
         self.batches += 1
         losses = self.loss.at(self.denoiser, x, draw, condition)
         loss = losses.mean()
+        if hasattr(self.loss.time, "observe"):
+            self._observe(draw, losses)
         sigma = self._sigma(draw)
         self.buckets["train_loss"].update(losses.detach(), sigma)
         self.last = {"losses": losses.detach(), "sigma": sigma, "index": batch.index}
@@ -143,6 +154,12 @@ class DiffusionModule(LightningModule):
             self.log_dict({f"train/loss/{k}": v for k, v in self.buckets["train_loss"].compute().items()})
             self.buckets["train_loss"].reset()
         return loss
+
+    def _observe(self, draw: Draw, losses: Tensor) -> None:
+        # Those of all processes, so that all draw from one law.
+        pairs = torch.stack((float64(draw.t), float64(losses.detach() / draw.weight.to(losses))))
+        t, losses = self.all_gather(pairs).reshape(-1, *pairs.shape).unbind(1)
+        self.loss.time.observe(self.denoiser.sde, t.flatten(), losses.flatten())
 
     def prepare_step(self, batch: Any, counter: int) -> tuple[Tensor, Condition, Draw]:
         """The clips, condition and draws of training batch number `counter`: a pure function of these and the seed."""
@@ -157,7 +174,8 @@ class DiffusionModule(LightningModule):
         torch.manual_seed(stream(self.seed, "dropout", counter, rank).initial_seed())
         generators = [stream(self.seed, TRAINING, counter, p, device=x.device) for p in places]
         position = torch.tensor(places, device=x.device)
-        draw = self.loss.draw(self.denoiser.sde, x, generators, position, len(x) * world)
+        shared = stream(self.seed, TRAINING, counter, "shared", device=x.device)
+        draw = self.loss.draw(self.denoiser.sde, x, generators, position, len(x) * world, shared)
         hidden = torch.rand(len(x) * world, generator=stream(self.seed, "label", counter))[places]
         label = torch.where((hidden < self.label_dropout).to(x.device), -1, batch.label)
         return x, Condition(label=label), draw
@@ -186,7 +204,9 @@ class DiffusionModule(LightningModule):
         quantile = (batch.index.double() * 0.6180339887498949 + 0.5) % 1
         noise = [stream(self.seed, VALIDATION, int(i), device=x.device) for i in batch.index]
         draw = self.loss.draw(self.denoiser.sde, x, noise)
-        draw = Draw(self.loss.time(self.denoiser.sde, quantile), draw.eps)
+        # Of the law that is meant, not of one that moves as training goes on.
+        law = getattr(self.loss.time, "base", self.loss.time)
+        draw = replace(draw, t=law(self.denoiser.sde, quantile), weight=None)
         losses = self.loss.at(self.denoiser, x, draw, Condition(label=batch.label))
         self.buckets[f"{name}_loss"].update(losses, self._sigma(draw))
         self.log(f"{name}/loss", losses.mean(), prog_bar=True, sync_dist=True, batch_size=len(x))

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 import diffwave_sde
 from diffwave_sde.denoiser import Denoiser, Parametrization
-from diffwave_sde.loss import TimeSampler, Weight
+from diffwave_sde.loss import Draw, Level, TimeSampler, Weight
 from diffwave_sde.samplers import Grid, Sampler, TimesGrid
-from diffwave_sde.sde import CLD, SDE, pad
+from diffwave_sde.sde import CLD, DDPM, SDE, VDM, Kernel, MeanSigma, pad
 
 # Where a plug-in may be written: a file added there is walked the day it is added.
 for room in ("sde", "denoiser", "loss", "samplers", "networks"):
@@ -36,19 +36,48 @@ def concrete(base: type) -> list[type]:
     return sorted(dict.fromkeys(walk(base)), key=lambda c: c.__name__)
 
 
+def bent(seed: int = 0) -> VDM:
+    """A learnt process far from where it begins."""
+    sde, g = VDM(), torch.Generator().manual_seed(seed)
+    for parameter in sde.parameters():
+        parameter.data += 0.5 * torch.randn(parameter.shape, generator=g)
+    return sde.requires_grad_(False)
+
+
 # Beside the defaults, what has other branches than they.
 VARIANTS: dict[str, SDE] = {
     "CLD-underdamped": CLD(friction=0.4, beta_min=4.0, beta_max=30.0),
     "CLD-overdamped": CLD(friction=3.0, beta_min=4.0, beta_max=40.0),
     "CLD-bare": CLD(epsilon=0.0),
+    "DDPM-cosine": DDPM(schedule="cosine"),
+    "VDM-bent": bent(),
+    "MeanSigma-faded": MeanSigma(lambda t: 0.9 * (1 - t.square()), lambda t: (0.01 + t).sqrt()),
 }
-PROCESSES: dict[str, SDE] = {cls.__name__: cls() for cls in concrete(SDE)} | VARIANTS
+PROCESSES: dict[str, SDE] = {cls.__name__: cls().requires_grad_(False) for cls in concrete(SDE)} | VARIANTS
 DEFAULTS = [name for name in PROCESSES if name not in VARIANTS]
 PARAMETRIZATIONS: dict[str, Parametrization] = {cls.__name__: cls() for cls in concrete(Parametrization)}
 WEIGHTS: dict[str, Weight] = {cls.__name__: cls() for cls in concrete(Weight)}
 TIMES: dict[str, TimeSampler] = {cls.__name__: cls() for cls in concrete(TimeSampler)}
 SAMPLERS: dict[str, type[Sampler]] = {cls.__name__: cls for cls in concrete(Sampler)}
 GRIDS: dict[str, Grid] = {cls.__name__: cls() for cls in concrete(Grid) if cls is not TimesGrid}
+
+
+def tensor(*values) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def covariance(kernel: Kernel) -> Tensor:
+    return kernel.L @ kernel.L.mT
+
+
+def close(a, b, rtol=1e-9, atol=0.0):
+    torch.testing.assert_close(a, b, rtol=rtol, atol=atol)
+
+
+def normalised(Q: Tensor, like: Tensor) -> Tensor:
+    """Q in units of the standard deviations of `like`, so that every entry counts."""
+    d = like.diagonal(dim1=-2, dim2=-1).sqrt()
+    return Q / (d[..., :, None] * d[..., None, :])
 
 
 def times_of(sde: SDE, count: int = 9) -> Tensor:
@@ -141,3 +170,26 @@ class ExactNet(nn.Module):
 def exact(sde: SDE, parametrization: Parametrization, data: Mixture, sigma_data: float = 0.5) -> Denoiser:
     """A Denoiser that holds the exact network of `data`, in float64."""
     return Denoiser(ExactNet(sde, parametrization, data, sigma_data), sde, parametrization, sigma_data).double()
+
+
+# -------------------------------------------------------------------------------------- what tests of losses share
+
+SIGMA_DATA = 0.5
+
+
+def fixed(sde, t, examples=40, length=1000, data=GAUSSIAN, seed=0):
+    """Data and a draw at one time."""
+    g = torch.Generator().manual_seed(seed)
+    x = data.sample((examples, 1, length), g)
+    eps = torch.randn(examples, sde.blocks, 1, length, generator=g, dtype=torch.float64)
+    return x, Draw(torch.full((examples,), t, dtype=torch.float64), eps)
+
+
+def level(sde, t):
+    return Level(sde, t, sde.kernel(t), torch.tensor(SIGMA_DATA, dtype=torch.float64))
+
+
+def within(values, expected, sigmas=5.0):
+    """Whether the mean of independent `values` is `expected`, within its own error."""
+    error = values.std() / math.sqrt(len(values))
+    assert abs(float(values.mean()) - expected) < sigmas * float(error), (values.mean(), expected, error)

@@ -298,15 +298,25 @@ class AudioDataModule(LightningDataModule):
                 splits[name] = splits["train"]
         return splits
 
+    def _some(self, most: int) -> Iterator[Tensor]:
+        """Up to `most` training clips, evenly over the split and companded, in pieces of up to 64: (n, T), float64."""
+        rows = self.splits["train"]
+        rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), most)).astype(np.int64)]
+        clips = self._clips(rows)
+        for i in range(0, len(rows), 64):
+            yield clips.__getitems__(list(range(i, min(i + 64, len(rows))))).audio[:, 0].double()
+
     @cached_property
     def sigma_data(self) -> float:
         """RMS of the companded training clips, measured on up to 2,048 of them."""
-        rows = self.splits["train"]
-        rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), 2048)).astype(np.int64)]
-        clips = self._clips(rows)
-        chunks = [list(range(i, min(i + 64, len(rows)))) for i in range(0, len(rows), 64)]
-        total = sum(float(clips.__getitems__(chunk).audio.double().square().sum()) for chunk in chunks)
-        return math.sqrt(total / (len(rows) * self.length))
+        squares = torch.cat([x.square().mean(1) for x in self._some(2048)])
+        return math.sqrt(float(squares.mean()))
+
+    @cached_property
+    def diameter(self) -> float:
+        """The largest Euclidean distance between two companded training clips, of up to 512 of them."""
+        x = torch.cat(list(self._some(512)))
+        return float(torch.cdist(x, x).max())
 
     def _clips(self, rows: np.ndarray) -> Clips:
         return Clips(self.store, rows, self.mu)

@@ -1,0 +1,47 @@
+r"""Losses: a sampler of times and a weight on the denoiser's squared error.
+
+    loss = w(t) · mean over (C, T) of |D(u_t, t) - x|²,    u_t ~ p(u_t | x),    t drawn from p(t)
+
+Every objective of the literature that is a regression is such a pair. A time sampler is a quantile function, from
+[0, 1) to times; so each one can be stratified, put on a fixed grid, or shared out among processes in the same way.
+"""
+
+from diffwave_sde.loss.objectives import Draw, HybridLoss, ImplicitLoss, Loss, Objective
+from diffwave_sde.loss.times import DiscreteTime, ImportanceTime, LogNormalSigma, TimeSampler, UniformTime
+from diffwave_sde.loss.weights import (
+    DataWeight,
+    EpsilonWeight,
+    ExtendedWeight,
+    KarrasWeight,
+    Level,
+    LikelihoodWeight,
+    MinSNRWeight,
+    P2Weight,
+    ScoreWeight,
+    VWeight,
+    Weight,
+)
+
+__all__ = [
+    "DataWeight",
+    "DiscreteTime",
+    "Draw",
+    "EpsilonWeight",
+    "ExtendedWeight",
+    "HybridLoss",
+    "ImplicitLoss",
+    "ImportanceTime",
+    "KarrasWeight",
+    "Level",
+    "LikelihoodWeight",
+    "LogNormalSigma",
+    "Loss",
+    "MinSNRWeight",
+    "Objective",
+    "P2Weight",
+    "ScoreWeight",
+    "TimeSampler",
+    "UniformTime",
+    "VWeight",
+    "Weight",
+]
