@@ -101,7 +101,7 @@ class DiffusionModule(LightningModule):
             # Any other loss it would lower by running to where the loss is least.
             raise ValueError(
                 f"{type(sde).__name__} is learnt with the network, which the bound on the likelihood alone can teach: "
-                "add --model.loss.weight=LikelihoodWeight --model.loss.time=UniformTime, or take configs/loss/vdm.yaml"
+                "add --model.loss.weight=LikelihoodWeight --model.loss.time=UniformTime, or take configs/sde/vdm.yaml"
             )
         self.sampler = sampler or Heun()
         self.optimizer, self.scheduler = optimizer, scheduler

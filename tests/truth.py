@@ -51,7 +51,7 @@ VARIANTS: dict[str, SDE] = {
     "CLD-bare": CLD(epsilon=0.0),
     "DDPM-cosine": DDPM(schedule="cosine"),
     "VDM-bent": bent(),
-    "MeanSigma-faded": MeanSigma(lambda t: 0.9 * (1 - t.square()), lambda t: (0.01 + t).sqrt()),
+    "MeanSigma-faded": MeanSigma(lambda t: 0.9 * (1 - t.square()), lambda t: (1e-6 + t * t).sqrt()),
 }
 PROCESSES: dict[str, SDE] = {cls.__name__: cls().requires_grad_(False) for cls in concrete(SDE)} | VARIANTS
 DEFAULTS = [name for name in PROCESSES if name not in VARIANTS]

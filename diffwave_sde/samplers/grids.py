@@ -82,6 +82,26 @@ class KarrasGrid(Grid):
         return _ends(sde, sde.time(sigma**-2))
 
 
+class DiscreteGrid(Grid):
+    """Steps i t_max / N of a discrete chain, i from N down to 1, evenly strided. Source: Nichol and Dhariwal 2021, § 4.
+
+    Args:
+        chain: N; null for that of a discrete process, and 1000 for others.
+    """
+
+    def __init__(self, chain: int | None = None):
+        if chain is not None and chain < 2:
+            raise ValueError(f"chain = {chain}: a chain has at least 2 steps")
+        self.chain = chain
+
+    def _times(self, sde: SDE, steps: int) -> Tensor:
+        chain = self.chain or getattr(sde, "steps", 1000)
+        if steps > chain:
+            raise ValueError(f"steps = {steps}: the chain has {chain}; take at most as many")
+        i = torch.linspace(chain, 1, steps, dtype=torch.float64).round()
+        return (i / chain * sde.t_max).clamp_min(sde.t_min)
+
+
 class TimesGrid(Grid):
     """Times given one by one, for instance learnt ones.
 

@@ -55,7 +55,7 @@ class DDPM(Preserving):
         elif schedule == "linear":
             beta = np.linspace(1e-4, 0.02, steps) * 1000 / steps
         elif schedule == "cosine":
-            log_mean = CosineVP().log_mean(torch.arange(steps + 1, dtype=torch.float64) / steps).numpy()
+            log_mean = CosineVP().log_mean(torch.arange(steps + 1, dtype=torch.float64, device="cpu") / steps).numpy()
             beta = np.minimum(-np.expm1(2 * np.diff(log_mean)), 0.999)
         else:
             raise ValueError(f"schedule = {schedule!r}: choose linear or cosine")

@@ -191,7 +191,7 @@ class MeanSigma(ScalarSDE):
             raise ValueError(f"t_max = {t_max:g} must be at most 1")
         self._mean, self._sigma = mean or _line, sigma or _identity
         self.t_min, self.t_max = t_min, t_max
-        t = torch.linspace(t_min, t_max, 1001, dtype=torch.float64)
+        t = torch.linspace(t_min, t_max, 1001, dtype=torch.float64, device="cpu")
         m, s = self._mean(t), self._sigma(t)
         for name, values in {"mean": m, "sigma": s}.items():
             wrong = ~(values.isfinite() & (values > 0))
