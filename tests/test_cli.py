@@ -13,6 +13,7 @@ import yaml
 
 from diffwave_sde import checkpoint
 from diffwave_sde.cli import lightning, main, runs
+from diffwave_sde.sde import VDM
 
 SMALL = [
     "--data.dataset=drums",
@@ -103,6 +104,52 @@ def test_two_processes_train_as_one_with_the_same_global_batch(run, store, here)
     ]  # fmt: skip
     subprocess.run(command, check=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert difference(weights(here / "runs" / "two"), weights(run)) < 1e-5
+
+
+# A process and a law of times that are learnt on the way: both have a state of their own.
+LEARNT = [
+    "--model.sde=VDM",
+    "--model.loss.weight=LikelihoodWeight",
+    "--model.loss.time=ImportanceTime",
+    "--model.loss.time.base=UniformTime",
+    "--model.loss.time.history=1",
+    "--model.loss.time.buckets=2",
+    "--model.loss.strata=low-discrepancy",
+]
+
+
+@pytest.fixture(scope="module")
+def learnt(store, tmp_path_factory):
+    """A run of six steps of what is learnt with the network."""
+    folder = tmp_path_factory.mktemp("learnt")
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        fit(store, *LEARNT, "--trainer.max_steps=6", "--name=whole")
+    finally:
+        os.chdir(before)
+    return folder / "runs" / "whole"
+
+
+def test_what_is_learnt_on_the_way_is_learnt(learnt):
+    state = weights(learnt)["current_model_state"]
+    assert state["loss.time.seen"].min() >= 1
+    assert not torch.equal(state["denoiser.sde.heights"], VDM().heights)
+
+
+def test_it_too_goes_on_as_if_never_stopped(learnt, store, here):
+    fit(store, *LEARNT, "--trainer.max_steps=4", "--name=part")
+    main(["fit", "--name=part", "--ckpt_path=last", "--trainer.max_steps=6"])
+    assert difference(weights(here / "runs" / "part"), weights(learnt)) == 0
+
+
+def test_it_too_is_the_same_on_two_processes(learnt, store, here):
+    command = [
+        sys.executable, "-m", "diffwave_sde", "fit", f"--data.root={store}", *SMALL, *LEARNT, "--data.batch_size=2",
+        "--trainer.devices=2", "--trainer.max_steps=6", "--name=two",
+    ]  # fmt: skip
+    subprocess.run(command, check=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert difference(weights(here / "runs" / "two"), weights(learnt)) < 1e-4
 
 
 def test_accumulated_batches_average_once_per_optimizer_step(store, here):

@@ -1,12 +1,15 @@
 """The module: what a training step draws, measures and keeps."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from diffwave_sde.data.module import Batch
+from diffwave_sde.loss import HybridLoss, ImportanceTime, LikelihoodWeight, Loss, UniformTime
 from diffwave_sde.module import DiffusionModule, NoiseBuckets, check_fit
 from diffwave_sde.networks import UNet
-from diffwave_sde.sde import CLD, VP
+from diffwave_sde.sde import CLD, VDM, VE, VP
 
 
 def small(classes: int = 3, **options) -> UNet:
@@ -94,6 +97,41 @@ def test_sounds_do_not_depend_on_what_is_made_beside_them():
     alone = module.sample(100, label[2:], module.generators([2]))
     assert torch.allclose(together[2:], alone, atol=1e-5)
     assert not torch.allclose(together[:1], together[1:2], atol=1e-2)
+
+
+def test_a_process_that_learns_is_taught_by_the_likelihood_alone():
+    bound = Loss(UniformTime(), LikelihoodWeight())
+    module = DiffusionModule(small(), sde=VDM(), loss=bound)
+    assert {id(p) for p in module.denoiser.sde.parameters()} <= {
+        id(p) for group in module.configure_optimizers().param_groups for p in group["params"]
+    }
+    for loss in (Loss(), Loss(UniformTime()), Loss(weight=LikelihoodWeight()), HybridLoss(), None):
+        with pytest.raises(ValueError, match=r"VDM is learnt.*LikelihoodWeight.*UniformTime") as error:
+            DiffusionModule(small(), sde=VDM(), loss=loss)
+        assert "\n" not in str(error.value)
+    DiffusionModule(small(), sde=VDM().requires_grad_(False))  # a fixed one takes any
+
+
+def test_validation_draws_its_times_from_the_law_that_is_meant():
+    module = DiffusionModule(small(), sde=VP(), loss=Loss(ImportanceTime(UniformTime(), buckets=4, history=1)))
+    seen = []
+    module.loss.at = lambda denoiser, x, draw, condition: seen.append(draw) or torch.zeros(len(x))
+    module.log = lambda *_, **__: None
+    module._evaluate(batch(range(4)), "val")
+    module.loss.time.observe(VP(), torch.linspace(0.01, 0.99, 40), torch.linspace(0, 9, 40))
+    module._evaluate(batch(range(4)), "val")
+    assert torch.equal(seen[0].t, seen[1].t)
+    assert torch.equal(seen[0].eps, seen[1].eps)
+    assert seen[1].weight is None
+
+
+def test_what_a_process_takes_from_the_data_is_measured_when_training_starts():
+    data = SimpleNamespace(sigma_data=0.2, diameter=31.0)
+    module = DiffusionModule(small(), sde=VE(sigma_max=None))
+    module._trainer = SimpleNamespace(datamodule=data)
+    module.setup("fit")
+    assert float(module.denoiser.sde.measured) == 31.0
+    assert float(module.denoiser.sigma_data) == pytest.approx(0.2)
 
 
 def test_weights_of_another_layout_are_named_in_one_line():

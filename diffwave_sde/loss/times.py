@@ -103,6 +103,7 @@ class ImportanceTime(TimeSampler):
         if not 0 < uniform <= 1:
             raise ValueError(f"uniform = {uniform:g} is a share: choose it above 0 and up to 1")
         self.base = base or UniformTime()
+        self.invariant = self.base.invariant
         self.buckets, self.history, self.uniform = buckets, history, uniform
         for name in ("second", "mass", "seen"):
             self.register_buffer(name, torch.zeros(buckets))

@@ -83,7 +83,7 @@ class KarrasGrid(Grid):
 
 
 class DiscreteGrid(Grid):
-    """Steps i t_max / N of a discrete chain, i from N down to 1, evenly strided. Source: Nichol and Dhariwal 2021, § 4.
+    """Steps of a discrete chain of N equal ones, evenly strided. Source: Nichol and Dhariwal 2021, § 4.
 
     Args:
         chain: N; null for that of a discrete process, and 1000 for others.
@@ -98,8 +98,9 @@ class DiscreteGrid(Grid):
         chain = self.chain or getattr(sde, "steps", 1000)
         if steps > chain:
             raise ValueError(f"steps = {steps}: the chain has {chain}; take at most as many")
-        i = torch.linspace(chain, 1, steps, dtype=torch.float64).round()
-        return (i / chain * sde.t_max).clamp_min(sde.t_min)
+        # Of DDPM and NCSN t_min is 1 / N, so these are their own times i / N.
+        i = torch.linspace(chain - 1, 0, steps, dtype=torch.float64).round()
+        return _ends(sde, sde.t_min + (sde.t_max - sde.t_min) * i / (chain - 1))
 
 
 class TimesGrid(Grid):

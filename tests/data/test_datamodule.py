@@ -57,6 +57,13 @@ def test_sigma_data_is_the_rms_of_the_companded_training_clips(root):
     assert data(root, mu=0).sigma_data < 0.8 * it.sigma_data
 
 
+def test_the_diameter_is_the_largest_distance_between_two_training_clips(root):
+    it = data(root)
+    x = audio.compress(torch.from_numpy(it.store.clips[it.splits["train"]] / 32768))
+    farthest = max(float((a - b).norm()) for a, b in itertools.combinations(x, 2))
+    assert it.diameter == pytest.approx(farthest, rel=1e-5)
+
+
 def test_every_loader_gives_all_its_clips_and_only_those(root):
     it = data(root)
     for name, loader in (("validation", it.val_dataloader()), ("test", it.test_dataloader())):
