@@ -164,7 +164,7 @@ class LikelihoodWeight(Weight):
             line an import path; null for 1, the bound itself.
     """
 
-    def __init__(self, steps: int | None = None, tilt: Callable[[Tensor], Tensor] | None = None):
+    def __init__(self, steps: int | None = None, tilt: Callable | None = None):
         super().__init__()
         if steps is not None and steps < 2:
             raise ValueError(f"steps = {steps}: a chain has at least 2")

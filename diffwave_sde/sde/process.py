@@ -180,8 +180,8 @@ class MeanSigma(ScalarSDE):
 
     def __init__(
         self,
-        mean: Callable[[Tensor], Tensor] | None = None,
-        sigma: Callable[[Tensor], Tensor] | None = None,
+        mean: Callable | None = None,
+        sigma: Callable | None = None,
         t_min: float = 1e-3,
         t_max: float = 0.999,
     ):
