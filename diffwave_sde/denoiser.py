@@ -153,21 +153,36 @@ class Denoiser(nn.Module):
         Source: Nichol and Dhariwal 2021, eq. 15.
         """
         kernel = self.sde.kernel(t)
-        sigma_data = float64(self.sigma_data).to(kernel.M)
-        skip, out = self.parametrization(kernel, sigma_data)
-        # Each block at unit variance: Var u_s = M_s² σ_d² + Σ_ss.
-        scale = (kernel.M.square() * sigma_data.square() + kernel.L.square().sum(-1)).rsqrt()
-        noise = -(kernel.snr * sigma_data.square()).log() / 8
-        inner = self.net((pad(scale, u) * u).flatten(1, 2), noise.to(u), condition).to(u.dtype)
-        inner, *rest = inner.split(u.shape[2], 1)
+        skip, out = self._parametrize(kernel)
+        inner, *rest = self._ask(u, kernel, condition)
         return dot(skip, u) + pad(out, inner) * inner, 0.5 * (1 + rest[0]) if rest else None
 
     def score(self, u: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """∇ log p(u_t) = Σ⁻¹ (M D - u), (B, S, C, T). Source: Tweedie's formula, Efron 2011, eq. 2.8."""
         kernel = self.sde.kernel(t)
-        return apply(kernel.precision, lift(kernel.M, self(u, t, condition)) - u)
+        return self._combine(-kernel.precision, -kernel.matched, u, kernel, condition)
 
     def eps(self, u: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """E[ε | u_t] = L⁻¹ (u - M D), (B, S, C, T)."""
         kernel = self.sde.kernel(t)
-        return apply(kernel.inverse, u - lift(kernel.M, self(u, t, condition)))
+        return self._combine(kernel.inverse, kernel.whitened, u, kernel, condition)
+
+    def _parametrize(self, kernel: Kernel) -> tuple[Tensor, Tensor]:
+        return self.parametrization(kernel, float64(self.sigma_data).to(kernel.M))
+
+    def _ask(self, u: Tensor, kernel: Kernel, condition: Condition | None) -> tuple[Tensor, ...]:
+        """The network's outputs, (B, C, T) each."""
+        power = float64(self.sigma_data).to(kernel.M).square()
+        # Each block at unit variance: Var u_s = M_s² σ_d² + Σ_ss.
+        scale = (kernel.M.square() * power + kernel.L.square().sum(-1)).rsqrt()
+        noise = -(kernel.snr * power).log() / 8
+        inner = self.net((pad(scale, u) * u).flatten(1, 2), noise.to(u), condition).to(u.dtype)
+        return inner.split(u.shape[2], 1)
+
+    def _combine(self, A: Tensor, a: Tensor, u: Tensor, kernel: Kernel, condition: Condition | None) -> Tensor:
+        """A u - a D, (B, S, C, T), for A (B, S, S) and a (B, S)."""
+        # D and u differ by less than float32 can tell where the noise is quiet: what they have in common is taken out
+        # in float64, and what the network adds keeps its digits.
+        skip, out = self._parametrize(kernel)
+        rest = A - a[..., :, None] * skip[..., None, :]
+        return apply(rest, u) - lift(a * out[..., None], self._ask(u, kernel, condition)[0])

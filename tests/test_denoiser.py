@@ -125,6 +125,36 @@ def test_float32_recovers_the_waveform_to_three_digits_of_its_noise(default_sde,
     assert ((got - eps).square().mean((1, 2, 3)).sqrt() < 1e-3).all()
 
 
+class Rounded(nn.Module):
+    """A network exact to the digits of float32."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, u, noise, condition=None):
+        return self.net(u, noise.double(), condition).float()
+
+
+@pytest.mark.parametrize("data", [GAUSSIAN, MIXTURE], ids=["gaussian", "mixture"])
+def test_the_score_in_float32_is_that_of_float64_to_three_digits_at_t_min(sde, parametrization, data):
+    # At t_min, where D and u differ by less than float32 can tell, the score is read from the network and not from D.
+    name = type(parametrization).__name__
+    t = torch.full((1,), sde.t_min, dtype=torch.float64)
+    g = torch.Generator().manual_seed(0)
+    eps = torch.randn(1, sde.blocks, 1, 500, generator=g, dtype=torch.float64)
+    u = sde.kernel(t).sample(data.sample((1, 1, 500), g), eps)
+    denoiser = exact(sde, parametrization, data)
+    expected = denoiser.score(u, t)
+    denoiser.net = Rounded(denoiser.net)
+    got = denoiser.score(u.float(), t)
+    assert got.dtype == torch.float32
+    error = (got.double() - expected).square().mean((0, 2, 3)) / expected.square().mean((0, 2, 3))
+    # A network that gives the waveform itself cannot say less than its own last digit, 6e-8 of it.
+    limit = max(1e-3, float(6e-8 * sde.kernel(t).snr)) if name == "X0" else 1e-3
+    assert (error.sqrt() < limit).all(), error.sqrt()
+
+
 @pytest.mark.parametrize("data", [GAUSSIAN, MIXTURE], ids=["gaussian", "mixture"])
 def test_score_and_noise_are_exact(sde, parametrization, data):
     name = type(parametrization).__name__

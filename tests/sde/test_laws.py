@@ -211,7 +211,7 @@ def test_kernels_never_wait_for_the_device(sde):
         assert kernel.precision.shape == (3, sde.blocks, sde.blocks)
 
 
-@pytest.mark.parametrize("name", ["VP", "CLD"])
+@pytest.mark.parametrize("name", DEFAULTS)
 def test_kernels_work_in_compiled_code(name):
     sde = PROCESSES[name]
 
