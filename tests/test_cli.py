@@ -64,17 +64,20 @@ def fit(store, *arguments):
     main(["fit", f"--data.root={store}", *SMALL, *arguments])
 
 
-@pytest.fixture(scope="module")
-def run(store, tmp_path_factory):
-    """A run of six steps."""
-    folder = tmp_path_factory.mktemp("run")
+def whole(store, folder, *arguments):
+    """A run of six steps in `folder`."""
     before = os.getcwd()
     os.chdir(folder)
     try:
-        fit(store, "--trainer.max_steps=6", "--name=whole")
+        fit(store, *arguments, "--trainer.max_steps=6", "--name=whole")
     finally:
         os.chdir(before)
     return folder / "runs" / "whole"
+
+
+@pytest.fixture(scope="module")
+def run(store, tmp_path_factory):
+    return whole(store, tmp_path_factory.mktemp("run"))
 
 
 def test_a_run_leaves_its_configuration_checkpoints_sounds_and_a_page(run):
@@ -120,15 +123,7 @@ LEARNT = [
 
 @pytest.fixture(scope="module")
 def learnt(store, tmp_path_factory):
-    """A run of six steps of what is learnt with the network."""
-    folder = tmp_path_factory.mktemp("learnt")
-    before = os.getcwd()
-    os.chdir(folder)
-    try:
-        fit(store, *LEARNT, "--trainer.max_steps=6", "--name=whole")
-    finally:
-        os.chdir(before)
-    return folder / "runs" / "whole"
+    return whole(store, tmp_path_factory.mktemp("learnt"), *LEARNT)
 
 
 def test_what_is_learnt_on_the_way_is_learnt(learnt):
