@@ -10,6 +10,7 @@ score, Σ⁻¹ (M D - u), and ε = L⁻¹ (u - M D).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -152,10 +153,41 @@ class Denoiser(nn.Module):
         The variance of a reverse step is exp(v log β + (1 - v) log β̃); v = ½ (1 + output), so that it starts between.
         Source: Nichol and Dhariwal 2021, eq. 15.
         """
-        kernel = self.sde.kernel(t)
-        skip, out = self._parametrize(kernel)
-        inner, *rest = self._ask(u, kernel, condition)
+        return self._denoise(u, self._coefficients(self.sde.kernel(t)), condition)
+
+    def nodes(self, times: Tensor, like: Tensor) -> Callable[..., tuple[Tensor, Tensor | None]]:
+        """`predict` at fixed times (N,), with all that depends on them computed now: (u, index, condition).
+
+        Args:
+            times: in float64.
+            like: a state of the type and on the device of those to come.
+        """
+        rows = [c.to(like).split(1) for c in self._coefficients(self.sde.kernel(times))]
+
+        def at(u: Tensor, i: int, condition: Condition | None = None) -> tuple[Tensor, Tensor | None]:
+            return self._denoise(u, tuple(row[i] for row in rows), condition)
+
+        return at
+
+    def _denoise(
+        self, u: Tensor, coefficients: tuple[Tensor, ...], condition: Condition | None
+    ) -> tuple[Tensor, Tensor | None]:
+        skip, out, *inside = coefficients
+        inner, *rest = self._ask(u, *inside, condition)
         return dot(skip, u) + pad(out, inner) * inner, 0.5 * (1 + rest[0]) if rest else None
+
+    def _coefficients(self, kernel: Kernel) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(skip, out, scale, noise): D = skip · u + out · net(scale · u, noise), float64."""
+        sigma_data = float64(self.sigma_data).to(kernel.M)
+        skip, out = self.parametrization(kernel, sigma_data)
+        # Each block at unit variance: Var u_s = M_s² σ_d² + Σ_ss.
+        scale = (kernel.M.square() * sigma_data.square() + kernel.L.square().sum(-1)).rsqrt()
+        return skip, out, scale, -(kernel.snr * sigma_data.square()).log() / 8
+
+    def _ask(self, u: Tensor, scale: Tensor, noise: Tensor, condition: Condition | None) -> tuple[Tensor, ...]:
+        """The network's outputs, (B, C, T) each."""
+        inner = self.net((pad(scale, u) * u).flatten(1, 2), noise.to(u).expand(len(u)), condition).to(u.dtype)
+        return inner.split(u.shape[2], 1)
 
     def score(self, u: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """∇ log p(u_t) = Σ⁻¹ (M D - u), (B, S, C, T). Source: Tweedie's formula, Efron 2011, eq. 2.8."""
@@ -167,22 +199,10 @@ class Denoiser(nn.Module):
         kernel = self.sde.kernel(t)
         return self._combine(kernel.inverse, kernel.whitened, u, kernel, condition)
 
-    def _parametrize(self, kernel: Kernel) -> tuple[Tensor, Tensor]:
-        return self.parametrization(kernel, float64(self.sigma_data).to(kernel.M))
-
-    def _ask(self, u: Tensor, kernel: Kernel, condition: Condition | None) -> tuple[Tensor, ...]:
-        """The network's outputs, (B, C, T) each."""
-        power = float64(self.sigma_data).to(kernel.M).square()
-        # Each block at unit variance: Var u_s = M_s² σ_d² + Σ_ss.
-        scale = (kernel.M.square() * power + kernel.L.square().sum(-1)).rsqrt()
-        noise = -(kernel.snr * power).log() / 8
-        inner = self.net((pad(scale, u) * u).flatten(1, 2), noise.to(u), condition).to(u.dtype)
-        return inner.split(u.shape[2], 1)
-
     def _combine(self, A: Tensor, a: Tensor, u: Tensor, kernel: Kernel, condition: Condition | None) -> Tensor:
         """A u - a D, (B, S, C, T), for A (B, S, S) and a (B, S)."""
         # D and u differ by less than float32 can tell where the noise is quiet: what they have in common is taken out
         # in float64, and what the network adds keeps its digits.
-        skip, out = self._parametrize(kernel)
+        skip, out, *inside = self._coefficients(kernel)
         rest = A - a[..., :, None] * skip[..., None, :]
-        return apply(rest, u) - lift(a * out[..., None], self._ask(u, kernel, condition)[0])
+        return apply(rest, u) - lift(a * out[..., None], self._ask(u, *inside, condition)[0])

@@ -244,6 +244,7 @@ class DiffusionModule(LightningModule):
         sampler: Sampler | None = None,
         progress: Progress | None = None,
         count: int | None = None,
+        wrap: Callable[[Denoiser], nn.Module] | None = None,
     ) -> Tensor:
         """New sounds, companded as the training data was: (B, 1, length).
 
@@ -254,12 +255,14 @@ class DiffusionModule(LightningModule):
             sampler: the module's own by default.
             progress: called with (steps done, steps in all).
             count: B, where neither `label` nor `generator` tells.
+            wrap: what the denoiser is wrapped in, such as guidance.StaticClip; null for nothing.
         """
         if count is None:
             count = len(label) if label is not None else len(generator)
         u = self.denoiser.sde.prior((count, 1, length), generator, self.device)
         condition = Condition(label=None if label is None else label.to(self.device))
-        return (sampler or self.sampler)(self.denoiser, u, condition, generator, progress)
+        denoiser = self.denoiser if wrap is None else wrap(self.denoiser)
+        return (sampler or self.sampler)(denoiser, u, condition, generator, progress)
 
 
 def check_fit(model: nn.Module, state: dict[str, Tensor]) -> None:

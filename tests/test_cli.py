@@ -188,6 +188,25 @@ def test_the_same_seed_gives_the_same_sounds_whatever_the_batch_size(run, here):
     assert abs(a).max() > 1e-3  # and they are not silence
 
 
+def test_a_learnt_grid_is_one_command_and_one_option(run, here, capsys):
+    main(["schedule", f"--ckpt={run}", "--steps=3,5", "--candidates=12", "--clips=4", "--out=grids.yaml"])
+    assert sorted(yaml.safe_load((here / "grids.yaml").read_text())) == [3, 5]
+    main(
+        [
+            "sample", f"--ckpt={run}", "--n=1", "--sampler=DDIM", "--sampler.steps=5", "--sampler.grid=LearnedGrid",
+            "--sampler.grid.file=grids.yaml", "--clip=dynamic", "--out=out",
+        ]
+    )  # fmt: skip
+    record = json.loads((here / "out" / "sounds.json").read_text())
+    assert (record["nfe"], record["clip"]) == (5, "dynamic")
+    assert "12 network calls" in capsys.readouterr().out
+
+
+def test_samplers_without_a_grid_sample_too(run, here):
+    main(["sample", f"--ckpt={run}", "--n=1", "--sampler=GottaGoFast", "--sampler.calls=20", "--out=out"])
+    assert json.loads((here / "out" / "sounds.json").read_text())["nfe"] <= 20
+
+
 def test_a_sample_says_how_it_was_made(run, here, capsys):
     main(["sample", f"--ckpt={run}", "--n=2", "--sampler=Heun", "--sampler.steps=4", "--out=out"])
     record = json.loads((here / "out" / "sounds.json").read_text())

@@ -19,7 +19,7 @@ ALLOWED: dict[str, set[str] | None] = {
     "sde": {"random"},
     "networks": set(),  # never sde: a network sees a noise level, not a process
     "denoiser": {"sde", "random"},
-    "guidance": {"denoiser", "networks"},
+    "guidance": {"denoiser", "networks", "sde"},
     "loss": {"sde", "denoiser", "random"},
     "samplers": {"sde", "denoiser", "random"},
     "likelihood": {"sde", "denoiser", "random"},
@@ -41,7 +41,8 @@ OUTSIDE = {
     "networks": {"torch", "einops"},
     "denoiser": {"torch"},
     "loss": {"torch"},
-    "samplers": {"torch"},
+    "samplers": {"torch", "torchdiffeq", "yaml"},
+    "guidance": {"torch"},
 }
 
 FILES = sorted(p for p in ROOT.rglob("*.py") if "configs" not in p.relative_to(ROOT).parts)

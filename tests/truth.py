@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import diffwave_sde
 from diffwave_sde.denoiser import Denoiser, Parametrization
 from diffwave_sde.loss import Draw, Level, TimeSampler, Weight
-from diffwave_sde.samplers import Grid, Sampler, TimesGrid
+from diffwave_sde.samplers import Grid, GridSampler, LearnedGrid, TimesGrid
 from diffwave_sde.sde import CLD, DDPM, SDE, VDM, Kernel, MeanSigma, pad
 
 # Where a plug-in may be written: a file added there is walked the day it is added.
@@ -58,8 +58,8 @@ DEFAULTS = [name for name in PROCESSES if name not in VARIANTS]
 PARAMETRIZATIONS: dict[str, Parametrization] = {cls.__name__: cls() for cls in concrete(Parametrization)}
 WEIGHTS: dict[str, Weight] = {cls.__name__: cls() for cls in concrete(Weight)}
 TIMES: dict[str, TimeSampler] = {cls.__name__: cls() for cls in concrete(TimeSampler)}
-SAMPLERS: dict[str, type[Sampler]] = {cls.__name__: cls for cls in concrete(Sampler)}
-GRIDS: dict[str, Grid] = {cls.__name__: cls() for cls in concrete(Grid) if cls is not TimesGrid}
+SAMPLERS: dict[str, type[GridSampler]] = {cls.__name__: cls for cls in concrete(GridSampler)}
+GRIDS: dict[str, Grid] = {cls.__name__: cls() for cls in concrete(Grid) if cls not in (TimesGrid, LearnedGrid)}
 
 
 def tensor(*values) -> Tensor:
@@ -140,7 +140,7 @@ class Oracle(nn.Module):
 
     def __init__(self, sde: SDE, data: Mixture):
         super().__init__()
-        self.sde, self.data = sde, data
+        self.sde, self.data, self.sigma_data = sde, data, data.std
         self.calls = 0
 
     def forward(self, u: Tensor, t: Tensor, condition: object = None) -> Tensor:

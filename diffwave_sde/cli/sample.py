@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from diffwave_sde import audio, checkpoint, page, samplers
+from diffwave_sde import audio, checkpoint, guidance, page, samplers
 from diffwave_sde.callbacks.listening import write_sounds
 from diffwave_sde.cli import runs
 
@@ -52,6 +52,12 @@ def parser() -> ArgumentParser:
     )
     p.add_subclass_arguments(
         samplers.Sampler, "sampler", required=False, help="sampler (default: the one the model was trained with)"
+    )
+    p.add_argument(
+        "--clip",
+        type=Literal["none", "static", "dynamic"],
+        default="none",
+        help="keep each step's estimate of the sound within full scale: by clipping, or by Imagen's dynamic threshold",
     )
     p.add_argument(
         "--seed", type=int, default=0, help="seed; sound number i of a seed is the same however many are made"
@@ -134,6 +140,7 @@ def make(
                 model.module.generators(rows, config.seed),
                 sampler,
                 report,
+                wrap=guidance.CLIPS.get(config.clip),
             )
             out.append(audio.expand(x[:, 0], model.mu).cpu())
     return torch.cat(out), time.perf_counter() - start
@@ -154,8 +161,9 @@ def _write(out, sounds, label, model, sampler, config, seconds) -> None:
         "step": model.step,
         "weights": config.weights,
         "sampler": type(sampler).__name__,
-        "steps": sampler.steps,
+        "steps": getattr(sampler, "steps", None),
         "nfe": sampler.nfe,
+        "clip": config.clip,
         "seed": config.seed,
         "length": sounds.shape[1],
         "sounds": [

@@ -1,18 +1,51 @@
 """Samplers: from a state at t_max to a sound, in as few network calls as possible."""
 
-from diffwave_sde.samplers.base import Sampler
-from diffwave_sde.samplers.grids import DiscreteGrid, Grid, KarrasGrid, LogSNRGrid, TimesGrid, UniformGrid
+from diffwave_sde.samplers.adaptive import GottaGoFast, ProbabilityFlow
+from diffwave_sde.samplers.ancestral import Ancestral
+from diffwave_sde.samplers.base import GridSampler, Sampler
+from diffwave_sde.samplers.exponential import DPMSolver2M, DPMSolver2S, DPMSolver3M, DPMSolverSDE
+from diffwave_sde.samplers.grids import (
+    CosineGrid,
+    CrashGrid,
+    DiscreteGrid,
+    Grid,
+    KarrasGrid,
+    LearnedGrid,
+    LogSNRGrid,
+    QuadraticGrid,
+    TimesGrid,
+    UniformGrid,
+)
+from diffwave_sde.samplers.langevin import AnnealedLangevin, PredictorCorrector
 from diffwave_sde.samplers.ode import DDIM, Heun
-from diffwave_sde.samplers.sde import EulerMaruyama
+from diffwave_sde.samplers.sde import EulerMaruyama, MaximumLikelihood, ReverseDiffusion
+from diffwave_sde.samplers.splitting import SSCS
 
 __all__ = [
     "DDIM",
+    "SSCS",
+    "Ancestral",
+    "AnnealedLangevin",
+    "CosineGrid",
+    "CrashGrid",
+    "DPMSolver2M",
+    "DPMSolver2S",
+    "DPMSolver3M",
+    "DPMSolverSDE",
     "DiscreteGrid",
     "EulerMaruyama",
+    "GottaGoFast",
     "Grid",
+    "GridSampler",
     "Heun",
     "KarrasGrid",
+    "LearnedGrid",
     "LogSNRGrid",
+    "MaximumLikelihood",
+    "PredictorCorrector",
+    "ProbabilityFlow",
+    "QuadraticGrid",
+    "ReverseDiffusion",
     "Sampler",
     "TimesGrid",
     "UniformGrid",

@@ -1,34 +1,63 @@
-"""What all samplers share: the grid, the count of network calls, progress, and the noise-free last step."""
+"""What all samplers share: the count of network calls, progress, and the noise-free last step."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import final
 
 import torch
 from torch import Tensor
 
 from diffwave_sde.denoiser import Condition, Denoiser
-from diffwave_sde.random import Generator
+from diffwave_sde.random import Generator, randn
 from diffwave_sde.samplers.grids import Grid, KarrasGrid
-from diffwave_sde.sde import SDE
+from diffwave_sde.sde import SDE, float64
 
 Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all) after every step."""
 
-Call = Callable[[Tensor, int], Tensor]
-"""The denoiser at a point of the grid: (u (B, S, C, T), i) -> D (B, C, T)."""
+
+@dataclass
+class Run:
+    """One run of a sampler: what its steps may ask for.
+
+    denoiser, condition, generator: as given to the sampler.
+    past: D of earlier calls, the last one first, for the methods that keep them.
+    calls: network calls so far, of each sound.
+    """
+
+    denoiser: Denoiser
+    condition: Condition | None
+    generator: Generator
+    nodes: Callable[[Tensor, int, Condition | None], tuple[Tensor, Tensor | None]] | None = None
+    past: list[Tensor] = field(default_factory=list)
+    calls: int = 0
+
+    def predict(self, u: Tensor, i: int) -> tuple[Tensor, Tensor | None]:
+        """The denoiser at the i-th node of the plan: u (B, S, C, T) -> D (B, C, T), place of the variance or None."""
+        self.calls += 1
+        return self.nodes(u, i, self.condition)
+
+    def __call__(self, u: Tensor, i: int) -> Tensor:
+        """D alone."""
+        return self.predict(u, i)[0]
+
+    def at(self, u: Tensor, t: Tensor, rows: Tensor | None = None) -> Tensor:
+        """D at any times t (B,), of the examples `rows`; the caller counts."""
+        condition = self.condition
+        if rows is not None and condition is not None:
+            condition = condition[rows]
+        return self.denoiser(u, t, condition)
+
+    def noise(self, u: Tensor) -> Tensor:
+        """Standard normal numbers like u, each example's from its own generator."""
+        return randn(u.shape, self.generator, u.dtype, u.device)
 
 
 class Sampler(ABC):
     """A rule that takes a state at t_max to a sound.
-
-    A family gives `plan`, what depends on time alone, computed once in float64; and `step`, which does the rest.
-
-    Args:
-        steps: steps, the last of which is the noise-free denoising at t_min.
-        grid: where the steps lie; Karras's spacing by default.
 
     Attributes:
         order: the rate at which the error falls with the step size.
@@ -36,24 +65,15 @@ class Sampler(ABC):
     """
 
     order: int = 1
-
-    def __init__(self, steps: int = 50, grid: Grid | None = None):
-        if steps < 2:
-            raise ValueError(f"steps = {steps}: a sampler needs at least 2")
-        self.steps, self.grid = steps, grid or KarrasGrid()
-        self.nfe = 0
+    nfe: int = 0
 
     def takes(self, sde: SDE) -> bool:
         """Whether the mathematics of this sampler covers the process."""
         return True
 
     @abstractmethod
-    def plan(self, sde: SDE, times: Tensor) -> list[tuple[Tensor, ...]]:
-        """The coefficients of each of the len(times) - 1 steps, each with a leading axis of length 1, float64."""
-
-    @abstractmethod
-    def step(self, call: Call, u: Tensor, i: int, coefficients: tuple[Tensor, ...], generator: Generator) -> Tensor:
-        """The state at times[i + 1] from the state u (B, S, C, T) at times[i]."""
+    def solve(self, run: Run, u: Tensor, progress: Progress | None) -> Tensor:
+        """The sounds (B, C, T) from the states u (B, S, C, T) at t_max, the last call without noise included."""
 
     @final
     @torch.no_grad()
@@ -79,24 +99,67 @@ class Sampler(ABC):
             )
         if u.ndim != 4 or u.shape[1] != sde.blocks:
             raise ValueError(f"state of shape {tuple(u.shape)}: {type(sde).__name__} needs (B, {sde.blocks}, C, T)")
+        run = Run(denoiser, condition, generator)
+        x = self.solve(run, u, progress)
+        self.nfe = run.calls
+        return x
+
+
+class GridSampler(Sampler):
+    """A sampler whose steps lie on a grid.
+
+    A family gives `plan`, what depends on time alone, computed once in float64; and `step`, which does the rest.
+
+    Args:
+        steps: steps, the last of which is the noise-free denoising at t_min.
+        grid: where the steps lie; Karras's spacing by default.
+    """
+
+    def __init__(self, steps: int = 50, grid: Grid | None = None):
+        if steps < 2:
+            raise ValueError(f"steps = {steps}: a sampler needs at least 2")
+        self.steps, self.grid = steps, grid or KarrasGrid()
+
+    def between(self, sde: SDE, times: Tensor) -> Tensor:
+        """Further times at which the network is called: the nodes len(times), len(times) + 1, ..."""
+        return times[:0]
+
+    @abstractmethod
+    def plan(self, denoiser: Denoiser, times: Tensor) -> list[tuple[Tensor, ...]]:
+        """The coefficients of each of the len(times) - 1 steps, each with a leading axis of length 1, float64."""
+
+    @abstractmethod
+    def step(self, run: Run, u: Tensor, i: int, coefficients: tuple[Tensor, ...]) -> Tensor:
+        """The state at times[i + 1] from the state u (B, S, C, T) at times[i]."""
+
+    @final
+    def solve(self, run: Run, u: Tensor, progress: Progress | None) -> Tensor:
+        sde = run.denoiser.sde
         times = self.grid(sde, self.steps)
         # Cast and moved once, so that the loop neither computes in float64 nor waits for the device.
-        plan = [tuple(c.to(device=u.device, dtype=u.dtype) for c in row) for row in self.plan(sde, times)]
-        clock = times.to(u.device if u.device.type != "mps" else "cpu")[:, None].expand(-1, len(u)).unbind()
-        self.nfe = 0
-
-        def call(state: Tensor, i: int) -> Tensor:
-            self.nfe += 1
-            return denoiser(state, clock[i], condition)
-
+        plan = [tuple(c.to(device=u.device, dtype=u.dtype) for c in row) for row in self.plan(run.denoiser, times)]
+        run.nodes = prepare(run.denoiser, torch.cat((times, self.between(sde, times))), u)
         for i, coefficients in enumerate(plan):
-            u = self.step(call, u, i, coefficients, generator)
+            u = self.step(run, u, i, coefficients)
             if progress is not None:
                 progress(i + 1, self.steps)
-        x = call(u, self.steps - 1)  # the noise left at t_min would be heard as hiss
+        x = run(u, self.steps - 1)  # the noise left at t_min would be heard as hiss
         if progress is not None:
             progress(self.steps, self.steps)
         return x
+
+
+def prepare(denoiser: Denoiser, times: Tensor, u: Tensor):
+    """The denoiser at fixed times: (state, index of the time, condition) -> (D, place of the variance or None)."""
+    if hasattr(denoiser, "nodes"):
+        return denoiser.nodes(times, u)
+    clock = float64(times.to(u.device if u.device.type != "mps" else "cpu"))[:, None].expand(-1, len(u)).unbind()
+    return lambda state, i, condition: (denoiser(state, clock[i], condition), None)
+
+
+def rows(*coefficients: Tensor) -> list[tuple[Tensor, ...]]:
+    """Coefficients (N - 1, ...) of N - 1 steps, step by step, each with a leading axis of length 1."""
+    return list(zip(*[c[:, None] for c in coefficients], strict=True))
 
 
 def _leaves(cls: type) -> list[type]:

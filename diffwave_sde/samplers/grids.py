@@ -7,9 +7,11 @@ reaches. A grid gives the N times.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import final
 
 import torch
+import yaml
 from torch import Tensor
 
 from diffwave_sde.sde import SDE
@@ -24,7 +26,7 @@ class Grid(ABC):
 
     @final
     def __call__(self, sde: SDE, steps: int) -> Tensor:
-        """The times (steps,), float64, strictly falling from the process's t_max to its t_min.
+        """The times (steps,), float64, strictly falling from the process's t_max to its t_min (or near it).
 
         Raises:
             ValueError: if `steps` is less than 2, or the times do not fall.
@@ -54,6 +56,29 @@ class UniformGrid(Grid):
 
     def _times(self, sde: SDE, steps: int) -> Tensor:
         return torch.linspace(sde.t_max, sde.t_min, steps, dtype=torch.float64)
+
+
+class QuadraticGrid(Grid):
+    """Equal steps of √t: short ones at low noise. Source: Song, Meng and Ermon 2021, appendix D.2."""
+
+    def _times(self, sde: SDE, steps: int) -> Tensor:
+        root = torch.linspace(sde.t_max**0.5, sde.t_min**0.5, steps, dtype=torch.float64)
+        return _ends(sde, root.square())
+
+
+class CosineGrid(Grid):
+    """Equal steps of the angle arctan σ, σ = 1 / √snr: where α² + σ² = 1, equal steps of α = cos, σ = sin."""
+
+    def _times(self, sde: SDE, steps: int) -> Tensor:
+        high, low = _snr(sde).rsqrt().atan().tolist()
+        return _ends(sde, sde.time(torch.linspace(high, low, steps, dtype=torch.float64).tan() ** -2))
+
+
+class CrashGrid(Grid):
+    """Equal steps of t that end one step before t_min, with the jump to the sound. Source: Rouard 2021, their code."""
+
+    def _times(self, sde: SDE, steps: int) -> Tensor:
+        return torch.linspace(sde.t_max, sde.t_min, steps + 1, dtype=torch.float64)[:-1]
 
 
 class LogSNRGrid(Grid):
@@ -117,3 +142,26 @@ class TimesGrid(Grid):
         if len(self.times) != steps:
             raise ValueError(f"the grid holds {len(self.times)} times: set steps to {len(self.times)}, not {steps}")
         return torch.tensor(self.times, dtype=torch.float64)
+
+
+class LearnedGrid(Grid):
+    """Times learnt for a model by `diffwave-sde schedule`. Source: Watson et al. 2021.
+
+    Args:
+        file: the YAML file that it wrote, with a list of times for each number of steps.
+    """
+
+    def __init__(self, file: str):
+        try:
+            self.grids = {int(k): [float(t) for t in v] for k, v in yaml.safe_load(Path(file).read_text()).items()}
+        except FileNotFoundError:
+            raise FileNotFoundError(f"no grids at {file}: make them with `diffwave-sde schedule --ckpt ...`") from None
+        except (AttributeError, TypeError, ValueError, yaml.YAMLError):
+            raise ValueError(f"{file} holds no grids: make them with `diffwave-sde schedule --ckpt ...`") from None
+        self.file = file
+
+    def _times(self, sde: SDE, steps: int) -> Tensor:
+        if steps not in self.grids:
+            known = ", ".join(map(str, sorted(self.grids)))
+            raise ValueError(f"{self.file} has grids of {known} steps, not of {steps}: set steps, or learn that too")
+        return torch.tensor(self.grids[steps], dtype=torch.float64)

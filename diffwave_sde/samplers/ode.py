@@ -1,34 +1,43 @@
-r"""Deterministic samplers.
+r"""Deterministic samplers, and what lies between them and ancestral sampling.
 
 Given x, a state is u_t = M x + L ε with ε fixed along its path; averaged over x this is a flow with the marginals of
 the process, whatever smooth factor L is taken. With D = E[x | u] for x it reads, in whitened coordinates w = L⁻¹ u,
 
     dw = D(u, t) dh,    h = L⁻¹ M
 
-for scalar and Langevin processes alike. Where S = 1 it is the probability-flow ODE (Song et al. 2021, eq. 13).
+for scalar and Langevin processes alike. Where S = 1 it is the probability-flow ODE (Song et al. 2021, eq. 13), and in
+x/m and σ/m that of Rouard and Hadjeres 2021 (eq. 15).
 """
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from diffwave_sde.random import Generator, randn
-from diffwave_sde.samplers.base import Call, Sampler
+from diffwave_sde.denoiser import Denoiser
+from diffwave_sde.samplers.base import GridSampler, Run, rows
 from diffwave_sde.samplers.grids import Grid
-from diffwave_sde.sde import SDE, Kernel, apply, lift
+from diffwave_sde.sde import SDE, Kernel, apply, cholesky, lift
 
 
-def _transfer(kernel: Kernel) -> tuple[Tensor, Tensor]:
-    """(a (N - 1, S), A (N - 1, S, S)) of u' = a D + A u, steps of constant D and ε between the times of `kernel`."""
-    A = kernel.L[1:] @ kernel.inverse[:-1]
-    return kernel.M[1:] - (A @ kernel.M[:-1, :, None]).squeeze(-1), A
+def transfer(start: Kernel, end: Kernel) -> tuple[Tensor, Tensor]:
+    """(a (N, S), A (N, S, S)) of u' = a D + A u: constant D and ε from the times of one kernel to another's."""
+    A = end.L @ start.inverse
+    return end.M - (A @ start.M[..., None]).squeeze(-1), A
 
 
-class DDIM(Sampler):
+def steps_of(sde: SDE, times: Tensor) -> tuple[Kernel, Kernel]:
+    """The kernels at the beginning and at the end of each step."""
+    return sde.kernel(times[:-1]), sde.kernel(times[1:])
+
+
+class DDIM(GridSampler):
     """Denoising diffusion implicit models: D and ε constant over a step. One call a step, order 1.
 
-    Where S = 1 it is Song, Meng and Ermon 2021, eq. 12 and 16; the same formula takes a state of two blocks.
+    Where S = 1 it is Song, Meng and Ermon 2021, eq. 12 and 16; the same formula takes a state of two blocks. With η = 1
+    it is ancestral sampling, DDPM. It is CRASH's sampler too: their ODE in x/m and σ/m at η = 0, their SDE at 1.
 
     Args:
         steps: steps, and network calls.
@@ -42,48 +51,82 @@ class DDIM(Sampler):
             raise ValueError(f"eta = {eta:g} must lie between 0 and 1")
         self.eta = eta
 
-    def plan(self, sde: SDE, times: Tensor) -> list[tuple[Tensor, ...]]:
-        kernel = sde.kernel(times)
+    def plan(self, denoiser: Denoiser, times: Tensor) -> list[tuple[Tensor, ...]]:
+        sde = denoiser.sde
+        start, end = steps_of(sde, times)
         # Eq. 16: the fresh part of the noise has the variance η² (1 - snr_t / snr_s) of the whole.
-        fresh = self.eta * (1 - kernel.snr[:-1] / kernel.snr[1:]).clamp(0, 1).sqrt()
-        kept = (1 - fresh.square()).sqrt()
-        A = kept[:, None, None] * kernel.L[1:] @ kernel.inverse[:-1]
-        a = kernel.M[1:] - (A @ kernel.M[:-1, :, None]).squeeze(-1)
-        return list(zip(a[:, None], A[:, None], (fresh[:, None, None] * kernel.L[1:])[:, None], strict=True))
+        fresh = self.eta * (1 - start.snr / end.snr).clamp(0, 1).sqrt()
+        A = (1 - fresh.square()).sqrt()[:, None, None] * end.L @ start.inverse
+        a = end.M - (A @ start.M[:, :, None]).squeeze(-1)
+        return rows(a, A, fresh[:, None, None] * end.L)
 
-    def step(self, call: Call, u: Tensor, i: int, coefficients: tuple[Tensor, ...], generator: Generator) -> Tensor:
+    def step(self, run: Run, u: Tensor, i: int, coefficients: tuple[Tensor, ...]) -> Tensor:
         a, A, fresh = coefficients
-        u = lift(a, call(u, i)) + apply(A, u)
-        return u + apply(fresh, randn(u.shape, generator, u.dtype, u.device)) if self.eta > 0 else u
+        u = lift(a, run(u, i)) + apply(A, u)
+        return u + apply(fresh, run.noise(u)) if self.eta > 0 else u
 
 
-class Heun(Sampler):
-    """Karras's second-order method: two calls a step, order 2. Source: Karras et al. 2022, algorithm 1.
+class Heun(GridSampler):
+    """Karras's second-order method: two calls a step, order 2. Source: Karras et al. 2022, algorithms 1 and 2.
 
-    Exactly that algorithm where S = 1. In general the correction is ½ √(snr_s / snr_t) L_s (h_s - h_t) (D_s - D_t).
+    Exactly these algorithms where S = 1. In general the correction is ½ √(snr_s / snr_t) L_s (h_s - h_t) (D_s - D_t),
+    and churning is a step of the forward process.
 
     Args:
         steps: steps; the last needs one call, so there are 2 steps - 1 in all.
         grid: where the steps lie.
+        churn: S_churn: noise added, in all; 0 for none, Karras's pictures took up to 80.
+        churn_min: S_tmin: lowest noise level σ = 1 / √snr at which noise is added.
+        churn_max: S_tmax: highest.
+        churn_noise: S_noise: standard deviation of what is added, a little above 1 against lost detail.
     """
 
     order = 2
 
-    def __init__(self, steps: int = 18, grid: Grid | None = None):
+    def __init__(
+        self,
+        steps: int = 18,
+        grid: Grid | None = None,
+        churn: float = 0.0,
+        churn_min: float = 0.0,
+        churn_max: float = math.inf,
+        churn_noise: float = 1.0,
+    ):
         super().__init__(steps, grid)
+        if churn < 0 or churn_noise <= 0 or churn_min > churn_max:
+            raise ValueError(
+                f"churn = {churn:g}, churn_min = {churn_min:g}, churn_max = {churn_max:g}, churn_noise = "
+                f"{churn_noise:g}: need churn >= 0, churn_noise > 0 and churn_min <= churn_max"
+            )
+        self.churn, self.churn_min, self.churn_max, self.churn_noise = churn, churn_min, churn_max, churn_noise
 
-    def plan(self, sde: SDE, times: Tensor) -> list[tuple[Tensor, ...]]:
-        kernel = sde.kernel(times)
-        a, A = _transfer(kernel)
-        ratio = (kernel.snr[1:] / kernel.snr[:-1]).sqrt()
-        change = (kernel.L[1:] @ kernel.whitened.diff(dim=0)[..., None]).squeeze(-1)
-        correction = 0.5 * ratio[:, None] * change
+    def between(self, sde: SDE, times: Tensor) -> Tensor:
+        if not self.churn:
+            return times[:0]
+        # Algorithm 2, line 4: σ̂ = (1 + γ) σ, γ = min(S_churn / N, √2 - 1) in [S_tmin, S_tmax].
+        sigma = sde.kernel(times[:-1]).snr.rsqrt()
+        more = min(self.churn / self.steps, math.sqrt(2) - 1)
+        within = (sigma >= self.churn_min) & (sigma <= self.churn_max)
+        raised = sde.time((sigma * (1 + more)) ** -2)
+        return torch.where(within, torch.maximum(raised, times[:-1]), times[:-1])
+
+    def plan(self, denoiser: Denoiser, times: Tensor) -> list[tuple[Tensor, ...]]:
+        sde = denoiser.sde
+        begin = self.between(sde, times) if self.churn else times[:-1]
+        start, end = sde.kernel(begin), sde.kernel(times[1:])
+        a, A = transfer(start, end)
+        change = (end.L @ (end.whitened - start.whitened)[..., None]).squeeze(-1)
+        correction = 0.5 * (end.snr / start.snr).sqrt()[:, None] * change
         if not bool(torch.isfinite(correction).all()):
             raise ValueError(f"Heun cannot start {type(sde).__name__} at an SNR of zero: lower its t_max, or take DDIM")
-        return list(zip(a[:, None], A[:, None], correction[:, None], strict=True))
+        phi, Q = sde.transition(times[:-1], begin)
+        return rows(a, A, correction, phi, self.churn_noise * cholesky(Q))
 
-    def step(self, call: Call, u: Tensor, i: int, coefficients: tuple[Tensor, ...], generator: Generator) -> Tensor:
-        a, A, correction = coefficients
-        first = call(u, i)
+    def step(self, run: Run, u: Tensor, i: int, coefficients: tuple[Tensor, ...]) -> Tensor:
+        a, A, correction, phi, fresh = coefficients
+        node = i
+        if self.churn:
+            u, node = apply(phi, u) + apply(fresh, run.noise(u)), self.steps + i
+        first = run(u, node)
         predicted = lift(a, first) + apply(A, u)
-        return predicted + lift(correction, call(predicted, i + 1) - first)
+        return predicted + lift(correction, run(predicted, i + 1) - first)

@@ -54,6 +54,7 @@ class CLD(SDE):
             raise ValueError(f"epsilon = {epsilon:g} must not be negative")
         self.mass, self.friction, self.gamma, self.epsilon = mass, friction, gamma, epsilon
         self.beta_min, self.beta_max = beta_min, beta_max
+        self.stationary = (1.0, mass)
 
     def _beta(self, t: Tensor) -> Tensor:
         return self.beta_min + (self.beta_max - self.beta_min) * t

@@ -18,6 +18,8 @@ _LAST = 1 - 1e-6
 class Preserving(ScalarSDE):
     """σ² = 1 - m²: data of unit variance keep it. Source: Song et al. 2021, eq. 11."""
 
+    stationary = (1.0,)
+
     @final
     def sigma(self, t: Tensor) -> Tensor:
         # expm1: 1 - exp(-x) loses its digits at small t.

@@ -19,9 +19,12 @@ class SDE(nn.Module, ABC):
 
     blocks: S, the number of blocks of the state.
     t_min, t_max: the times between which networks are trained and samplers run; 0 < t_min < t_max.
+    stationary: variances of the blocks in the law that the process keeps, where it has one and runs in it backwards as
+        forwards, but for the sign of the velocity; else None.
     """
 
     blocks: int = 1
+    stationary: tuple[float, ...] | None = None
     t_min: float = 1e-5
     t_max: float = 1.0
 

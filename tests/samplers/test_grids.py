@@ -2,7 +2,16 @@ import pytest
 import torch
 from truth import GRIDS, PROCESSES
 
-from diffwave_sde.samplers import DiscreteGrid, KarrasGrid, LogSNRGrid, TimesGrid, UniformGrid
+from diffwave_sde.samplers import (
+    CosineGrid,
+    CrashGrid,
+    DiscreteGrid,
+    KarrasGrid,
+    LogSNRGrid,
+    QuadraticGrid,
+    TimesGrid,
+    UniformGrid,
+)
 from diffwave_sde.sde import DDPM, EDM, VE, VP
 
 
@@ -13,7 +22,9 @@ def test_a_grid_falls_from_t_max_to_t_min_exactly(sde, name, steps):
     assert times.shape == (steps,)
     assert times.dtype == torch.float64
     assert float(times[0]) == sde.t_max
-    assert float(times[-1]) == sde.t_min
+    # CRASH's ends one step before it, and jumps.
+    end = sde.t_min + (sde.t_max - sde.t_min) / steps if name == "CrashGrid" else sde.t_min
+    assert float(times[-1]) == pytest.approx(end, rel=1e-12 if name == "CrashGrid" else 0)
     assert (times.diff() < 0).all()
 
 
@@ -35,6 +46,16 @@ def test_uniform_steps_are_equal(sde):
     torch.testing.assert_close(steps, torch.full_like(steps, (sde.t_min - sde.t_max) / 10), rtol=1e-10, atol=0)
 
 
+def test_quadratic_steps_are_equal_in_the_root(sde):
+    steps = QuadraticGrid()(sde, 11).sqrt().diff()
+    torch.testing.assert_close(steps, steps.mean().expand_as(steps), rtol=1e-9, atol=0)
+
+
+def test_crash_steps_are_equal(sde):
+    steps = CrashGrid()(sde, 11).diff()
+    torch.testing.assert_close(steps, torch.full_like(steps, (sde.t_min - sde.t_max) / 11), rtol=1e-10, atol=0)
+
+
 def spacing(sde, grid, f, tolerance):
     steps = f(sde.kernel(grid(sde, 20)).snr).diff()
     torch.testing.assert_close(steps, steps.mean().expand_as(steps), rtol=tolerance, atol=0)
@@ -43,6 +64,12 @@ def spacing(sde, grid, f, tolerance):
 @pytest.mark.parametrize("name", PROCESSES)
 def test_log_snr_steps_are_equal(name):
     spacing(PROCESSES[name], LogSNRGrid(), torch.log, 1e-4 if "under" in name else 1e-9)
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_cosine_steps_are_equal_in_the_angle(name):
+    # At full noise the angle is all but a quarter turn, and the SNR that it stands for has few digits left.
+    spacing(PROCESSES[name], CosineGrid(), lambda snr: snr.rsqrt().atan(), 1e-4 if "under" in name else 1e-7)
 
 
 @pytest.mark.parametrize("name", PROCESSES)

@@ -1,0 +1,91 @@
+"""Learn time grids for a model: for each number of steps the times with the best bound on the likelihood."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import yaml
+from jsonargparse import ArgumentParser
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from diffwave_sde import audio, checkpoint
+from diffwave_sde.cli import runs
+from diffwave_sde.cli.sample import Device, device
+from diffwave_sde.data.module import AudioDataModule
+from diffwave_sde.denoiser import Condition
+from diffwave_sde.random import stream
+from diffwave_sde.samplers import KarrasGrid
+from diffwave_sde.samplers.grids import LogSNRGrid
+from diffwave_sde.samplers.learned import best_paths, errors, terms
+
+
+def parser() -> ArgumentParser:
+    """The options of the verb."""
+    p = ArgumentParser(prog="diffwave-sde schedule", description=__doc__, exit_on_error=False)
+    p.add_argument("--config", action="config", help="YAML file with values of these options")
+    p.add_argument("--ckpt", type=str | None, help="checkpoint, or a run's folder (default: the newest run in runs/)")
+    p.add_argument("--steps", type=str, default="5,10,20", help="numbers of steps, a,b,...")
+    p.add_argument("--candidates", type=int, default=200, help="times to choose from, equal in the log-SNR")
+    p.add_argument("--clips", type=int, default=32, help="training clips that the bound is measured on")
+    p.add_argument("--seed", type=int, default=0, help="seed of the noise")
+    p.add_argument("--out", type=str | None, help="file for the grids (default: RUN/schedule.yaml)")
+    p.add_argument("--device", type=Device, default="auto", help="where to compute; auto is a CUDA GPU if there is one")
+    return p
+
+
+def run(argv: list[str]) -> None:
+    """Run `diffwave-sde schedule`."""
+    config = parser().parse_args(argv[1:])
+    try:
+        steps = sorted({int(k) for k in config.steps.split(",")})
+    except ValueError:
+        raise ValueError(f"--steps {config.steps}: give whole numbers, such as 5,10,20") from None
+    if not 2 <= steps[0] <= steps[-1] <= config.candidates:
+        raise ValueError(f"--steps {config.steps}: each must lie between 2 and the {config.candidates} candidates")
+    if config.clips < 1:
+        raise ValueError(f"--clips {config.clips}: needs at least one")
+    ckpt = config.ckpt or checkpoint.newest(runs.RUNS)
+    if ckpt is None:
+        raise FileNotFoundError(f"no run in {runs.RUNS}/: give --ckpt, or train one with `make train`")
+    model = checkpoint.load(ckpt, "averaged", device(config.device))
+    denoiser = model.module.denoiser
+    recipe = checkpoint.read(model.path)[checkpoint.KEY]["config"]["data"]
+    data = AudioDataModule(**{**recipe, "batch_size": config.clips, "workers": 0})
+    batch = next(iter(data.train_dataloader()))
+    where = denoiser.sigma_data.device
+    x = batch.audio.to(where)
+    times = LogSNRGrid()(denoiser.sde, config.candidates)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} times"))
+    with Progress(
+        *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True), disable=None
+    ) as bar:
+        task = bar.add_task("measuring the bound", total=len(times))
+        error = errors(
+            denoiser,
+            x,
+            times,
+            Condition(label=batch.label.to(where)),
+            [stream(config.seed, "schedule", i, device=where) for i in range(len(x))],
+            lambda done, _: bar.update(task, completed=done),
+        )
+    table = terms(denoiser.sde, times, error)
+    paths = best_paths(table, steps)
+    out = Path(config.out) if config.out else (runs.folder_of(model.path) or Path(".")) / "schedule.yaml"
+    with audio.replacing(out) as temporary:
+        temporary.write_text(yaml.safe_dump({k: times[paths[k]].tolist() for k in steps}, default_flow_style=None))
+    _report(denoiser.sde, times, table, paths)
+    print(f"{len(times)} network calls; grids in {out}: --sampler.grid LearnedGrid --sampler.grid.file {out}")
+
+
+def _report(sde, times: torch.Tensor, table: torch.Tensor, paths: dict[int, list[int]]) -> None:
+    view = Table("steps", "bound, nats per sample", "on Karras's grid")
+    for k, path in paths.items():
+        bounds = []
+        nearest = (times[:, None] - KarrasGrid()(sde, k)).abs().argmin(0)
+        for places in (torch.tensor(path), nearest.unique()):
+            bounds.append(float(table[places[:-1], places[1:]].sum()))
+        view.add_row(str(k), *(f"{b:.4g}" for b in bounds))
+    Console().print(view)

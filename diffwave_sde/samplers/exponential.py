@@ -1,0 +1,185 @@
+r"""Exponential integrators in the log-SNR: DPM-Solver++, for processes of one block.
+
+With λ = ½ log snr and data prediction the flow is du/σ = e^λ D dλ: the linear part is exact, and D alone is
+interpolated, over the calls of earlier steps (multistep) or within one (single-step). Source: Lu et al. 2022b.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from diffwave_sde.denoiser import Denoiser
+from diffwave_sde.samplers.base import GridSampler, Run, rows
+from diffwave_sde.samplers.grids import Grid, LogSNRGrid
+from diffwave_sde.samplers.ode import transfer
+from diffwave_sde.sde import SDE, Kernel, apply, lift
+
+
+def log_snr(kernel: Kernel) -> Tensor:
+    """λ = ½ log snr, (B,)."""
+    return 0.5 * kernel.snr.log()
+
+
+def kernel_of(kernel: Kernel, rows: slice) -> Kernel:
+    """Some of a kernel's times."""
+    return Kernel(kernel.M[rows], kernel.L[rows])
+
+
+def middle(sde: SDE, times: Tensor) -> Tensor:
+    """The times (N - 1,) in the middle, in λ, of the steps between `times` (N,)."""
+    return sde.time((2 * log_snr(sde.kernel(times)).unfold(0, 2, 1).mean(1)).exp())
+
+
+class _Exponential(GridSampler):
+    """By default on equal steps of the log-SNR, the method's own variable."""
+
+    def __init__(self, steps: int = 20, grid: Grid | None = None):
+        super().__init__(steps, grid or LogSNRGrid())
+
+    def takes(self, sde: SDE) -> bool:
+        return sde.blocks == 1
+
+
+class DPMSolver2M(_Exponential):
+    """DPM-Solver++(2M): D extrapolated from the last two calls. One call a step, order 2. Source: Lu 2022b, alg. 2.
+
+    Args:
+        steps: steps, and network calls.
+        grid: where the steps lie; equal steps of the log-SNR by default.
+    """
+
+    order = 2
+
+    def plan(self, denoiser: Denoiser, times: Tensor) -> list[tuple[Tensor, ...]]:
+        kernel = denoiser.sde.kernel(times)
+        a, A = transfer(kernel_of(kernel, slice(None, -1)), kernel_of(kernel, slice(1, None)))
+        h = log_snr(kernel).diff()
+        # D + (D - D') / (2 r), r the last step over this one; the first step has none before it
+        back = torch.cat((h[:1] * 0, h[1:] / h[:-1] / 2))
+        return rows(a, A, (back[:, None] * a))
+
+    def step(self, run: Run, u: Tensor, i: int, coefficients: tuple[Tensor, ...]) -> Tensor:
+        a, A, slope = coefficients
+        D = run(u, i)
+        u = lift(a, D) + apply(A, u)
+        if run.past:
+            u = u + lift(slope, D - run.past[0])
+        run.past[:] = [D]
+        return u
+
+
+class DPMSolver3M(_Exponential):
+    """DPM-Solver++(3M): D extrapolated from the last three calls. One call a step. Source: Lu 2022b, § 4.
+
+    The first step, of order 1, keeps the whole at order 2; with a `warm` start it is 3. The term of D'' is the exact
+    integral, twice that of the authors' code, with which it is of order 2 in any case.
+
+    Args:
+        steps: steps, and network calls.
+        grid: where the steps lie; equal steps of the log-SNR by default.
+        warm: whether the first step is one of 2S, for one call more.
+    """
+
+    order = 2
+
+    def __init__(self, steps: int = 20, grid: Grid | None = None, warm: bool = False):
+        super().__init__(steps, grid)
+        self.warm = warm
+        if warm:
+            self.order = 3
+
+    def between(self, sde: SDE, times: Tensor) -> Tensor:
+        return middle(sde, times[:2]) if self.warm else times[:0]
+
+    def plan(self, denoiser: Denoiser, times: Tensor) -> list[tuple[Tensor, ...]]:
+        kernel = denoiser.sde.kernel(times)
+        start, end = kernel_of(kernel, slice(None, -1)), kernel_of(kernel, slice(1, None))
+        h, m = log_snr(kernel).diff(), kernel.M[1:, 0]
+        # σ ∫ e^λ (λ - λ_s) / h dλ and σ ∫ e^λ ((λ - λ_s) / h)² dλ over the step: what the slope and the bend of D add
+        falling = torch.expm1(-h)
+        first, second = m * (falling / h + 1), m * (1 - 2 * (falling + h) / h.square())
+        one = h.new_ones(1)
+        r0 = torch.cat((one, h[:-1] / h[1:]))
+        r1 = torch.cat((one, one, h[:-2] / h[2:]))[: len(h)]
+        plan = rows(*transfer(start, end), *(c[:, None] for c in (first, second, r0, r1)))
+        if self.warm:
+            halfway = denoiser.sde.kernel(middle(denoiser.sde, times[:2]))
+            plan[0] = (*plan[0][:2], *transfer(kernel_of(kernel, slice(0, 1)), halfway))
+        return plan
+
+    def step(self, run: Run, u: Tensor, i: int, coefficients: tuple[Tensor, ...]) -> Tensor:
+        a, A, *rest = coefficients
+        D = run(u, i)
+        if i == 0:
+            first = D
+            if self.warm:
+                first = run(lift(rest[0], D) + apply(rest[1], u), self.steps)
+            run.past[:] = [D]
+            return lift(a, first) + apply(A, u)
+        first, second, r0, r1 = rest
+        new = lift(a, D) + apply(A, u)
+        slope = (D - run.past[0]) / r0[:, :, None]
+        if len(run.past) > 1:
+            before = (run.past[0] - run.past[1]) / r1[:, :, None]
+            bend = (slope - before) / (r0 + r1)[:, :, None]
+            new = new + lift(second, bend)
+            slope = slope + r0[:, :, None] * bend
+        run.past[:] = [D, *run.past[:1]]
+        return new + lift(first, slope)
+
+
+class DPMSolverSDE(_Exponential):
+    """SDE-DPM-Solver++(2M): as 2M, on the reverse-time SDE. One call a step, weak order 2. Source: Lu 2022b, § 5.
+
+    Args:
+        steps: steps, and network calls.
+        grid: where the steps lie; equal steps of the log-SNR by default.
+    """
+
+    order = 2
+
+    def plan(self, denoiser: Denoiser, times: Tensor) -> list[tuple[Tensor, ...]]:
+        kernel = denoiser.sde.kernel(times)
+        h, m, sigma = log_snr(kernel).diff(), kernel.M[1:, 0], kernel.L[:, 0, 0]
+        fresh = -torch.expm1(-2 * h)
+        A = sigma[1:] / sigma[:-1] * (-h).exp()
+        back = torch.cat((h[:1] * 0, h[1:] / h[:-1] / 2))
+        a = m * fresh
+        return rows(a[:, None], A[:, None, None], (back * a)[:, None], (sigma[1:] * fresh.sqrt())[:, None, None])
+
+    def step(self, run: Run, u: Tensor, i: int, coefficients: tuple[Tensor, ...]) -> Tensor:
+        a, A, slope, noise = coefficients
+        D = run(u, i)
+        u = lift(a, D) + apply(A, u) + apply(noise, run.noise(u))
+        if run.past:
+            u = u + lift(slope, D - run.past[0])
+        run.past[:] = [D]
+        return u
+
+
+class DPMSolver2S(_Exponential):
+    """DPM-Solver++(2S): D at the middle of each step, in λ. Two calls a step, order 2. Source: Lu 2022b, algorithm 1.
+
+    Args:
+        steps: steps; the last needs one call, so there are 2 steps - 1 in all.
+        grid: where the steps lie; equal steps of the log-SNR by default.
+    """
+
+    order = 2
+
+    def __init__(self, steps: int = 10, grid: Grid | None = None):
+        super().__init__(steps, grid)
+
+    def between(self, sde: SDE, times: Tensor) -> Tensor:
+        return middle(sde, times)
+
+    def plan(self, denoiser: Denoiser, times: Tensor) -> list[tuple[Tensor, ...]]:
+        kernel, halfway = (denoiser.sde.kernel(t) for t in (times, middle(denoiser.sde, times)))
+        start, end = kernel_of(kernel, slice(None, -1)), kernel_of(kernel, slice(1, None))
+        return rows(*transfer(start, halfway), *transfer(start, end))
+
+    def step(self, run: Run, u: Tensor, i: int, coefficients: tuple[Tensor, ...]) -> Tensor:
+        half_a, half_A, a, A = coefficients
+        halfway = lift(half_a, run(u, i)) + apply(half_A, u)
+        return lift(a, run(halfway, self.steps + i)) + apply(A, u)

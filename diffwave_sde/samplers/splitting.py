@@ -1,0 +1,86 @@
+r"""Splittings of the reverse-time SDE into a part that is known and the score's share of it.
+
+A process with a stationary law N(0, Σ∞) runs in it backwards as forwards, but for the sign of the velocity. So
+
+    du = [-F u - g gᵀ Σ∞⁻¹ u] dt + g dw      (A)   is the process itself, seen in a mirror: an exact step of any length
+    du = g gᵀ [∇ log p + Σ∞⁻¹ u] dt          (B)   is what the data add, one Euler step
+
+make up the reverse-time SDE. Source: Dockhorn et al. 2022, § 3.3 and appendix D (SSCS).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from diffwave_sde.denoiser import Denoiser
+from diffwave_sde.samplers.base import GridSampler, Run, rows
+from diffwave_sde.samplers.grids import Grid
+from diffwave_sde.sde import SDE, apply, cholesky, lift
+
+SPLITTINGS = ("ABA", "BAB", "ABBA")
+
+
+class SSCS(GridSampler):
+    """The symmetric splitting sampler, for processes with a stationary law: CLD, VP and its kin. Order 1.
+
+    The known part is taken over the exact integral of β between the two times of each half of a step.
+
+    Args:
+        steps: steps; of ABA each needs one call, of BAB and ABBA two.
+        grid: where the steps lie.
+        splitting: ABA is Dockhorn's: half of the known part, the score in the middle, the other half. BAB has the score
+            at both ends; ABBA takes it in two halves.
+    """
+
+    def __init__(self, steps: int = 150, grid: Grid | None = None, splitting: Literal["ABA", "BAB", "ABBA"] = "ABA"):
+        super().__init__(steps, grid)
+        if splitting not in SPLITTINGS:
+            raise ValueError(f"splitting = {splitting!r}: choose one of {', '.join(SPLITTINGS)}")
+        self.splitting = splitting
+
+    def takes(self, sde: SDE) -> bool:
+        return sde.stationary is not None
+
+    def between(self, sde: SDE, times: Tensor) -> Tensor:
+        return (times[1:] + times[:-1]) / 2
+
+    def plan(self, denoiser: Denoiser, times: Tensor) -> list[tuple[Tensor, ...]]:
+        sde = denoiser.sde
+        start, end, middle = times[:-1], times[1:], self.between(sde, times)
+        mirror = torch.ones(sde.blocks, dtype=times.dtype)
+        mirror[1:] = -1
+        mirror = mirror[:, None] * mirror
+        whole = (end, start), (middle, start), (end, middle)
+        known = []
+        for early, late in whole[:1] if self.splitting == "BAB" else whole[1:]:
+            phi, Q = sde.transition(early, late)
+            known += [mirror * phi, cholesky(mirror * Q)]
+        # ∫ g gᵀ over the step, by Simpson: exact for a β of the third degree.
+        g2 = [sde.diffusion(t).square() for t in (start, middle, end)]
+        strength = torch.diag_embed((g2[0] + 4 * g2[1] + g2[2]) / 6 * (start - end)[:, None])
+        if self.splitting != "ABA":
+            strength = strength / 2
+        inverse = torch.diag(1 / torch.tensor(sde.stationary, dtype=times.dtype))
+        data = []
+        for t in (start, end) if self.splitting == "BAB" else (middle,):
+            kernel = sde.kernel(t)
+            data += [(strength @ kernel.matched[..., None]).squeeze(-1), strength @ (inverse - kernel.precision)]
+        return rows(*known, *data)
+
+    def step(self, run: Run, u: Tensor, i: int, coefficients: tuple[Tensor, ...]) -> Tensor:
+        def known(u: Tensor, k: int) -> Tensor:
+            return apply(coefficients[k], u) + apply(coefficients[k + 1], run.noise(u))
+
+        def data(u: Tensor, k: int, node: int) -> Tensor:
+            return u + lift(coefficients[k], run(u, node)) + apply(coefficients[k + 1], u)
+
+        middle = self.steps + i
+        if self.splitting == "BAB":
+            return data(known(data(u, 2, i), 0), 4, i + 1)
+        u = data(known(u, 0), 4, middle)
+        if self.splitting == "ABBA":
+            u = data(u, 4, middle)
+        return known(u, 2)
