@@ -20,6 +20,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from tables import markdown
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from truth import GAUSSIAN, MIXTURE, PARAMETRIZATIONS, PROCESSES, Mixture, exact  # the tests' exact truth
@@ -174,13 +175,6 @@ def variance(steps: int, batches: int) -> Table:
             reference = reference or value
             table.add_row(title, name, f"{value:.3g}", f"{value / reference:.2f}", f"{mean:.4g}")
     return table
-
-
-def markdown(table: Table) -> str:
-    """A table as Markdown."""
-    columns = [[str(column.header), *map(str, column.cells)] for column in table.columns]
-    rows = ["| " + " | ".join(row) + " |" for row in zip(*columns, strict=True)]
-    return "\n".join([rows[0], "|" + "---|" * len(columns), *rows[1:]]) + "\n"
 
 
 def main() -> None:
