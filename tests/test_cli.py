@@ -236,7 +236,7 @@ BAD = {
     "unknown dataset": (["fit", "--data.dataset=nope"], ["nope", "drums", "hydrogen", "folder"]),
     "missing folder": (["fit", "--data.dataset=/no/such"], ["/no/such", "no such folder"]),
     "negative length": (["fit", "--data.length=-5"], ["length", "-5", "21000"]),
-    "unknown process": (["fit", "--model.sde=CLDD"], ["CLDD", "CLD, EDM"]),
+    "unknown process": (["fit", "--model.sde=CLDD"], ["CLDD", "CLD, CosineVP", "VE, VP"]),
     "unknown option of a process": (["fit", "--model.sde=CLD", "--model.sde.frict=2"], ["frict", "friction"]),
     "value of a wrong type": (["fit", "--model.sde=VP", "--model.sde.beta_min=ab"], ["beta_min", "ab", "float"]),
     "value out of range": (["fit", "--model.sde=VP", "--model.sde.beta_min=30"], ["beta_min = 30", "beta_max"]),

@@ -88,7 +88,7 @@ def class_of(path: str) -> type:
 def subclasses(cls: type) -> list[type]:
     """All classes below `cls` that can be made."""
     below = [c for direct in cls.__subclasses__() for c in (direct, *subclasses(direct))]
-    return [c for c in below if not inspect.isabstract(c)]
+    return [c for c in dict.fromkeys(below) if not inspect.isabstract(c)]
 
 
 def _expected(error: Exception) -> bool:

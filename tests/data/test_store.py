@@ -314,7 +314,7 @@ def journal_of(root: Path, process: subprocess.Popen) -> Path:
 
 @pytest.mark.parametrize(("stop", "workers"), [(signal.SIGKILL, 0), (signal.SIGINT, 2)])
 def test_a_build_that_was_stopped_goes_on_where_it_was(tmp_path, monkeypatch, stop, workers):
-    count = 400
+    count = 1000  # ten seconds of one process: time to stop it on a busy machine
     process = start(tmp_path / "data", count, workers)
     journal = journal_of(tmp_path / "data", process)
     os.killpg(process.pid, stop) if stop == signal.SIGINT else process.kill()
