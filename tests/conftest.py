@@ -1,11 +1,15 @@
 """What the tests run over: every concrete class of the package."""
 
 import pytest
+import torch
 from truth import DEFAULTS, PARAMETRIZATIONS, PROCESSES, WEIGHTS
 
 from diffwave_sde.denoiser import Parametrization
 from diffwave_sde.loss import Weight
 from diffwave_sde.sde import SDE
+
+# Tensors of a few hundred numbers are not shared out with profit, least of all on a busy machine.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(params=PROCESSES)
