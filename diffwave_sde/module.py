@@ -205,8 +205,7 @@ class DiffusionModule(LightningModule):
         noise = [stream(self.seed, VALIDATION, int(i), device=x.device) for i in batch.index]
         draw = self.loss.draw(self.denoiser.sde, x, noise)
         # Of the law that is meant, not of one that moves as training goes on.
-        law = getattr(self.loss.time, "base", self.loss.time)
-        draw = replace(draw, t=law(self.denoiser.sde, quantile), weight=None)
+        draw = replace(draw, t=self.loss.time.law(self.denoiser.sde, quantile), weight=None)
         losses = self.loss.at(self.denoiser, x, draw, Condition(label=batch.label))
         self.buckets[f"{name}_loss"].update(losses, self._sigma(draw))
         self.log(f"{name}/loss", losses.mean(), prog_bar=True, sync_dist=True, batch_size=len(x))

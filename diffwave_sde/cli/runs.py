@@ -80,3 +80,11 @@ def folder_of(ckpt: Path) -> Path | None:
     """The run's folder that a checkpoint lies in, if it lies in one."""
     folder = ckpt.parent.parent
     return folder if (folder / "config.yaml").is_file() else None
+
+
+def given_or_newest(ckpt: str | None, purpose: str) -> str | Path:
+    """The checkpoint that was given, or the last of the newest run; a FileNotFoundError that says what for if none."""
+    found = ckpt or checkpoint.newest(RUNS)
+    if found is None:
+        raise FileNotFoundError(f"no run in {RUNS}/ to {purpose}: give --ckpt, or train one with `make train`")
+    return found

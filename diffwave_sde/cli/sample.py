@@ -30,10 +30,7 @@ def run(argv: list[str]) -> None:
     if config.length is not None and config.length < 1:
         raise ValueError(f"--length {config.length}: a sound has at least one sample")
     sampler = parser().instantiate_classes(config).sampler
-    ckpt = config.ckpt or checkpoint.newest(runs.RUNS)
-    if ckpt is None:
-        raise FileNotFoundError(f"no run in {runs.RUNS}/ to sample from: give --ckpt, or train one with `make train`")
-    model = checkpoint.load(ckpt, config.weights, device(config.device))
+    model = checkpoint.load(runs.given_or_newest(config.ckpt, "sample from"), config.weights, device(config.device))
     label = labels(config.label, model, config.n)
     out = Path(config.out) if config.out else _default_out(model, config)
     writable(out)

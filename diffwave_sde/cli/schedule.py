@@ -47,10 +47,7 @@ def run(argv: list[str]) -> None:
         raise ValueError(f"--steps {config.steps}: each must lie between 2 and the {config.candidates} candidates")
     if config.clips < 1:
         raise ValueError(f"--clips {config.clips}: needs at least one")
-    ckpt = config.ckpt or checkpoint.newest(runs.RUNS)
-    if ckpt is None:
-        raise FileNotFoundError(f"no run in {runs.RUNS}/: give --ckpt, or train one with `make train`")
-    model = checkpoint.load(ckpt, "averaged", device(config.device))
+    model = checkpoint.load(runs.given_or_newest(config.ckpt, "learn grids for"), "averaged", device(config.device))
     denoiser = model.module.denoiser
     recipe = checkpoint.read(model.path)[checkpoint.KEY]["config"]["data"]
     data = AudioDataModule(**{**recipe, "batch_size": config.clips, "workers": 0})

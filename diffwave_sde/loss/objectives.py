@@ -165,7 +165,7 @@ class HybridLoss(Objective):
         strata: Strata = "stratified",
     ):
         super().__init__(time or DiscreteTime(), strata)
-        if not hasattr(getattr(self.time, "base", self.time), "count"):
+        if not hasattr(self.time.law, "count"):
             raise ValueError(f"HybridLoss needs times on a grid, not {type(self.time).__name__}: take DiscreteTime")
         if vlb < 0 or bits < 1:
             raise ValueError(f"vlb = {vlb:g} must be at least 0, and bits = {bits} at least 1")
@@ -188,7 +188,7 @@ class HybridLoss(Objective):
 
     def _bound(self, sde: SDE, x: Tensor, u: Tensor, t: Tensor, D: Tensor, share: Tensor) -> Tensor:
         """N times the bound's term at t, in bits per sample: (B,)."""
-        steps = getattr(self.time, "base", self.time).count(sde)
+        steps = self.time.law.count(sde)
         step = sde.t_max / steps
         s = torch.where(t < 1.5 * step, 0.0, t - step)
         last = s == 0

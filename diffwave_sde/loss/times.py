@@ -23,6 +23,11 @@ class TimeSampler(nn.Module, ABC):
     def forward(self, sde: SDE, quantile: Tensor) -> Tensor:
         """The times (B,), float64, at the quantiles (B,) in [0, 1) of the law."""
 
+    @property
+    def law(self) -> TimeSampler:
+        """The law that the objective means: itself, unless it is only a means to less variance."""
+        return self
+
     def correction(self, sde: SDE, t: Tensor) -> Tensor:
         """The factor (B,) of the loss at t (B,): other than 1 where the law is only a means to less variance."""
         return torch.ones_like(float64(t))
@@ -107,6 +112,10 @@ class ImportanceTime(TimeSampler):
         self.buckets, self.history, self.uniform = buckets, history, uniform
         for name in ("second", "mass", "seen"):
             self.register_buffer(name, torch.zeros(buckets))
+
+    @property
+    def law(self) -> TimeSampler:
+        return self.base
 
     def probabilities(self) -> Tensor:
         """The share of draws of each part, (buckets,), float64."""

@@ -41,7 +41,27 @@ class _Exponential(GridSampler):
         return sde.blocks == 1
 
 
-class DPMSolver2M(_Exponential):
+def extrapolation(h: Tensor) -> Tensor:
+    """1 / (2 r) in D + (D - D') / (2 r), r the last step over this one, h (N - 1,); the first has none before it."""
+    return torch.cat((h[:1] * 0, h[1:] / h[:-1] / 2))
+
+
+class _TwoCalls(_Exponential):
+    """D extrapolated from this call and the last."""
+
+    def step(self, run: Run, u: Tensor, i: int, coefficients: tuple[Tensor, ...]) -> Tensor:
+        a, A, slope, *noise = coefficients
+        D = run(u, i)
+        u = lift(a, D) + apply(A, u)
+        for root in noise:
+            u = u + apply(root, run.noise(u))
+        if run.past:
+            u = u + lift(slope, D - run.past[0])
+        run.past[:] = [D]
+        return u
+
+
+class DPMSolver2M(_TwoCalls):
     """DPM-Solver++(2M): D extrapolated from the last two calls. One call a step, order 2. Source: Lu 2022b, alg. 2.
 
     Args:
@@ -55,18 +75,7 @@ class DPMSolver2M(_Exponential):
         kernel = denoiser.sde.kernel(times)
         a, A = transfer(kernel_of(kernel, slice(None, -1)), kernel_of(kernel, slice(1, None)))
         h = log_snr(kernel).diff()
-        # D + (D - D') / (2 r), r the last step over this one; the first step has none before it
-        back = torch.cat((h[:1] * 0, h[1:] / h[:-1] / 2))
-        return rows(a, A, (back[:, None] * a))
-
-    def step(self, run: Run, u: Tensor, i: int, coefficients: tuple[Tensor, ...]) -> Tensor:
-        a, A, slope = coefficients
-        D = run(u, i)
-        u = lift(a, D) + apply(A, u)
-        if run.past:
-            u = u + lift(slope, D - run.past[0])
-        run.past[:] = [D]
-        return u
+        return rows(a, A, extrapolation(h)[:, None] * a)
 
 
 class DPMSolver3M(_Exponential):
@@ -129,7 +138,7 @@ class DPMSolver3M(_Exponential):
         return new + lift(first, slope)
 
 
-class DPMSolverSDE(_Exponential):
+class DPMSolverSDE(_TwoCalls):
     """SDE-DPM-Solver++(2M): as 2M, on the reverse-time SDE. One call a step, weak order 2. Source: Lu 2022b, § 5.
 
     Args:
@@ -144,18 +153,10 @@ class DPMSolverSDE(_Exponential):
         h, m, sigma = log_snr(kernel).diff(), kernel.M[1:, 0], kernel.L[:, 0, 0]
         fresh = -torch.expm1(-2 * h)
         A = sigma[1:] / sigma[:-1] * (-h).exp()
-        back = torch.cat((h[:1] * 0, h[1:] / h[:-1] / 2))
         a = m * fresh
-        return rows(a[:, None], A[:, None, None], (back * a)[:, None], (sigma[1:] * fresh.sqrt())[:, None, None])
-
-    def step(self, run: Run, u: Tensor, i: int, coefficients: tuple[Tensor, ...]) -> Tensor:
-        a, A, slope, noise = coefficients
-        D = run(u, i)
-        u = lift(a, D) + apply(A, u) + apply(noise, run.noise(u))
-        if run.past:
-            u = u + lift(slope, D - run.past[0])
-        run.past[:] = [D]
-        return u
+        return rows(
+            a[:, None], A[:, None, None], (extrapolation(h) * a)[:, None], (sigma[1:] * fresh.sqrt())[:, None, None]
+        )
 
 
 class DPMSolver2S(_Exponential):

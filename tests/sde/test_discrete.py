@@ -50,7 +50,6 @@ def test_ddpm_is_its_chain_on_its_grid(sde, betas):
 
 def test_the_posterior_is_equation_7_of_ho():
     sde, t = DDPM(), grid()[1:]
-    beta = torch.linspace(1e-4, 0.02, N).double()
     beta = torch.tensor(np.linspace(1e-4, 0.02, N))
     bar = (1 - beta).cumprod(0)
     before, now, b = bar[:-1], bar[1:], beta[1:]
