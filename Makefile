@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install data train sample test lint format bench
+.PHONY: help install data train sample test oracles lint format bench
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -40,6 +40,10 @@ sample: install  ## Make N sounds from CKPT (default: the newest run)
 
 test: install  ## Run all tests
 	@$(BIN)/python -m pytest $(ARGS)
+
+oracles: install  ## Compare with other implementations, which this installs
+	@$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[oracles]'
+	@$(BIN)/python -m pytest tests/samplers/test_diffusers.py $(ARGS)
 
 lint: install  ## Check the style of the code
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -82,20 +82,21 @@ class DPMSolver3M(_Exponential):
     """DPM-Solver++(3M): D extrapolated from the last three calls. One call a step. Source: Lu 2022b, § 4.
 
     The first step, of order 1, keeps the whole at order 2; with a `warm` start it is 3. The term of D'' is the exact
-    integral, twice that of the authors' code, with which it is of order 2 in any case.
+    integral; the authors' code, and others after it, have half of that, and are of order 2 in any case.
 
     Args:
         steps: steps, and network calls.
         grid: where the steps lie; equal steps of the log-SNR by default.
         warm: whether the first step is one of 2S, for one call more.
+        released: whether the term of D'' is halved, as in the authors' code.
     """
 
     order = 2
 
-    def __init__(self, steps: int = 20, grid: Grid | None = None, warm: bool = False):
+    def __init__(self, steps: int = 20, grid: Grid | None = None, warm: bool = False, released: bool = False):
         super().__init__(steps, grid)
-        self.warm = warm
-        if warm:
+        self.warm, self.released = warm, released
+        if warm and not released:
             self.order = 3
 
     def between(self, sde: SDE, times: Tensor) -> Tensor:
@@ -108,6 +109,8 @@ class DPMSolver3M(_Exponential):
         # σ ∫ e^λ (λ - λ_s) / h dλ and σ ∫ e^λ ((λ - λ_s) / h)² dλ over the step: what the slope and the bend of D add
         falling = torch.expm1(-h)
         first, second = m * (falling / h + 1), m * (1 - 2 * (falling + h) / h.square())
+        if self.released:
+            second = second / 2
         one = h.new_ones(1)
         r0 = torch.cat((one, h[:-1] / h[1:]))
         r1 = torch.cat((one, one, h[:-2] / h[2:]))[: len(h)]
