@@ -13,6 +13,7 @@ import yaml
 
 from diffwave_sde import checkpoint
 from diffwave_sde.cli import lightning, main, runs
+from diffwave_sde.module import DiffusionModule
 from diffwave_sde.sde import VDM
 
 SMALL = [
@@ -216,6 +217,36 @@ def test_a_sample_says_how_it_was_made(run, here, capsys):
     assert "real-time factor" in capsys.readouterr().out
 
 
+def test_a_stopped_sample_keeps_what_it_has_and_goes_on(run, here, monkeypatch, capfd):
+    options = ["sample", f"--ckpt={run}", "--batch_size=2", "--sampler=DDIM", "--sampler.steps=3"]
+    main([*options, "--n=5", "--out=whole"])
+    made, sample = [], DiffusionModule.sample
+
+    def interrupted(self, length, label, *rest, **more):
+        if len(made) == 1:
+            raise KeyboardInterrupt
+        made.append(len(label))
+        return sample(self, length, label, *rest, **more)
+
+    monkeypatch.setattr(DiffusionModule, "sample", interrupted)
+    with pytest.raises(SystemExit) as stop:
+        main([*options, "--n=5", "--out=out"])
+    assert stop.value.code == 130
+    listed = [s["file"] for s in json.loads((here / "out" / "sounds.json").read_text())["sounds"]]
+    assert listed == sorted(f.name for f in (here / "out").glob("*.wav")) == ["000-cymbal.wav", "001-kick.wav"]
+    assert "001-kick.wav" in (here / "out" / "index.html").read_text()
+    assert not list((here / "out").glob("*.tmp"))
+    monkeypatch.setattr(DiffusionModule, "sample", lambda *a, **k: (made.append(len(a[2])), sample(*a, **k))[1])
+    main([*options, "--n=5", "--out=out"])
+    assert made == [2, 2, 1]
+    assert "2 of which were there already" in capfd.readouterr().out
+    for file in (here / "whole").glob("*.wav"):
+        assert abs(soundfile.read(file)[0] - soundfile.read(here / "out" / file.name)[0]).max() < 1e-6
+    # What was made in another way is made anew.
+    main([*options, "--n=5", "--out=out", "--seed=1"])
+    assert made == [2, 2, 1, 2, 2, 1]
+
+
 def test_raw_and_averaged_weights_are_both_to_be_had(run):
     raw = checkpoint.load(run, "raw").module.state_dict()
     averaged = checkpoint.load(run).module.state_dict()
@@ -309,7 +340,7 @@ def test_the_default_network_is_tiny_without_a_gpu_and_base_with_one(monkeypatch
     assert lightning.default_network() == "base"
 
 
-@pytest.mark.parametrize("verb", ["fit", "sample", "prepare"])
+@pytest.mark.parametrize("verb", ["fit", "sample", "prepare", "schedule"])
 def test_every_verb_has_help(verb, capsys):
     with pytest.raises(SystemExit) as stop:
         main([verb, "--help"])
@@ -320,7 +351,7 @@ def test_every_verb_has_help(verb, capsys):
 def test_help_of_the_program_lists_the_verbs(capsys):
     main(["--help"])
     out = capsys.readouterr().out
-    assert all(verb in out for verb in ("fit", "validate", "test", "predict", "prepare", "sample"))
+    assert all(verb in out for verb in ("fit", "validate", "test", "predict", "prepare", "sample", "schedule"))
 
 
 def test_a_name_becomes_a_folder():

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from diffwave_sde import audio, checkpoint, guidance, page, samplers
 from diffwave_sde.callbacks.listening import write_sounds
 from diffwave_sde.cli import runs
+from diffwave_sde.cli.bar import bar
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -34,8 +35,7 @@ def run(argv: list[str]) -> None:
     label = labels(config.label, model, config.n)
     out = Path(config.out) if config.out else _default_out(model, config)
     writable(out)
-    sounds, seconds = make(model, sampler, config, label)
-    _write(out, sounds, label, model, sampler or model.module.sampler, config, seconds)
+    _make(Folder(out, _record(model, sampler, config)), model, sampler or model.module.sampler, config, label)
 
 
 def parser() -> ArgumentParser:
@@ -113,70 +113,121 @@ def _default_out(model: checkpoint.Trained, config: Namespace) -> Path:
     return (folder / "sounds" if folder else Path("sounds")) / f"step={model.step}-seed={config.seed}"
 
 
-@torch.inference_mode()
-def make(
-    model: checkpoint.Trained, sampler: samplers.Sampler | None, config: Namespace, label: torch.Tensor
-) -> tuple[torch.Tensor, float]:
-    """Sounds (n, length) as waveforms in [-1, 1], and the seconds that it took to compute them."""
-    sampler = sampler or model.module.sampler
-    length = config.length or model.length
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} sounds"))
-    out, start = [], time.perf_counter()
-    console = Console(stderr=True)
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=None) as bar:
-        task = bar.add_task(f"sampling with {type(sampler).__name__}", total=config.n)
-        for first in range(0, config.n, config.batch_size):
-            rows = range(first, min(first + config.batch_size, config.n))
-
-            def report(done: int, steps: int, rows: range = rows) -> None:
-                bar.update(task, completed=rows.start + len(rows) * done / steps)
-
-            x = model.module.sample(
-                length,
-                label[rows.start : rows.stop],
-                model.module.generators(rows, config.seed),
-                sampler,
-                report,
-                wrap=guidance.CLIPS.get(config.clip),
-            )
-            out.append(audio.expand(x[:, 0], model.mu).cpu())
-    return torch.cat(out), time.perf_counter() - start
-
-
-def _write(out, sounds, label, model, sampler, config, seconds) -> None:
-    names = [model.labels[i] if i >= 0 else "sound" for i in label.tolist()]
-    titles = [f"{i:03d} {name}" for i, name in enumerate(names)]
-    files = [file.name for file in write_sounds(out, titles, sounds, model.rate)]
-    note = (
-        f"{model.path}, step {model.step:,}: {type(sampler).__name__}, {sampler.nfe} network calls a sound, "
-        f"seed {config.seed}; at the level that the model made."
-    )
-    page.write(out / "index.html", "New sounds", titles, [page.Column("sounds", [out / f for f in files])], note)
-    peaks = 20 * sounds.abs().amax(1).clamp_min(1e-6).log10()
-    record = {
+def _record(model: checkpoint.Trained, sampler: samplers.Sampler | None, config: Namespace) -> dict[str, Any]:
+    """All that the sounds follow from, but for their numbers and classes."""
+    used = sampler or model.module.sampler
+    return {
         "checkpoint": str(model.path),
+        "written": model.path.stat().st_mtime,
         "step": model.step,
         "weights": config.weights,
-        "sampler": type(sampler).__name__,
-        "steps": getattr(sampler, "steps", None),
-        "nfe": sampler.nfe,
+        "sampler": type(used).__name__,
+        "steps": getattr(used, "steps", None),
+        "options": config.sampler.as_dict() if sampler else "the model's own",
         "clip": config.clip,
         "seed": config.seed,
-        "length": sounds.shape[1],
-        "sounds": [
-            {"file": f, "label": n, "peak_dbfs": round(p, 2)}
-            for f, n, p in zip(files, names, peaks.tolist(), strict=True)
-        ],
+        "length": config.length or model.length,
+        "device": config.device,
     }
-    with audio.replacing(out / "sounds.json") as temporary:
-        temporary.write_text(json.dumps(record, indent=1))
+
+
+class Folder:
+    """A folder of sounds that grows batch by batch: WAV files, `sounds.json` and a page, always of one another.
+
+    Sounds that it holds already, made in the same way, are kept: a run that was stopped goes on, or is extended.
+
+    Args:
+        path: the folder.
+        record: all that the sounds follow from.
+    """
+
+    def __init__(self, path: Path, record: dict[str, Any]):
+        self.path, self.record = path, json.loads(json.dumps(record, default=str))
+        self.nfe, self.sounds = 0, {}
+        try:
+            old = json.loads((path / "sounds.json").read_text())
+            if {k: old.get(k) for k in self.record} == self.record:
+                self.nfe = old["nfe"]
+                self.sounds = {s["number"]: s for s in old["sounds"] if (path / s["file"]).is_file()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            pass  # no sounds yet, or none that it could tell anything of
+
+    def holds(self, number: int, label: str) -> bool:
+        """Whether sound `number` of this class is there."""
+        return self.sounds.get(number, {}).get("label") == label
+
+    def add(self, numbers: list[int], names: list[str], sounds: torch.Tensor, rate: int, nfe: int) -> None:
+        """Write sounds (n, length), and the list and the page of all there are."""
+        titles = [f"{i:03d} {name}" for i, name in zip(numbers, names, strict=True)]
+        files = write_sounds(self.path, titles, sounds, rate)
+        peaks = 20 * sounds.abs().amax(1).clamp_min(1e-6).log10()
+        for i, file, name, peak in zip(numbers, files, names, peaks.tolist(), strict=True):
+            self.sounds[i] = {"number": i, "file": file.name, "label": name, "peak_dbfs": round(peak, 2)}
+        self.sounds = dict(sorted(self.sounds.items()))
+        self.nfe = max(self.nfe, nfe)
+        self.finish()
+
+    def finish(self) -> None:
+        """Write the list and the page."""
+        with audio.replacing(self.path / "sounds.json") as temporary:
+            text = json.dumps({**self.record, "nfe": self.nfe, "sounds": list(self.sounds.values())}, indent=1)
+            temporary.write_text(text, encoding="utf-8")
+        note = (
+            f"{self.record['checkpoint']}, step {self.record['step']:,}: {self.record['sampler']}, {self.nfe} network "
+            f"calls a sound, seed {self.record['seed']}; at the level that the model made."
+        )
+        titles = [Path(s["file"]).stem.replace("-", " ") for s in self.sounds.values()]
+        column = page.Column("sounds", [self.path / s["file"] for s in self.sounds.values()])
+        page.write(self.path / "index.html", "New sounds", titles, [column], note)
+
+
+def _make(folder: Folder, model: checkpoint.Trained, sampler: samplers.Sampler, config: Namespace, label) -> None:
+    """Make what the folder lacks, and say how it went."""
+    names = [model.labels[i] if i >= 0 else "sound" for i in label.tolist()]
+    missing = [i for i in range(config.n) if not folder.holds(i, names[i])]
+    made, seconds = 0, 0.0
+    with bar("sounds") as progress:
+        task = progress.add_task(f"sampling with {type(sampler).__name__}", total=config.n)
+        for first in range(0, len(missing), config.batch_size):
+            rows = missing[first : first + config.batch_size]
+            done = config.n - len(missing) + first
+
+            def report(step: int, steps: int, done: int = done, rows: list[int] = rows) -> None:
+                progress.update(task, completed=done + len(rows) * step / steps)
+
+            began = time.perf_counter()
+            sounds = _sounds(model, sampler, config, rows, label[rows], report)
+            seconds += time.perf_counter() - began
+            made += sounds.numel()
+            folder.add(rows, [names[i] for i in rows], sounds, model.rate, sampler.nfe)
     table = Table("class", "sounds", "peak, dBFS (median)")
     for name in dict.fromkeys(names):
-        level = peaks[[i for i, n in enumerate(names) if n == name]]
+        level = torch.tensor([folder.sounds[i]["peak_dbfs"] for i in range(config.n) if names[i] == name])
         table.add_row(name, str(len(level)), f"{level.median():.1f}")
     Console().print(table)
-    duration = sounds.numel() / model.rate
-    print(
-        f"{len(files)} sounds in {out}/, {sampler.nfe} network calls each; {duration:.2f} s of sound "
-        f"in {seconds:.2f} s, real-time factor {duration / seconds:.2f}; listen: {out / 'index.html'}"
+    there = f", {config.n - len(missing)} of which were there already" if len(missing) < config.n else ""
+    duration = made / model.rate
+    speed = f"; {duration:.2f} s of sound in {seconds:.2f} s, real-time factor {duration / seconds:.2f}" if made else ""
+    page_at = folder.path / "index.html"
+    print(f"{config.n} sounds in {folder.path}/{there}, {folder.nfe} network calls each{speed}; listen: {page_at}")
+
+
+@torch.inference_mode()
+def _sounds(
+    model: checkpoint.Trained,
+    sampler: samplers.Sampler,
+    config: Namespace,
+    numbers: list[int],
+    label: torch.Tensor,
+    report: Callable[[int, int], None],
+) -> torch.Tensor:
+    """The sounds of these numbers, (n, length), as waveforms in [-1, 1]."""
+    x = model.module.sample(
+        config.length or model.length,
+        label,
+        model.module.generators(numbers, config.seed),
+        sampler,
+        report,
+        wrap=guidance.CLIPS.get(config.clip),
     )
+    return audio.expand(x[:, 0], model.mu).cpu()

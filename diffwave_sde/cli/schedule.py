@@ -8,11 +8,11 @@ import torch
 import yaml
 from jsonargparse import ArgumentParser
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from diffwave_sde import audio, checkpoint
 from diffwave_sde.cli import runs
+from diffwave_sde.cli.bar import bar
 from diffwave_sde.cli.sample import Device, device
 from diffwave_sde.data.module import AudioDataModule
 from diffwave_sde.denoiser import Condition
@@ -55,18 +55,15 @@ def run(argv: list[str]) -> None:
     where = denoiser.sigma_data.device
     x = batch.audio.to(where)
     times = LogSNRGrid()(denoiser.sde, config.candidates)
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} times"))
-    with Progress(
-        *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True), disable=None
-    ) as bar:
-        task = bar.add_task("measuring the bound", total=len(times))
+    with bar("times") as progress:
+        task = progress.add_task("measuring the bound", total=len(times))
         error = errors(
             denoiser,
             x,
             times,
             Condition(label=batch.label.to(where)),
             [stream(config.seed, "schedule", i, device=where) for i in range(len(x))],
-            lambda done, _: bar.update(task, completed=done),
+            lambda done, _: progress.update(task, completed=done),
         )
     table = terms(denoiser.sde, times, error)
     paths = best_paths(table, steps)
