@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 from scipy.linalg import expm
-from truth import GAUSSIAN, MIXTURE, PROCESSES, Mixture, Oracle, tensor
+from truth import DEFAULTS, GAUSSIAN, MIXTURE, PROCESSES, Mixture, Oracle, tensor
 
+from diffwave_sde.audio import expand
 from diffwave_sde.random import stream
 from diffwave_sde.samplers import (
     DDIM,
@@ -429,13 +430,15 @@ def test_what_is_encoded_is_decoded(name):
 
 
 @pytest.mark.parametrize("kind", ADAPTIVE)
-def test_silence_is_silent_for_them_too(kind):
-    sde = VP()
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_silence_is_silent_for_them_too(kind, name):
+    sde = PROCESSES[name]
     data = Mixture((0.5, 0.5), (0.0, 0.8), (1e-7, 1e-7))
     x = ADAPTIVE[kind](Oracle(sde, data), start(sde, 1, 1000), generator=stream(0))
     quiet = x[x.abs() < 0.4]
     assert len(quiet) > 300
-    assert float(quiet.abs().max()) < 1e-5
+    floor = 20 * math.log10(float(expand(quiet).abs().square().mean().sqrt()) + 1e-12)
+    assert floor < -90, f"{floor:.0f} dBFS"
 
 
 @pytest.mark.parametrize("kind", ADAPTIVE)
