@@ -4,28 +4,35 @@
 
 First: the sliced Wasserstein distance between what a sampler makes with the exact denoiser of a mixture of sounds
 (eight decaying tones of 256 samples, each with noise of its own) and the mixture, over its floor: the distance of two
-draws of the data. Each sampler is tried on EDM, VP and CLD, as far as it takes them, all from the same noises.
+draws of the data. Each sampler is tried on EDM, VP and CLD, as far as it takes them, all from the same noises. Where
+diffusers is installed (`make oracles`), its DDIM and DPM-Solver++ stand beside ours on its own chain.
 
-Then, for a trained model: the distance from the sounds of a thousand steps of DDIM from the same noises, for the
-deterministic samplers, rms over rms. Last: the time of a run over that of its bare network calls.
+Then, for a trained model, from the same noises: the distance from the sounds of a thousand steps of DDIM (rms over
+rms), for the deterministic samplers; and the Fréchet distance (log-mel embedding, dB²) from the data, for all.
+
+Last: the time of a run over that of its bare network calls.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import math
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress, track
 from rich.table import Table
 from tables import markdown
 from torch import Tensor, nn
 
-from diffwave_sde import checkpoint
+from diffwave_sde import audio, checkpoint
+from diffwave_sde.data.module import AudioDataModule
 from diffwave_sde.denoiser import Condition, Denoiser
+from diffwave_sde.metrics import LogMel, frechet
 from diffwave_sde.networks import MDCT, UNet
 from diffwave_sde.random import stream
 from diffwave_sde.samplers import (
@@ -43,8 +50,10 @@ from diffwave_sde.samplers import (
     MaximumLikelihood,
     PredictorCorrector,
     ReverseDiffusion,
+    Sampler,
+    TimesGrid,
 )
-from diffwave_sde.sde import CLD, EDM, SDE, VP, float64
+from diffwave_sde.sde import CLD, DDPM, EDM, SDE, VP, float64
 
 CALLS = (5, 10, 20, 50, 200)
 LENGTH = 256
@@ -104,52 +113,137 @@ MAKE = {
 FLOWS = ("Heun", "DDIM", "DPMSolver2M", "DPMSolver3M", "DPMSolver2S")
 
 
+class Diffusers(Sampler):
+    """A scheduler of diffusers in its own loop, on the chain of Ho et al. 2020.
+
+    Args:
+        scheduler: one that takes data predictions.
+        steps: steps, and network calls.
+    """
+
+    def __init__(self, scheduler, steps: int):
+        self.scheduler, self.steps = scheduler, steps
+        scheduler.set_timesteps(steps)
+        self.times = (scheduler.timesteps.double() + 1) / 1000
+
+    def takes(self, sde: SDE) -> bool:
+        return isinstance(sde, DDPM)
+
+    def solve(self, run, u: Tensor, progress) -> Tensor:
+        x = u[:, 0]
+        for t, index in zip(self.times, self.scheduler.timesteps, strict=True):
+            run.calls += 1
+            x = self.scheduler.step(run.at(x[:, None], t.expand(len(x))), index, x).prev_sample
+        return x
+
+
+def peers(steps: int) -> dict[str, Sampler]:
+    """Ours and diffusers' own, at the same times; nothing where diffusers is not installed."""
+    if importlib.util.find_spec("diffusers") is None:
+        return {}
+    from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+
+    chain = {"beta_start": 1e-4, "beta_end": 0.02, "prediction_type": "sample", "timestep_spacing": "trailing"}
+    theirs = {
+        "DDIM": Diffusers(DDIMScheduler(**chain, clip_sample=False), steps),
+        "DPMSolver2M": Diffusers(DPMSolverMultistepScheduler(**chain), steps),
+    }
+    out: dict[str, Sampler] = {}
+    for name, ours in (("DDIM", DDIM), ("DPMSolver2M", DPMSolver2M)):
+        out[name] = ours(steps, TimesGrid(theirs[name].times.tolist()))
+        out[f"{name} of diffusers"] = theirs[name]
+    return out
+
+
 def exact(count: int) -> Table:
     """The table of distances with the exact denoiser, over the floor."""
     table = Table("sampler", "process", *[f"{n} calls" for n in CALLS])
-    cases = [(kind, sde) for kind in MAKE for sde in (EDM(2e-4, 20.0), VP(), CLD()) if MAKE[kind](20).takes(sde)]
-    for kind, sde in track(cases, "exact denoiser", console=Console(stderr=True)):
+    cases = [
+        (kind, sde, MAKE[kind]) for kind in MAKE for sde in (EDM(2e-4, 20.0), VP(), CLD()) if MAKE[kind](20).takes(sde)
+    ]
+    cases += [(kind, DDPM(), lambda n, kind=kind: peers(n)[kind]) for kind in peers(5)]
+    for kind, sde, make in track(cases, "exact denoiser", console=Console(stderr=True)):
         denoiser = Tones(sde)
         data, other = (denoiser.sample(count, torch.Generator().manual_seed(s)) for s in (1, 2))
         floor = distance(data, other)
         u = sde.prior((count, 1, LENGTH), torch.Generator().manual_seed(3))
         cells = []
         for calls in CALLS:
-            sampler = MAKE[kind](calls)
+            sampler = make(calls)
             x = sampler(denoiser, u, generator=stream(4))[:, 0]
             assert sampler.nfe <= calls, (kind, calls, sampler.nfe)
-            cells.append(f"{distance(x, data) / floor:.1f}")
+            cells.append(f"{distance(x, data) / floor:.2f}")
         table.add_row(kind, type(sde).__name__, *cells)
     return table
 
 
-def trained(path: str, count: int) -> Table:
-    """The table of distances from a thousand steps, from the same noises."""
+def trained(path: str, count: int) -> tuple[Table, Table]:
+    """Of a trained model: the distances from a thousand steps from the same noises, and those from the data."""
     model = checkpoint.load(path)
     denoiser = model.module.denoiser
     label = torch.arange(count) % max(len(model.labels), 1)
-    condition = Condition(label=label)
-    u = denoiser.sde.prior((count, 1, model.length), [stream("benchmark", i) for i in range(count)])
-    reference = DDIM(1000)(denoiser, u, condition)
-    table = Table("sampler", *[f"{n} calls" for n in CALLS[:-1]])
-    for kind in track(FLOWS, "trained model", console=Console(stderr=True)):
-        if MAKE[kind](20).takes(denoiser.sde):
-            sounds = [MAKE[kind](n)(denoiser, u, condition) for n in CALLS[:-1]]
-            table.add_row(kind, *[f"{float((x - reference).norm() / reference.norm()):.3f}" for x in sounds])
-    return table
+    generators = [stream("benchmark", i) for i in range(count)]
+    start = denoiser.sde.prior((count, 1, model.length), generators)
+
+    def sounds(sampler: Sampler) -> Tensor:
+        parts = [
+            sampler(denoiser, start[i], Condition(label=label[i]), [stream("noise", int(j)) for j in i])
+            for i in torch.arange(count).split(16)
+        ]
+        return audio.expand(torch.cat(parts)[:, 0], model.mu)
+
+    real, other = recordings(model, label)
+    embed = LogMel()
+    data = embed(real)
+    away = Table("sampler", *[f"{n} calls" for n in CALLS[:-1]], title="distance from 1,000 steps, rms over rms")
+    table = Table("sampler", *[f"{n} calls" for n in CALLS[:-1]], title=f"Fréchet distance, dB², {count} sounds")
+    kinds = [kind for kind in MAKE if MAKE[kind](20).takes(denoiser.sde)]
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task("trained model", total=1000 + len(kinds) * sum(CALLS[:-1]))
+        reference = sounds(DDIM(1000))
+        bar.advance(task, 1000)
+        for kind in kinds:
+            errors, distances = [], []
+            for n in CALLS[:-1]:
+                x = sounds(MAKE[kind](n))
+                errors.append(f"{float((x - reference).norm() / reference.norm()):.3f}")
+                distances.append(f"{frechet(data, embed(x)):.0f}")
+                bar.advance(task, n)
+            table.add_row(kind, *distances)
+            if kind in FLOWS:
+                away.add_row(kind, *errors)
+    table.add_row("DDIM, 1,000 calls", *[f"{frechet(data, embed(reference)):.0f}"] * len(CALLS[:-1]))
+    table.add_row("the data itself (floor)", *[f"{frechet(data, embed(other)):.0f}"] * len(CALLS[:-1]))
+    return away, table
+
+
+def recordings(model: checkpoint.Trained, label: Tensor) -> tuple[Tensor, Tensor]:
+    """Two sets of training clips (n, T) with the classes of `label`, none in both."""
+    recipe = checkpoint.read(model.path)[checkpoint.KEY]["config"]["data"]
+    data = AudioDataModule(**{**recipe, "mu": 0, "workers": 0})
+    data.setup("fit")
+    rows = data.splits["train"]
+    kinds = data.store.label_ids[rows]
+    order = [(int((label[:i] == k).sum()), int(k)) for i, k in enumerate(label)]
+    sets = [[rows[kinds == k][2 * turn + half] for turn, k in order] for half in (0, 1)]
+    first, second = (torch.from_numpy(data.store.read(np.array(s))).float() / 32768 for s in sets)
+    return first.reshape(len(label), -1), second.reshape(len(label), -1)
 
 
 def overhead(rounds: int) -> Table:
     """The table of times, over those of the same number of bare network calls; the two take turns."""
     torch.manual_seed(0)
     table = Table("sampler", "process", "run / bare calls")
-    for kind, sde in (("DDIM", EDM(2e-4, 20.0)), ("Heun", EDM(2e-4, 20.0)), ("DPMSolver2M", VP()), ("SSCS", CLD())):
+    cases = [("DDIM", EDM(2e-4, 20.0)), ("Heun", EDM(2e-4, 20.0)), ("DPMSolver2M", VP()), ("SSCS", CLD())]
+    makers = [(kind, sde, MAKE[kind](40)) for kind, sde in cases]
+    makers += [(kind, DDPM(), sampler) for kind, sampler in peers(40).items()]
+    for kind, sde, sampler in makers:
         net = UNet(sde.blocks, front=MDCT(60), channels=[256, 384], factors=[3], blocks=1).eval()
-        denoiser, sampler = Denoiser(net, sde), MAKE[kind](40)
+        denoiser = Denoiser(net, sde)
         u = sde.prior((1, 1, 21_000))
         inputs, noise = u.flatten(1, 2), torch.zeros(1)
         ratios = []
-        for _ in range(rounds):
+        for _ in range(rounds + 1):
             begin = time.perf_counter()
             sampler(denoiser, u)
             middle = time.perf_counter()
@@ -157,7 +251,8 @@ def overhead(rounds: int) -> Table:
                 for _ in range(sampler.nfe):
                     net(inputs, noise)
             ratios.append((middle - begin) / (time.perf_counter() - middle))
-        table.add_row(kind, type(sde).__name__, f"{sorted(ratios)[len(ratios) // 2]:.3f}")
+        ratios = sorted(ratios[1:])  # the first warms up
+        table.add_row(kind, type(sde).__name__, f"{ratios[len(ratios) // 2]:.3f}")
     return table
 
 
@@ -165,14 +260,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=1000, help="sounds per sampler with the exact denoiser")
     parser.add_argument("--ckpt", help="a trained model's checkpoint or run, for the second table")
-    parser.add_argument("--sounds", type=int, default=6, help="sounds of the trained model")
+    parser.add_argument("--sounds", type=int, default=48, help="sounds of the trained model")
+    parser.add_argument("--only", choices=["exact", "trained", "overhead"], help="one part alone")
     parser.add_argument("--rounds", type=int, default=15, help="runs that the cost of a sampler is the median of")
     parser.add_argument("--markdown", type=Path, help="file to write the tables to as well")
     options = parser.parse_args()
-    tables = [exact(options.count)]
-    if options.ckpt:
-        tables.append(trained(options.ckpt, options.sounds))
-    tables.append(overhead(options.rounds))
+    tables: list[Table] = []
+    if options.only in (None, "exact"):
+        tables.append(exact(options.count))
+    if options.ckpt and options.only in (None, "trained"):
+        tables.extend(trained(options.ckpt, options.sounds))
+    if options.only in (None, "overhead"):
+        tables.append(overhead(options.rounds))
     for table in tables:
         Console(width=160).print(table)
     if options.markdown:
