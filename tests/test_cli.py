@@ -201,6 +201,7 @@ def test_a_learnt_grid_is_one_command_and_one_option(run, here, capsys):
     record = json.loads((here / "out" / "sounds.json").read_text())
     assert (record["nfe"], record["clip"]) == (5, "dynamic")
     assert "12 network calls" in capsys.readouterr().out
+    assert (here / "grids.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_samplers_without_a_grid_sample_too(run, here):

@@ -17,9 +17,9 @@ from diffwave_sde.cli.sample import Device, device
 from diffwave_sde.data.module import AudioDataModule
 from diffwave_sde.denoiser import Condition
 from diffwave_sde.random import stream
-from diffwave_sde.samplers import KarrasGrid
-from diffwave_sde.samplers.grids import LogSNRGrid
+from diffwave_sde.samplers.grids import CosineGrid, KarrasGrid, LogSNRGrid, QuadraticGrid, UniformGrid
 from diffwave_sde.samplers.learned import best_paths, errors, terms
+from diffwave_sde.sde import SDE
 
 
 def parser() -> ArgumentParser:
@@ -31,7 +31,9 @@ def parser() -> ArgumentParser:
     p.add_argument("--candidates", type=int, default=200, help="times to choose from, equal in the log-SNR")
     p.add_argument("--clips", type=int, default=32, help="training clips that the bound is measured on")
     p.add_argument("--seed", type=int, default=0, help="seed of the noise")
-    p.add_argument("--out", type=str | None, help="file for the grids (default: RUN/schedule.yaml)")
+    p.add_argument(
+        "--out", type=str | None, help="YAML file for the grids, a PNG beside it (default: RUN/schedule.yaml)"
+    )
     p.add_argument("--device", type=Device, default="auto", help="where to compute; auto is a CUDA GPU if there is one")
     return p
 
@@ -71,10 +73,15 @@ def run(argv: list[str]) -> None:
     with audio.replacing(out) as temporary:
         temporary.write_text(yaml.safe_dump({k: times[paths[k]].tolist() for k in steps}, default_flow_style=None))
     _report(denoiser.sde, times, table, paths)
-    print(f"{len(times)} network calls; grids in {out}: --sampler.grid LearnedGrid --sampler.grid.file {out}")
+    picture = out.with_suffix(".png")
+    _draw(picture, denoiser.sde, {k: times[paths[k]] for k in steps})
+    print(
+        f"{len(times)} network calls; grids in {out}: --sampler.grid LearnedGrid --sampler.grid.file {out}; "
+        f"beside the fixed ones: {picture}"
+    )
 
 
-def _report(sde, times: torch.Tensor, table: torch.Tensor, paths: dict[int, list[int]]) -> None:
+def _report(sde: SDE, times: torch.Tensor, table: torch.Tensor, paths: dict[int, list[int]]) -> None:
     view = Table("steps", "bound, nats per sample", "on Karras's grid")
     for k, path in paths.items():
         bounds = []
@@ -83,3 +90,26 @@ def _report(sde, times: torch.Tensor, table: torch.Tensor, paths: dict[int, list
             bounds.append(float(table[places[:-1], places[1:]].sum()))
         view.add_row(str(k), *(f"{b:.4g}" for b in bounds))
     Console().print(view)
+
+
+def _draw(path: Path, sde: SDE, learned: dict[int, torch.Tensor]) -> None:
+    """A picture of the noise levels at which the network is called, the learned grids beside the fixed ones."""
+    from matplotlib.figure import Figure
+
+    grids = {"uniform": UniformGrid(), "quadratic": QuadraticGrid(), "cosine": CosineGrid()}
+    grids |= {"log-SNR": LogSNRGrid(), "Karras, 7": KarrasGrid()}
+    figure = Figure(figsize=(8, 0.7 + 1.5 * len(learned)), dpi=120, layout="constrained")
+    for (k, times), axes in zip(learned.items(), figure.subplots(len(learned), 1, squeeze=False)[:, 0], strict=True):
+        rows = {"learned": times, **{name: grid(sde, k) for name, grid in grids.items()}}
+        for place, (name, t) in enumerate(rows.items()):
+            colour = "C3" if name == "learned" else "C0"
+            axes.plot(sde.kernel(t).snr.rsqrt(), [-place] * len(t), "o", ms=4, color=colour)
+        axes.set_yticks([-i for i in range(len(rows))], list(rows), fontsize=7)
+        axes.set_xscale("log")
+        axes.invert_xaxis()
+        axes.grid(alpha=0.3, which="both")
+        axes.set_title(f"{k} steps", fontsize=8, loc="left")
+        axes.tick_params(labelsize=7)
+    axes.set_xlabel("noise over signal, σ = 1 / √SNR", fontsize=8)
+    with audio.replacing(path) as temporary:
+        figure.savefig(temporary, format="png")
