@@ -13,6 +13,7 @@ import yaml
 
 from diffwave_sde import checkpoint
 from diffwave_sde.cli import lightning, main, runs
+from diffwave_sde.data.sources import Rendered
 from diffwave_sde.module import DiffusionModule
 from diffwave_sde.sde import VDM
 
@@ -248,6 +249,57 @@ def test_a_stopped_sample_keeps_what_it_has_and_goes_on(run, here, monkeypatch, 
     assert made == [2, 2, 1, 2, 2, 1]
 
 
+def test_a_checkpoint_is_laid_against_what_it_was_trained_on(run, here, capsys):
+    options = ["--n=6", "--sampler=DDIM", "--sampler.steps=3", "--embedding=log-mel", "--rounds=2", "--out=seen"]
+    main(["evaluate", f"--ckpt={run}", *options])
+    found = json.loads((here / "seen" / "evaluation.json").read_text())
+    assert set(found["embeddings"]["log-mel"]) == {"all", "cymbal", "kick", "snare"}
+    assert found["embeddings"]["log-mel"]["all"]["frechet"]["floor"] > 0
+    assert len(found["neighbours"]["nearest"]) == 6
+    assert "nearest real sound" in (here / "seen" / "index.html").read_text()
+    said = capsys.readouterr().out
+    assert all(word in said for word in ("Fréchet", "floor", "pitch", "index.html"))
+    # A second time nothing is made anew.
+    main(["evaluate", f"--ckpt={run}", *options])
+    assert "6 of which were there already" in capsys.readouterr().out
+    assert json.loads((here / "seen" / "evaluation.json").read_text()) == found
+
+
+def test_a_folder_is_laid_against_a_folder(here, capfd):
+    for folder, first in (("real", 0), ("made", 30)):
+        for i in range(first, first + 24):
+            clip = Rendered("drums", i, 5).load(6000)
+            file = here / folder / clip.label / f"{i}.wav"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(file, clip.window, 44_100)
+    (here / "made" / "kick" / "broken.wav").write_text("no sound")
+    options = ["--real=real", "--generated=made", "--embedding=log-mel", "--rounds=2", "--length=6000"]
+    main(["evaluate", *options])
+    found = json.loads((here / "made-evaluation" / "evaluation.json").read_text())
+    assert found["embeddings"]["log-mel"]["all"]["accuracy"]["value"] > 0.8
+    assert found["measurements"]["peak"]["unit"] == "dBFS"
+    said = capfd.readouterr().err
+    assert "broken.wav" in said
+    assert "1 files left out" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--real=/no/such", "--generated=x"], ["/no/such", "no such folder"]),
+        (["--real=drums", "--generated=/no/such"], ["/no/such", "--generated"]),
+        (["--embedding=ears"], ["ears", "log-mel"]),
+        (["--count=1"], ["--count 1"]),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused_in_one_line(options, words, here, capfd):
+    (here / "x").mkdir()
+    with pytest.raises(SystemExit):
+        main(["evaluate", *options, "--rounds=2"])
+    said = capfd.readouterr().err.splitlines()[-1]
+    assert all(word in said for word in words), said
+
+
 def test_raw_and_averaged_weights_are_both_to_be_had(run):
     raw = checkpoint.load(run, "raw").module.state_dict()
     averaged = checkpoint.load(run).module.state_dict()
@@ -341,7 +393,7 @@ def test_the_default_network_is_tiny_without_a_gpu_and_base_with_one(monkeypatch
     assert lightning.default_network() == "base"
 
 
-@pytest.mark.parametrize("verb", ["fit", "sample", "prepare", "schedule"])
+@pytest.mark.parametrize("verb", ["fit", "sample", "prepare", "schedule", "evaluate"])
 def test_every_verb_has_help(verb, capsys):
     with pytest.raises(SystemExit) as stop:
         main([verb, "--help"])
@@ -352,7 +404,9 @@ def test_every_verb_has_help(verb, capsys):
 def test_help_of_the_program_lists_the_verbs(capsys):
     main(["--help"])
     out = capsys.readouterr().out
-    assert all(verb in out for verb in ("fit", "validate", "test", "predict", "prepare", "sample", "schedule"))
+    assert all(
+        verb in out for verb in ("fit", "validate", "test", "predict", "prepare", "sample", "schedule", "evaluate")
+    )
 
 
 def test_a_name_becomes_a_folder():

@@ -23,7 +23,11 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 
 def run(argv: list[str]) -> None:
     """Run `diffwave-sde sample`."""
-    config = parser().parse_args(argv[1:])
+    make(parser().parse_args(argv[1:]))
+
+
+def make(config: Namespace) -> Path:
+    """Make the sounds that the options ask for; the folder that holds them."""
     if config.n < 1:
         raise ValueError(f"--n {config.n}: ask for at least one sound")
     if config.batch_size < 1:
@@ -36,6 +40,7 @@ def run(argv: list[str]) -> None:
     out = Path(config.out) if config.out else _default_out(model, config)
     writable(out)
     _make(Folder(out, _record(model, sampler, config)), model, sampler or model.module.sampler, config, label)
+    return out
 
 
 def parser() -> ArgumentParser:

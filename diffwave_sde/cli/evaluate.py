@@ -1,0 +1,246 @@
+"""Lay generated sounds against real ones: distances beside their floor, classes, levels, and nearest neighbours."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
+from rich.table import Table
+
+from diffwave_sde import audio, checkpoint, page, samplers
+from diffwave_sde.callbacks.listening import write_sounds
+from diffwave_sde.cli import runs, sample
+from diffwave_sde.cli.bar import bar
+from diffwave_sde.data import sources
+from diffwave_sde.data.module import AudioDataModule
+from diffwave_sde.data.store import Store
+from diffwave_sde.metrics import EMBEDDINGS, Embedding, SoundSet, evaluate
+
+SHOWN = {
+    "frechet": "Fréchet distance",
+    "kernel": "kernel distance",
+    "precision": "precision",
+    "recall": "recall",
+    "density": "density",
+    "coverage": "coverage",
+    "accuracy": "class as asked for",
+}
+
+
+def parser() -> ArgumentParser:
+    """The options of the verb."""
+    p = ArgumentParser(prog="diffwave-sde evaluate", description=__doc__, exit_on_error=False)
+    p.add_argument("--config", action="config", help="YAML file with values of these options")
+    p.add_argument(
+        "--real",
+        type=str | None,
+        help="real sounds: a folder, a store, or a dataset's name (default: what the model was trained on)",
+    )
+    p.add_argument(
+        "--generated", type=str | None, help="generated sounds: a folder or a store (default: made now from --ckpt)"
+    )
+    p.add_argument("--ckpt", type=str | None, help="checkpoint, or a run's folder (default: the newest run in runs/)")
+    p.add_argument("--n", type=int, default=96, help="number of sounds to make from the checkpoint")
+    p.add_subclass_arguments(
+        samplers.Sampler, "sampler", required=False, help="sampler (default: the one the model was trained with)"
+    )
+    p.add_argument("--batch_size", type=int, default=16, help="sounds made at a time")
+    p.add_argument("--device", type=sample.Device, default="auto", help="where to compute")
+    p.add_argument(
+        "--embedding", type=str, default=",".join(EMBEDDINGS), help=f"embeddings, a,b,...: {', '.join(EMBEDDINGS)}"
+    )
+    p.add_argument("--length", type=int, default=audio.LENGTH, help="samples of a real recording that are compared")
+    p.add_argument(
+        "--count", type=int | None, help="sounds of each set in a resampling (default: as many as there are)"
+    )
+    p.add_argument("--rounds", type=int, default=20, help="resamplings, for the means and their spread")
+    p.add_argument("--most", type=int, default=2000, help="sounds of a set that are read at most, chosen by chance")
+    p.add_argument("--seed", type=int, default=0, help="seed of the sounds and of the resamplings")
+    p.add_argument(
+        "--out", type=str | None, help="folder for evaluation.json and the page (default: beside the sounds)"
+    )
+    return p
+
+
+def run(argv: list[str]) -> None:
+    """Run `diffwave-sde evaluate`."""
+    config = parser().parse_args(argv[1:])
+    if config.rounds < 1 or config.most < 4 or config.n < 2:
+        raise ValueError(
+            f"--rounds {config.rounds}, --most {config.most}, --n {config.n}: need 1 round, 4 and 2 sounds at least"
+        )
+    if config.count is not None and config.count < 2:
+        raise ValueError(f"--count {config.count}: a distance needs at least 2 sounds")
+    embeddings = [_embedding(name.strip()) for name in config.embedding.split(",")]
+    if config.generated is None or config.real is None:
+        ckpt = runs.given_or_newest(config.ckpt, "evaluate")
+    if config.generated is None:
+        config.generated = str(_make(ckpt, config))
+    real = trained_on(ckpt, config) if config.real is None else sounds_of(config.real, config, real=True)
+    generated = sounds_of(config.generated, config, real=False)
+    with bar("steps") as progress:
+        task = progress.add_task("comparing")
+
+        def report(what: str, done: int, steps: int) -> None:
+            progress.update(task, description=what, completed=done, total=steps)
+
+        found = evaluate(real, generated, embeddings, config.rounds, config.count, config.seed, report)
+    home = Path(config.generated)
+    out = Path(config.out) if config.out else home.with_name(f"{home.resolve().name}-evaluation")
+    sample.writable(out)
+    with audio.replacing(out / "evaluation.json") as temporary:
+        temporary.write_text(json.dumps(_finite(found), indent=1), encoding="utf-8")
+    _page(out, real, generated, found)
+    _report(found)
+    print(f"{out / 'evaluation.json'}; the nearest pairs to hear: {out / 'index.html'}")
+
+
+def _embedding(name: str) -> Embedding:
+    if name not in EMBEDDINGS:
+        raise ValueError(f"--embedding {name}: choose of {', '.join(EMBEDDINGS)}")
+    return EMBEDDINGS[name]()
+
+
+def _make(ckpt: str | Path, config: Namespace) -> Path:
+    """Sounds of a checkpoint, made as by `sample`, so that a stopped evaluation goes on with those that are there."""
+    path = checkpoint.find(ckpt)
+    folder = (runs.folder_of(path) or Path(".")) / "evaluation" / f"{path.stem}-seed={config.seed}"
+    options = {"ckpt": str(path), "out": str(folder)}
+    options |= {name: config[name] for name in ("n", "seed", "batch_size", "device")}
+    if config.sampler:
+        options["sampler"] = config.sampler.as_dict()
+    return sample.make(sample.parser().parse_object(options))
+
+
+def trained_on(ckpt: str | Path, config: Namespace) -> SoundSet:
+    """The training clips of a checkpoint."""
+    path = checkpoint.find(ckpt)
+    recipe = checkpoint.read(path)[checkpoint.KEY].get("config")
+    if recipe is None:
+        raise ValueError(f"{path} does not say what it was trained on: give --real")
+    data = AudioDataModule(**{**recipe["data"], "mu": 0, "workers": 0})
+    data.prepare_data()
+    data.setup("fit")
+    return _of_store(data.store, data.splits["train"], f"training clips of {path}", config)
+
+
+def _of_store(store: Store, rows: np.ndarray, name: str, config: Namespace) -> SoundSet:
+    rows = np.sort(np.random.default_rng(config.seed).permutation(rows)[: config.most])
+    sounds = torch.from_numpy(store.read(rows)).float().view(len(rows), -1) / 32768
+    return SoundSet(sounds, tuple(store.labels[i] for i in store.label_ids[rows]), name)
+
+
+def sounds_of(origin: str, config: Namespace, real: bool) -> SoundSet:
+    """The sounds of a folder, a store or a dataset.
+
+    Real recordings are cut to windows as training clips are; generated ones are taken as they are, at their own levels.
+    """
+    path = Path(origin)
+    if (path / "settings.json").is_file():
+        store = Store.open(path)
+        return _of_store(store, np.arange(len(store)), origin, config)
+    if real and not path.is_dir():
+        data = AudioDataModule(origin, length=config.length, mu=0, workers=0)
+        data.prepare_data()
+        data.setup("fit")
+        return _of_store(data.store, np.arange(len(data.store)), origin, config)
+    if not path.is_dir():
+        raise ValueError(f"{origin}: no such folder; --generated is a folder of sounds or a store")
+    files, refused, _ = sources.scan(path)
+    chosen = sorted(np.random.default_rng(config.seed).permutation(len(files))[: config.most])
+    sounds, labels = [], []
+    told = {} if real else _told(path)
+    with bar("files") as progress:
+        for i in progress.track(chosen, description=f"reading {origin}"):
+            above = files[i].rpartition("/")[0]
+            try:
+                x = audio.read(path / files[i], seconds=30.0)[0]
+                x = audio.window(x, config.length) if real else x
+            except (OSError, ValueError) as error:
+                refused.append((files[i], str(error)))
+                continue
+            sounds.append(x)
+            labels.append(told.get(files[i]) or above.rpartition("/")[2])
+    if refused:
+        first = f"{refused[0][0]}: {refused[0][1]}"
+        unheard = [file for file, why in refused if not why.startswith("not audio")]
+        if unheard:
+            print(f"diffwave-sde: {origin}: {len(unheard)} files left out; {first}", file=sys.stderr)
+    if not sounds:
+        raise ValueError(f"{origin}: holds no sounds that can be read")
+    length = max(map(len, sounds))
+    padded = torch.stack([torch.nn.functional.pad(x, (0, length - len(x))) for x in sounds])
+    return SoundSet(padded, tuple(labels), origin)
+
+
+def _told(folder: Path) -> dict[str, str]:
+    """The classes that `sample` wrote beside its sounds."""
+    try:
+        return {s["file"]: s["label"] for s in json.loads((folder / "sounds.json").read_text())["sounds"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _finite(value: Any) -> Any:
+    """The same with null for NaN, which JSON has not."""
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _page(out: Path, real: SoundSet, generated: SoundSet, found: dict, most: int = 12) -> None:
+    """The generated sounds that are nearest to a real one, each beside it."""
+    near = found["neighbours"]
+    order = sorted(range(len(near["distance"])), key=lambda i: near["distance"][i])[:most]
+    rows = [f"{k:02d} {generated.labels[i]}, distance {near['distance'][i]:.2f}" for k, i in enumerate(order)]
+    length = max(real.sounds.shape[1], generated.sounds.shape[1])
+    columns = []
+    for title, part, which in (
+        ("generated", generated, order),
+        ("nearest real sound", real, [near["nearest"][i] for i in order]),
+    ):
+        sounds = torch.nn.functional.pad(part.sounds[which], (0, length - part.sounds.shape[1]))
+        names = [f"{k:02d}" for k in range(len(which))]
+        columns.append(page.Column(title, write_sounds(out / title.split()[0], names, sounds)))
+    note = (
+        f"{generated.name} beside {real.name}. A real sound lies {near['typical']:.2f} from its nearest other one in "
+        "the median; a pair far below that may be a training sound learnt by heart."
+    )
+    page.write(out / "index.html", "Nearest neighbours", rows, columns, note)
+
+
+def _report(found: dict) -> None:
+    console = Console()
+    for name, parts in found["embeddings"].items():
+        heads = [f"{part} ({figures['count']})" for part, figures in parts.items()]
+        table = Table("", *heads, title=f"{name}; below each figure its floor, real against real")
+        for key, title in SHOWN.items():
+            if any(key in figures for figures in parts.values()):
+                table.add_row(title, *[_cell(figures.get(key)) for figures in parts.values()])
+        console.print(table)
+    table = Table("measurement", "real: median (10 % to 90 %)", "generated", "difference", "floor")
+    for name, m in found["measurements"].items():
+        cells = [f"{q[1]:.4g} ({q[0]:.4g} to {q[2]:.4g})" for q in (m["real"], m["generated"])]
+        table.add_row(f"{name.replace('_', ' ')}, {m['unit']}", *cells, f"{m['difference']:.2f}", f"{m['floor']:.2f}")
+    console.print(table)
+    near = found["neighbours"]
+    print(
+        f"closer to a training sound than real ones are to one another: {near['close']:.1%}; "
+        f"closer to another generated one: {near['duplicates']:.1%} (real ones: {near['repeated']:.1%})"
+    )
+
+
+def _cell(figure: dict | None) -> str:
+    if figure is None:
+        return ""
+    digits = 1 if abs(figure["value"]) >= 10 else 3
+    return f"{figure['value']:.{digits}f} ± {figure['spread']:.{digits}f}\n[dim]{figure['floor']:.{digits}f}[/dim]"
