@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 import time
-import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +12,11 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.seed import isolate_rng
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import Tensor
 
 from diffwave_sde import audio, page
-from diffwave_sde.callbacks.ema import averaged
 from diffwave_sde.callbacks.last import stopped
+from diffwave_sde.callbacks.making import classes_of, make, together
 from diffwave_sde.samplers import Sampler
 
 DATA = "data"
@@ -85,27 +81,11 @@ class Listening(Callback):
     def listen(self, trainer: Trainer, module: LightningModule) -> None:
         """Make the sounds of this step, write them, and show them. All ranks must call it."""
         began, step = time.monotonic(), trainer.global_step
-        if (pause := getattr(trainer.progress_bar_callback, "pause", None)) is not None:
-            pause()
-        data = trainer.datamodule
-        # Without a datamodule of sounds, the batches tell no classes and the length is the default.
-        names = tuple(getattr(data, "labels", ())) if module.denoiser.net.classes else ()
-        classes = [i % len(names) for i in range(self.count)] if names else None
+        names, classes = classes_of(trainer, module, self.count)
         rows = [f"{i:02d} {names[classes[i]]}" if classes else f"{i:02d}" for i in range(self.count)]
-        mu, length = getattr(data, "mu", 0.0), getattr(data, "length", audio.LENGTH)
-        mine = list(range(trainer.global_rank, self.count, trainer.world_size))
-        made: dict[int, Tensor] = {}
-        with _together(trainer) as share:
-            with isolate_rng(), averaged(trainer, module), _evaluating(module), _bar(trainer, step, len(mine)) as bar:
-                for first in range(0, len(mine), self.batch):
-                    numbers = mine[first : first + self.batch]
-                    label = torch.tensor([classes[i] for i in numbers], device=module.device) if classes else None
-                    with trainer.precision_plugin.forward_context():
-                        y = module.sample(length, label, module.generators(numbers), self.sampler, bar(len(numbers)))
-                    made |= dict(zip(numbers, audio.expand(y.float().cpu(), mu)[:, 0], strict=True))
-            share.update(made)
-        sounds = torch.stack([share[i] for i in range(self.count)])
-        with _together(trainer):
+        title = f"Listening at step {step}"
+        sounds = make(trainer, module, range(self.count), classes, title, self.sampler, self.batch)
+        with together(trainer):
             if trainer.is_global_zero:
                 with isolate_rng(include_cuda=False):
                     self._write(trainer, step, rows, names, classes, sounds)
@@ -205,68 +185,3 @@ def say(trainer: Trainer, line: str) -> None:
         bar.print(line)
     elif trainer.is_global_zero:
         print(line, flush=True)
-
-
-@contextmanager
-def _together(trainer: Trainer) -> Iterator[dict]:
-    """What each rank puts into the dict within it, all of them have after it; an error on one is an error on all.
-
-    Nobody waits for a rank that has failed: the exchange is where all of them meet, whatever happened before it.
-    """
-    mine: dict = {}
-    error: BaseException | None = None
-    try:
-        yield mine
-    except Exception as caught:
-        error = caught
-    if trainer.world_size > 1:
-        everyone: list = [None] * trainer.world_size
-        text = "".join(traceback.format_exception(error)) if error else None
-        torch.distributed.all_gather_object(everyone, (text, mine))
-        failed = [(rank, text) for rank, (text, _) in enumerate(everyone) if text]
-        if failed and error is None:
-            raise RuntimeError(f"listening failed on rank {failed[0][0]}:\n{failed[0][1]}")
-        for _, theirs in everyone:
-            mine.update(theirs)
-    if error is not None:
-        raise error
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode, in eager mode: other batch sizes would make a compiled network compile again."""
-    modes = {m: m.training for m in module.modules()}
-    module.eval()
-    try:
-        with torch.compiler.set_stance("force_eager"), torch.no_grad():
-            yield
-    finally:
-        for m, training in modes.items():
-            m.training = training
-
-
-@contextmanager
-def _bar(trainer: Trainer, step: int, count: int):
-    """Progress over the sampler's steps for all batches; `bar(sounds)` is the sampler's hook for one batch."""
-    with tqdm(
-        total=count,
-        desc=f"Listening at step {step}",
-        leave=False,
-        disable=not (trainer.is_global_zero and sys.stdout.isatty()),
-        file=sys.stdout,
-        unit="sound",
-        dynamic_ncols=True,
-        bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}",
-    ) as display:
-        before = 0.0
-
-        def batch(sounds: int):
-            nonlocal before
-            start, before = before, before + sounds
-
-            def progress(done: int, total: int) -> None:
-                display.update(start + sounds * done / total - display.n)
-
-            return progress
-
-        yield batch

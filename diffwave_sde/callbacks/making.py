@@ -1,0 +1,130 @@
+"""Sounds made in the middle of training, by all processes together, without disturbing it."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from diffwave_sde import audio
+from diffwave_sde.callbacks.ema import averaged
+from diffwave_sde.samplers import Sampler
+
+
+def classes_of(trainer: Trainer, module: LightningModule, count: int) -> tuple[tuple[str, ...], list[int] | None]:
+    """The names of the classes, and which of them each of `count` sounds is asked to be: all in turn, or None."""
+    # Without a datamodule of sounds, the batches tell no classes.
+    names = tuple(getattr(trainer.datamodule, "labels", ())) if module.denoiser.net.classes else ()
+    return names, [i % len(names) for i in range(count)] if names else None
+
+
+def make(
+    trainer: Trainer,
+    module: LightningModule,
+    numbers: Sequence[int],
+    classes: Sequence[int] | None,
+    title: str,
+    sampler: Sampler | None = None,
+    batch: int = 16,
+) -> Tensor:
+    """The sounds of these numbers as waveforms (n, T), on every rank; all ranks must call it.
+
+    With the averaged weights, in evaluation mode, each sound from `module.generators([number])`. No random number of
+    training is drawn, and the weights and modes are put back bit for bit. An error on one rank is raised on all.
+
+    Args:
+        numbers: of the sounds.
+        classes: class id of each, or None.
+        title: what the progress bar says.
+        sampler: the model's own by default.
+        batch: sounds made at once by a process.
+    """
+    if (pause := getattr(trainer.progress_bar_callback, "pause", None)) is not None:
+        pause()
+    data, n = trainer.datamodule, len(numbers)
+    mu, length = getattr(data, "mu", 0.0), getattr(data, "length", audio.LENGTH)
+    mine = list(range(trainer.global_rank, n, trainer.world_size))
+    made: dict[int, Tensor] = {}
+    with together(trainer) as share:
+        with isolate_rng(), averaged(trainer, module), _evaluating(module), _bar(trainer, title, len(mine)) as bar:
+            for first in range(0, len(mine), batch):
+                places = mine[first : first + batch]
+                label = torch.tensor([classes[i] for i in places], device=module.device) if classes else None
+                generators = module.generators([numbers[i] for i in places])
+                with trainer.precision_plugin.forward_context():
+                    y = module.sample(length, label, generators, sampler, bar(len(places)))
+                made |= dict(zip(places, audio.expand(y.float().cpu(), mu)[:, 0], strict=True))
+        share.update(made)
+    return torch.stack([share[i] for i in range(n)])
+
+
+@contextmanager
+def together(trainer: Trainer) -> Iterator[dict]:
+    """What each rank puts into the dict within it, all of them have after it; an error on one is an error on all.
+
+    Nobody waits for a rank that has failed: the exchange is where all of them meet, whatever happened before it.
+    """
+    mine: dict = {}
+    error: BaseException | None = None
+    try:
+        yield mine
+    except Exception as caught:
+        error = caught
+    if trainer.world_size > 1:
+        everyone: list = [None] * trainer.world_size
+        text = "".join(traceback.format_exception(error)) if error else None
+        torch.distributed.all_gather_object(everyone, (text, mine))
+        failed = [(rank, text) for rank, (text, _) in enumerate(everyone) if text]
+        if failed and error is None:
+            raise RuntimeError(f"listening failed on rank {failed[0][0]}:\n{failed[0][1]}")
+        for _, theirs in everyone:
+            mine.update(theirs)
+    if error is not None:
+        raise error
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode, in eager mode: other batch sizes would make a compiled network compile again."""
+    modes = {m: m.training for m in module.modules()}
+    module.eval()
+    try:
+        with torch.compiler.set_stance("force_eager"), torch.no_grad():
+            yield
+    finally:
+        for m, training in modes.items():
+            m.training = training
+
+
+@contextmanager
+def _bar(trainer: Trainer, title: str, count: int):
+    """Progress over the sampler's steps for all batches; `bar(sounds)` is the sampler's hook for one batch."""
+    with tqdm(
+        total=count,
+        desc=title,
+        leave=False,
+        disable=not (trainer.is_global_zero and sys.stdout.isatty()),
+        file=sys.stdout,
+        unit="sound",
+        dynamic_ncols=True,
+        bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}",
+    ) as display:
+        before = 0.0
+
+        def batch(sounds: int):
+            nonlocal before
+            start, before = before, before + sounds
+
+            def progress(done: int, total: int) -> None:
+                display.update(start + sounds * done / total - display.n)
+
+            return progress
+
+        yield batch

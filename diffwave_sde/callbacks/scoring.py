@@ -1,0 +1,100 @@
+"""How far the sounds of a model in training are from the data, as a figure to watch and to choose a checkpoint by."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from diffwave_sde.callbacks.listening import say
+from diffwave_sde.callbacks.making import classes_of, make
+from diffwave_sde.metrics import EMBEDDINGS, frechet
+from diffwave_sde.samplers import Sampler
+
+NUMBERS = 1_000_000
+"""The first of its sounds' numbers: not those that `Listening` makes."""
+
+
+class Scoring(Callback):
+    """At validation: the Fréchet distance between new sounds and validation clips, and its ratio to the floor.
+
+    It logs `val/frechet` and `val/frechet_ratio`, the first over that of as many training clips of the same classes
+    (1 is as good as can be told). To keep the best checkpoint by it, give ModelCheckpoint `monitor:
+    val/frechet`. The sounds are made from the same noises at every validation, with the averaged weights; training is
+    not disturbed (`making.make`).
+
+    Args:
+        every: validations between two times, from the first on.
+        count: sounds of each of the two sets; in the classes of the data in turn.
+        embedding: which embedding: log-mel or learnt.
+        sampler: null for the model's own.
+        batch: sounds made at once by a process.
+    """
+
+    def __init__(
+        self,
+        every: int = 1,
+        count: int = 48,
+        embedding: str = "log-mel",
+        sampler: Sampler | None = None,
+        batch: int = 16,
+    ):
+        if every < 1 or count < 2 or batch < 1:
+            raise ValueError(
+                f"every = {every} validations and batch = {batch} sounds must be 1 or more, count = {count} sounds 2"
+            )
+        if embedding not in EMBEDDINGS:
+            raise ValueError(f"embedding = {embedding}: choose of {', '.join(EMBEDDINGS)}")
+        self.every, self.count, self.embedding = every, count, EMBEDDINGS[embedding]()
+        self.sampler, self.batch = sampler, batch
+        self._validations = 0
+        self._real: tuple[Tensor, float] | None = None
+
+    def state_dict(self) -> dict[str, int]:
+        return {"validations": self._validations}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self._validations = state_dict["validations"]
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        self._validations += 1
+        if (self._validations - 1) % self.every:
+            return
+        began = time.monotonic()
+        _, classes = classes_of(trainer, pl_module, self.count)
+        numbers = range(NUMBERS, NUMBERS + self.count)
+        sounds = make(trainer, pl_module, numbers, classes, "Scoring", self.sampler, self.batch)
+        # Every rank reckons it, so that every rank knows it.
+        real, floor = self._data(trainer, classes)
+        value = frechet(real, self.embedding(sounds)) if bool(sounds.isfinite().all()) else float("nan")
+        figures = {"val/frechet": value, "val/frechet_ratio": value / floor}
+        pl_module.log_dict(figures, batch_size=self.count, rank_zero_only=False)
+        say(
+            trainer,
+            f"step {trainer.global_step}: Fréchet distance {value:.1f} ({self.embedding.name}; floor {floor:.1f}), "
+            f"{self.count} sounds in {time.monotonic() - began:.1f} s",
+        )
+
+    def _data(self, trainer: Trainer, classes: list[int] | None) -> tuple[Tensor, float]:
+        """Embeddings of validation clips with these classes, and their distance from training clips: the floor."""
+        if self._real is None:
+            data = trainer.datamodule
+            sets = []
+            for split in ("validation", "train"):
+                rows = data.splits[split]
+                kinds = data.store.label_ids[rows] if classes else np.zeros(len(rows), np.int64)
+                asked = classes or [0] * self.count
+                chosen = []
+                for i, kind in enumerate(asked):
+                    # A class with too few clips in the split is gone through again; with none, the whole store is.
+                    own = rows[kinds == kind]
+                    own = own if len(own) else np.flatnonzero(data.store.label_ids == kind)
+                    chosen += [own[asked[:i].count(kind) % len(own)]] if len(own) else []
+                sets.append(self.embedding(torch.from_numpy(data.store.read(chosen)).float() / 32768))
+            self._real = sets[0], max(frechet(*sets), 1e-9)
+        return self._real
