@@ -2,5 +2,27 @@
 
 from diffwave_sde.metrics.distances import Manifold, frechet, kernel, manifold, shrunk
 from diffwave_sde.metrics.embeddings import Embedding, LogMel, aligned
+from diffwave_sde.metrics.evaluation import Figure, SoundSet, evaluate
+from diffwave_sde.metrics.measurements import MEASUREMENTS, Measurement, difference, measure
 
-__all__ = ["Embedding", "LogMel", "Manifold", "aligned", "frechet", "kernel", "manifold", "shrunk"]
+EMBEDDINGS: dict[str, type[Embedding]] = {"log-mel": LogMel}
+"""By the name that an option gives."""
+
+__all__ = [
+    "EMBEDDINGS",
+    "MEASUREMENTS",
+    "Embedding",
+    "Figure",
+    "LogMel",
+    "Manifold",
+    "Measurement",
+    "SoundSet",
+    "aligned",
+    "difference",
+    "evaluate",
+    "frechet",
+    "kernel",
+    "manifold",
+    "measure",
+    "shrunk",
+]
