@@ -11,8 +11,28 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-def normalise(channels: int) -> nn.GroupNorm:
-    """Group normalisation in up to 32 groups of at least 4 channels."""
+class FrameNorm(nn.Module):
+    """Normalises the channels of each frame by themselves: a loud attack does not scale the features of a quiet tail.
+
+    Source: Ba et al. 2016, over the channels of a frame.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(channels, 1)), nn.Parameter(torch.zeros(channels, 1))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, channels, N) -> the same shape."""
+        variance, mean = torch.var_mean(x.float(), 1, correction=0, keepdim=True)
+        scale = (variance + self.eps).rsqrt()
+        return torch.addcmul(self.bias, (x - mean.to(x)) * scale.to(x), self.weight)
+
+
+def normalise(channels: int, kind: str = "group") -> nn.Module:
+    """Normalisation in up to 32 groups of at least 4 channels over all frames, or "frame" by frame."""
+    if kind == "frame":
+        return FrameNorm(channels)
     groups = max(g for g in range(1, 33) if channels % g == 0 and channels // g >= min(4, channels))
     return nn.GroupNorm(groups, channels)
 
@@ -45,6 +65,7 @@ class ResBlock(nn.Module):
         dropout: share of activations dropped in training.
         rescale: whether the sum is divided by √2.
         resample: a change of rate without weights; null for none.
+        norm: kind of the normalisation (`normalise`).
     """
 
     def __init__(
@@ -57,18 +78,19 @@ class ResBlock(nn.Module):
         dropout: float,
         rescale: bool = False,
         resample: nn.Module | None = None,
+        norm: str = "group",
     ):
         super().__init__()
         self.rescale = rescale
         first, second = dilations
         change = [] if resample is None else [resample]
         self.before = nn.Sequential(
-            normalise(inputs),
+            normalise(inputs, norm),
             nn.SiLU(),
             *change,
             nn.Conv1d(inputs, channels, kernel, padding=first * (kernel // 2), dilation=first),
         )
-        self.norm = normalise(channels)
+        self.norm = normalise(channels, norm)
         self.film = zeroed(nn.Linear(embedding, 2 * channels))
         last = nn.Conv1d(channels, channels, kernel, padding=second * (kernel // 2), dilation=second)
         self.after = nn.Sequential(nn.SiLU(), nn.Dropout(dropout), zeroed(last))

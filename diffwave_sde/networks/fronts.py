@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,10 @@ class Front(nn.Module, ABC):
     hop: int = 1
 
     @abstractmethod
+    def coarser(self, factor: int) -> Front:
+        """A front of `factor` times as many bands, in frames that are as much longer."""
+
+    @abstractmethod
     def analyse(self, x: Tensor) -> Tensor:
         """x (B, C, T), T a multiple of the hop -> (B, C·bands, frames)."""
 
@@ -36,6 +41,9 @@ class Front(nn.Module, ABC):
 class Waveform(Front):
     """The samples themselves."""
 
+    def coarser(self, factor: int) -> Front:
+        return MDCT(factor)
+
     def analyse(self, x: Tensor) -> Tensor:
         return x
 
@@ -43,27 +51,47 @@ class Waveform(Front):
         return y
 
 
+def _sine(bands: int) -> Tensor:
+    return (math.pi * (torch.arange(2 * bands, dtype=torch.float64) + 0.5) / (2 * bands)).sin()
+
+
+def _kaiser_bessel(bands: int) -> Tensor:
+    # α = 4, the choice of AAC. Source: Fielder et al. 1996, eq. 1.
+    kaiser = torch.kaiser_window(bands + 1, periodic=False, beta=4 * math.pi, dtype=torch.float64)
+    rising = (kaiser[:-1].cumsum(0) / kaiser.sum()).sqrt()
+    return torch.cat((rising, rising.flip(0)))
+
+
+WINDOWS = {"sine": _sine, "kbd": _kaiser_bessel}
+
+
 class MDCT(Front):
-    """Modified discrete cosine transform with a sine window: an orthonormal lapped transform.
+    """Modified discrete cosine transform: an orthonormal lapped transform.
 
     Source: Princen, Johnson and Bradley 1987; X_k = √(2/b) Σ w_n x_n cos(π/b (n + ½ + b/2)(k + ½)).
 
     Args:
         bands: coefficients per frame, and samples between frames; 60 are 1.4 ms and 367 Hz a band at 44.1 kHz.
+        window: "sine" keeps a line within fewer bands; "kbd", Kaiser and Bessel's derived one with α = 4, leaves less
+            of it in the far ones.
     """
 
     basis: Tensor
 
-    def __init__(self, bands: int = 60):
+    def __init__(self, bands: int = 60, window: Literal["sine", "kbd"] = "sine"):
         super().__init__()
         if bands < 2 or bands % 2:
             raise ValueError(f"bands = {bands}: the MDCT needs an even number of bands, at least 2")
-        self.bands = self.hop = bands
+        if window not in WINDOWS:
+            raise ValueError(f"window = {window!r}: choose {' or '.join(WINDOWS)}")
+        self.bands, self.hop, self.window = bands, bands, window
         n = torch.arange(2 * bands, dtype=torch.float64) + 0.5
         k = torch.arange(bands, dtype=torch.float64)[:, None] + 0.5
-        window = (math.pi * n / (2 * bands)).sin()
-        basis = math.sqrt(2 / bands) * window * (math.pi / bands * (n + bands / 2) * k).cos()
+        basis = math.sqrt(2 / bands) * WINDOWS[window](bands) * (math.pi / bands * (n + bands / 2) * k).cos()
         self.register_buffer("basis", basis[:, None].float(), persistent=False)
+
+    def coarser(self, factor: int) -> MDCT:
+        return MDCT(self.bands * factor, self.window)
 
     def analyse(self, x: Tensor) -> Tensor:
         batch, channels, length = x.shape

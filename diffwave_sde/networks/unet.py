@@ -31,6 +31,13 @@ def check(name: str, value: str, choices: Collection[str]) -> None:
         raise ValueError(f"{name} = {value!r}: choose {' or '.join(choices)}")
 
 
+def head(width: int, outputs: int, kernel: int, norm: str) -> nn.Sequential:
+    """The last layers of a level, zero at the start."""
+    return nn.Sequential(
+        normalise(width, norm), nn.SiLU(), zeroed(nn.Conv1d(width, outputs, kernel, padding=kernel // 2))
+    )
+
+
 class Network(nn.Module, ABC):
     """What a denoiser wraps.
 
@@ -91,6 +98,9 @@ class UNet(Network):
         harmonics: n for the further input channels sin(2ⁿ π u) and cos(2ⁿ π u), the finest details of the waveform;
             (7, 8) in the source (Kingma et al. 2021, section 5.5 and appendix C); none by default.
         skips: what the way up does with the features of the way down: "concat" or "add" (then over √2 if `rescale`).
+        multiresolution: whether each deeper level too sees the waveform, in an MDCT of its own frame rate, and answers
+            in it, gate included: a line that leaks through many bands of a short transform is a few of a long one.
+        norm: normalisation of the features: "group" over all frames, or "frame" by frame.
         variance: whether there is a second output, free, ungated and zero at the start, for a learned variance
             (Nichol and Dhariwal 2021, section 3.1).
 
@@ -124,6 +134,8 @@ class UNet(Network):
         harmonics: Sequence[int] = (),
         skips: Literal["concat", "add"] = "concat",
         variance: bool = False,
+        multiresolution: bool = False,
+        norm: Literal["group", "frame"] = "group",
     ):
         super().__init__()
         if len(channels) != len(factors) + 1:
@@ -141,6 +153,7 @@ class UNet(Network):
         check("transition", transition, ("convolution", "biggan"))
         check("skips", skips, ("concat", "add"))
         check("bottleneck", bottleneck, MIXERS)
+        check("norm", norm, ("group", "frame"))
         self.inputs, self.classes, self.outputs = inputs or 1, classes or 0, 2 if variance else 1
         self.front = front or Waveform()
         self.position, self.compress, self.gate = position, compress, gate
@@ -155,15 +168,23 @@ class UNet(Network):
         def stack(inputs: int, width: int, count: int) -> nn.ModuleList:
             widths = [inputs] + [width] * (count - 1)
             return nn.ModuleList(
-                ResBlock(w, width, embedding, kernel, dilate(i), dropout, rescale) for i, w in enumerate(widths)
+                ResBlock(w, width, embedding, kernel, dilate(i), dropout, rescale, norm=norm)
+                for i, w in enumerate(widths)
             )
 
         def between(plain: type[nn.Module], rate: type[nn.Module], inputs: int, width: int, factor: int) -> nn.Module:
             if transition == "biggan":
-                return ResBlock(inputs, width, embedding, kernel, (1, 1), dropout, rescale, rate(factor))
+                return ResBlock(inputs, width, embedding, kernel, (1, 1), dropout, rescale, rate(factor), norm)
             return plain(inputs, width, kernel, factor, resample)
 
         views = self.inputs * bands * (1 + compress + 2 * len(self.harmonics)) + position
+        gates = self.inputs if gate else 0
+        self.fronts, self.see, self.say = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        for level, width in enumerate(channels[1:] if multiresolution else ()):
+            finer = self.front.coarser(math.prod(factors[: level + 1]))
+            self.fronts.append(finer)
+            self.see.append(nn.Conv1d(self.inputs * finer.bands * (1 + compress), width, 1))
+            self.say.append(head(width, finer.bands * (1 + gates), kernel, norm))
         self.stem = nn.Conv1d(views, channels[0], kernel, padding=kernel // 2)
         self.down, self.shrink, self.grow, self.up = (nn.ModuleList() for _ in range(4))
         self.pyramid, self.enter = nn.ModuleList(), nn.ModuleList()
@@ -179,35 +200,45 @@ class UNet(Network):
         self.inward, self.outward = stack(inner, inner, counts[-1]), stack(inner, inner, counts[-1])
         self.mix = nn.ModuleList(mixer(inner, heads, rescale) for _ in range(mixers) for mixer in MIXERS[bottleneck])
         # The prediction, a gate for every input, the free output.
-        outputs = bands * (1 + (self.inputs if gate else 0) + variance)
-        self.head = nn.Sequential(
-            normalise(channels[0]),
-            nn.SiLU(),
-            zeroed(nn.Conv1d(channels[0], outputs, kernel, padding=kernel // 2)),
-        )
+        self.head = head(channels[0], bands * (1 + gates + variance), kernel, norm)
 
     def forward(self, u: Tensor, noise: Tensor, condition: object | None = None) -> Tensor:
         length = u.shape[-1]
-        u = functional.pad(u, (0, -length % self.front.hop))
-        coefficients = self.front.analyse(u)
+        hop = self.front.hop * (self.stride if self.fronts else 1)
+        u = functional.pad(u, (0, -length % hop))
         # u / σ from the input of unit variance: noise = ¼ log(σ / σ_d), c_in u √(1 + σ_d² / σ²) = u / σ.
         gain = (1 + (-8 * noise.float()).clamp(max=40).exp()).sqrt()[:, None, None]
-        relative = coefficients.float() * gain
+        looks = [self._look(front, u, gain) for front in (self.front, *self.fronts)]
         embedding = self.embed(noise, getattr(condition, "label", None))
+        # As many as the longest frames of all need: a lapped transform has one more than the samples have hops.
+        frames = max(looks[0][0].shape[-1], looks[-1][0].shape[-1] * (self.stride if self.fronts else 1))
+        frames += -frames % self.stride
+        features = self._features(self._views(u, looks[0], frames), looks[1:], embedding)
+        levels = zip((self.front, *self.fronts), (self.head, *self.say), looks, features, strict=True)
+        answers = [self._answer(front, head, look[1], x) for front, head, look, x in levels]
+        out = [sum(parts) for parts in zip(*(a[:1] for a in answers), strict=True)] + answers[0][1:]
+        return torch.cat(out, 1)[..., :length]
 
-        frames = coefficients.shape[-1]
-        views = functional.pad(self._views(u, coefficients, relative), (0, -frames % self.stride))
-        y = self.head(self._features(views, embedding))[..., :frames].float()
-        y, *others = y.chunk(y.shape[1] // self.front.bands, 1)
-        free = [others.pop()] if self.outputs == 2 else []
+    @staticmethod
+    def _look(front: Front, u: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
+        """u in the frames of a front, as it is and over σ."""
+        coefficients = front.analyse(u)
+        return coefficients, coefficients.float() * gain
+
+    def _answer(self, front: Front, head: nn.Module, relative: Tensor, x: Tensor) -> list[Tensor]:
+        """The outputs of a level from its features x, as waveforms: the prediction, and a free one if there is one."""
+        y = head(x)[..., : relative.shape[-1]].float()
+        y, *others = y.chunk(y.shape[1] // front.bands, 1)
+        free = [others.pop()] if len(others) > (self.inputs if self.gate else 0) else []
         for a, view in zip(others, relative.chunk(self.inputs, 1), strict=False):  # none without a gate
             # Bounded, since far above the noise the network's own output is the finer one; but at 6, which noise
             # does not exceed: of 21,000 numbers one is beyond 4, and was left behind as a blip.
             y = y + a * view.clamp(-6, 6)
-        return torch.cat([self.front.synthesise(out) for out in (y, *free)], 1)[..., :length]
+        return [front.synthesise(out) for out in (y, *free)]
 
-    def _views(self, u: Tensor, coefficients: Tensor, relative: Tensor) -> Tensor:
+    def _views(self, u: Tensor, look: tuple[Tensor, Tensor], frames: int) -> Tensor:
         """What the network sees: (B, views, frames), from the waveforms, their frames, and these over σ."""
+        coefficients, relative = look
         views = [coefficients]
         if self.compress:
             views.append(relative.asinh().to(coefficients.dtype))
@@ -216,10 +247,14 @@ class UNet(Network):
         if self.position:
             place = position_features(coefficients.shape[-1], self.front.hop, self.position, coefficients)
             views.append(place.expand(len(u), -1, -1))
-        return torch.cat(views, 1)
+        views = torch.cat(views, 1)
+        return functional.pad(views, (0, frames - views.shape[-1]))
 
-    def _features(self, views: Tensor, embedding: Tensor) -> Tensor:
-        """Down, across and up again: views (B, views, N) -> (B, channels[0], N), N a multiple of the stride."""
+    def _features(self, views: Tensor, looks: list[tuple[Tensor, Tensor]], embedding: Tensor) -> list[Tensor]:
+        """Down, across and up again: views (B, views, N), N a multiple of the stride -> features of each level.
+
+        The outermost first, (B, channels[0], N); the deeper ones only where they have views of their own.
+        """
 
         def through(blocks: nn.ModuleList, x: Tensor) -> Tensor:
             for block in blocks:
@@ -234,11 +269,19 @@ class UNet(Network):
             if self.pyramid:
                 views = self.pyramid[level](views)
                 x = x + self.enter[level](views)
+            if looks:
+                coefficients, relative = looks[level]
+                seen = (
+                    torch.cat((coefficients, relative.asinh().to(coefficients)), 1) if self.compress else coefficients
+                )
+                x = x + self.see[level](functional.pad(seen, (0, x.shape[-1] - seen.shape[-1])))
         x = through(self.inward, x)
         for mix in self.mix:
             x = mix(x)
         x = through(self.outward, x)
+        features = [x]
         for blocks, grow in zip(reversed(self.up), reversed(self.grow), strict=True):
             x, skip = grow(x, embedding), skips.pop()
             x = through(blocks, torch.cat((x, skip), 1) if self.concat else add(x, skip, self.rescale))
-        return x
+            features.insert(0, x)
+        return features if looks else features[:1]

@@ -20,6 +20,8 @@ LAYOUTS = {
     "deeper": {"blocks": [1, 2, 3]},
     "harmonics": {"harmonics": (7, 8)},
     "add": {"skips": "add"},
+    "multiresolution": {"multiresolution": True},
+    "frame": {"norm": "frame"},
     "variance": {"variance": True},
     "variance-ungated": {"variance": True, "gate": False},
     "ncsnpp": {"resample": "fir", "transition": "biggan", "rescale": True, "progressive": True, "skips": "add"},

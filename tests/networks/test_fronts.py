@@ -4,8 +4,8 @@ from truth import concrete
 
 from diffwave_sde.networks import MDCT, Front, Waveform
 
-FRONTS = [*(cls() for cls in concrete(Front)), MDCT(10), MDCT(2)]
-IDS = [f"{type(f).__name__}-{f.bands}" for f in FRONTS]
+FRONTS = [*(cls() for cls in concrete(Front)), MDCT(10), MDCT(2), MDCT(10, "kbd"), MDCT(60, "kbd")]
+IDS = [f"{type(f).__name__}-{f.bands}-{getattr(f, 'window', '')}" for f in FRONTS]
 
 
 def signal(*shape, seed=0):
@@ -90,3 +90,23 @@ def test_bands_that_do_not_fold_are_refused(bands):
 def test_the_basis_is_not_saved_with_the_weights():
     assert not MDCT(60).state_dict()
     assert not Waveform().state_dict()
+
+
+def test_a_coarser_front_has_longer_frames(front):
+    coarse = front.coarser(6)
+    assert coarse.bands == coarse.hop == 6 * front.hop
+    assert getattr(coarse, "window", "sine") == getattr(front, "window", "sine")
+
+
+def test_a_line_leaks_less_into_the_far_bands_by_the_other_window():
+    t = torch.arange(6000, dtype=torch.float64)
+    line = (2 * torch.pi * 3.5 / 120 * t).sin()[None, None]  # in the middle of band 3
+    power = {w: MDCT(60, w).analyse(line)[0, :, 2:-2].square().mean(1) for w in ("sine", "kbd")}
+    near, far = ((power["kbd"] / power["sine"])[rows] for rows in (slice(4, 6), slice(12, 60)))
+    assert 10 * far.mean().log10() < -15
+    assert near.mean() > 1
+
+
+def test_another_window_is_refused():
+    with pytest.raises(ValueError, match=r"window = 'hann': choose sine or kbd"):
+        MDCT(60, "hann")

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from diffwave_sde.networks import MDCT, Network, UNet
-from diffwave_sde.networks.blocks import Attention, Fourier, ResBlock, harmonic_features
+from diffwave_sde.networks.blocks import Attention, Fourier, FrameNorm, ResBlock, harmonic_features
 from diffwave_sde.networks.resample import DOWN, UP, Grow, Shrink, lowpass
 
 
@@ -269,3 +269,45 @@ def test_the_second_output_leaves_the_first_as_it_was(front, gate):
 def test_networks_say_how_many_outputs_they_have():
     assert Network.outputs == UNet(**SMALL).outputs == 1
     assert UNet(**SMALL, variance=True).outputs == 2
+
+
+# -------------------------------------------------------------------------------------- resolutions and normalisation
+
+
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_at_every_resolution_the_gate_passes_on_the_noise(level):
+    # A level whose gate is 1 everywhere, all else 0: the output is u / σ, whatever the length of its frames.
+    net = UNet(**(SMALL | {"multiresolution": True, "factors": (3, 2), "front": MDCT(4)}), compress=False)
+    last = (net.head, *net.say)[level][-1]
+    with torch.no_grad():
+        last.bias.view(2, -1)[1] = 1.0
+    sigma = 0.3
+    x = 0.05 * randn(2, 1, 157)
+    expected = x * math.sqrt(1 + 0.5**2 / sigma**2)
+    torch.testing.assert_close(net(x, noise_of(sigma, 2)), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_every_resolution_is_seen_and_heard():
+    net = small(multiresolution=True, front=MDCT(4), factors=(3, 2))
+    out = net(randn(2, 1, 240), noise_of(0.1, 2)).square().mean()
+    out.backward()
+    for part in (*net.see, *net.say):
+        for parameter in part.parameters():
+            assert parameter.grad.abs().sum() > 0
+
+
+def test_frames_are_normalised_one_by_one():
+    x = randn(2, 8, 5)
+    norm = FrameNorm(8)
+    with torch.no_grad():
+        norm.weight.copy_(randn(8, 1)), norm.bias.copy_(randn(8, 1, seed=1))
+    expected = functional.layer_norm(x.mT, (8,), norm.weight[:, 0], norm.bias[:, 0]).mT
+    torch.testing.assert_close(norm(x), expected)
+    louder = x.clone()
+    louder[..., 0] *= 1000
+    torch.testing.assert_close(norm(louder)[..., 1:], norm(x)[..., 1:])
+
+
+def test_another_normalisation_is_refused():
+    with pytest.raises(ValueError, match="norm = 'batch': choose group or frame"):
+        UNet(norm="batch")
