@@ -3,9 +3,10 @@
 from diffwave_sde.metrics.distances import Manifold, frechet, kernel, manifold, shrunk
 from diffwave_sde.metrics.embeddings import Embedding, LogMel, aligned
 from diffwave_sde.metrics.evaluation import Figure, SoundSet, evaluate
+from diffwave_sde.metrics.learnt import Learnt
 from diffwave_sde.metrics.measurements import MEASUREMENTS, Measurement, difference, measure
 
-EMBEDDINGS: dict[str, type[Embedding]] = {"log-mel": LogMel}
+EMBEDDINGS: dict[str, type[Embedding]] = {"log-mel": LogMel, "learnt": Learnt}
 """By the name that an option gives."""
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "MEASUREMENTS",
     "Embedding",
     "Figure",
+    "Learnt",
     "LogMel",
     "Manifold",
     "Measurement",
