@@ -96,6 +96,8 @@ def distance(a: Tensor, b: Tensor) -> float:
 # For each sampler how it is made for so many network calls.
 MAKE = {
     "Heun": lambda n: Heun((n + 1) // 2),
+    "Heun, churn 1/6 a step": lambda n: Heun((n + 1) // 2, churn=(n + 1) // 2 / 6),
+    "Heun, churn 0.4 a step": lambda n: Heun((n + 1) // 2, churn=(n + 1) // 2 * 0.4),
     "DDIM": lambda n: DDIM(n),
     "DPMSolver2M": lambda n: DPMSolver2M(n),
     "DPMSolver3M": lambda n: DPMSolver3M(n),
@@ -155,13 +157,17 @@ def peers(steps: int) -> dict[str, Sampler]:
     return out
 
 
-def exact(count: int) -> Table:
+def exact(count: int, chosen: list[str]) -> Table:
     """The table of distances with the exact denoiser, over the floor."""
     table = Table("sampler", "process", *[f"{n} calls" for n in CALLS])
     cases = [
-        (kind, sde, MAKE[kind]) for kind in MAKE for sde in (EDM(2e-4, 20.0), VP(), CLD()) if MAKE[kind](20).takes(sde)
+        (kind, sde, MAKE[kind])
+        for kind in chosen
+        for sde in (EDM(2e-4, 20.0), VP(), CLD())
+        if MAKE[kind](20).takes(sde)
     ]
-    cases += [(kind, DDPM(), lambda n, kind=kind: peers(n)[kind]) for kind in peers(5)]
+    if chosen == list(MAKE):
+        cases += [(kind, DDPM(), lambda n, kind=kind: peers(n)[kind]) for kind in peers(5)]
     for kind, sde, make in track(cases, "exact denoiser", console=Console(stderr=True)):
         denoiser = Tones(sde)
         data, other = (denoiser.sample(count, torch.Generator().manual_seed(s)) for s in (1, 2))
@@ -177,7 +183,7 @@ def exact(count: int) -> Table:
     return table
 
 
-def trained(path: str, count: int) -> tuple[Table, Table]:
+def trained(path: str, count: int, chosen: list[str]) -> tuple[Table, Table]:
     """Of a trained model: the distances from a thousand steps from the same noises, and those from the data."""
     model = checkpoint.load(path)
     denoiser = model.module.denoiser
@@ -197,7 +203,7 @@ def trained(path: str, count: int) -> tuple[Table, Table]:
     data = embed(real)
     away = Table("sampler", *[f"{n} calls" for n in CALLS[:-1]], title="distance from 1,000 steps, rms over rms")
     table = Table("sampler", *[f"{n} calls" for n in CALLS[:-1]], title=f"Fréchet distance, dB², {count} sounds")
-    kinds = [kind for kind in MAKE if MAKE[kind](20).takes(denoiser.sde)]
+    kinds = [kind for kind in chosen if MAKE[kind](20).takes(denoiser.sde)]
     with Progress(console=Console(stderr=True)) as bar:
         task = bar.add_task("trained model", total=1000 + len(kinds) * sum(CALLS[:-1]))
         reference = sounds(DDIM(1000))
@@ -261,15 +267,16 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1000, help="sounds per sampler with the exact denoiser")
     parser.add_argument("--ckpt", help="a trained model's checkpoint or run, for the second table")
     parser.add_argument("--sounds", type=int, default=48, help="sounds of the trained model")
+    parser.add_argument("--samplers", nargs="+", choices=list(MAKE), default=list(MAKE), help="these samplers alone")
     parser.add_argument("--only", choices=["exact", "trained", "overhead"], help="one part alone")
     parser.add_argument("--rounds", type=int, default=15, help="runs that the cost of a sampler is the median of")
     parser.add_argument("--markdown", type=Path, help="file to write the tables to as well")
     options = parser.parse_args()
     tables: list[Table] = []
     if options.only in (None, "exact"):
-        tables.append(exact(options.count))
+        tables.append(exact(options.count, options.samplers))
     if options.ckpt and options.only in (None, "trained"):
-        tables.extend(trained(options.ckpt, options.sounds))
+        tables.extend(trained(options.ckpt, options.sounds, options.samplers))
     if options.only in (None, "overhead"):
         tables.append(overhead(options.rounds))
     for table in tables:
