@@ -132,6 +132,7 @@ class Diffusers(Sampler):
         return isinstance(sde, DDPM)
 
     def solve(self, run, u: Tensor, progress) -> Tensor:
+        self.scheduler.set_timesteps(self.steps)  # it forgets where it is
         x = u[:, 0]
         for t, index in zip(self.times, self.scheduler.timesteps, strict=True):
             run.calls += 1

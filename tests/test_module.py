@@ -4,11 +4,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from truth import GAUSSIAN, PROCESSES, Oracle
 
 from diffwave_sde.data.module import Batch
 from diffwave_sde.loss import HybridLoss, ImportanceTime, LikelihoodWeight, Loss, UniformTime
 from diffwave_sde.module import DiffusionModule, NoiseBuckets, check_fit
 from diffwave_sde.networks import UNet
+from diffwave_sde.samplers import DDIM, DPMSolverSDE, default
 from diffwave_sde.sde import CLD, VDM, VE, VP
 
 
@@ -148,3 +150,11 @@ def test_a_compiled_network_keeps_the_names_of_its_weights():
     module.setup("fit")
     assert module.denoiser.net._compiled_call_impl is not None
     assert set(module.state_dict()) == names
+
+
+def test_the_sampler_of_choice_takes_the_process():
+    for sde in PROCESSES.values():
+        sampler = default(sde)
+        sampler(Oracle(sde, GAUSSIAN), sde.prior((1, 1, 8)).double())
+        assert sampler.nfe == 20
+        assert type(sampler) is (DPMSolverSDE if sde.blocks == 1 else DDIM)

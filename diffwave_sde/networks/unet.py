@@ -101,8 +101,6 @@ class UNet(Network):
         multiresolution: whether each deeper level too sees the waveform, in an MDCT of its own frame rate, and answers
             in it, gate included: a line that leaks through many bands of a short transform is a few of a long one.
         norm: normalisation of the features: "group" over all frames, or "frame" by frame.
-        mask: whether what is answered beside the gate is multiplied by a further output between 0 and 1: a band that is
-            silent then need not be computed as zero to many digits, beside loud ones.
         variance: whether there is a second output, free, ungated and zero at the start, for a learned variance
             (Nichol and Dhariwal 2021, section 3.1).
 
@@ -138,7 +136,6 @@ class UNet(Network):
         variance: bool = False,
         multiresolution: bool = False,
         norm: Literal["group", "frame"] = "group",
-        mask: bool = False,
     ):
         super().__init__()
         if len(channels) != len(factors) + 1:
@@ -159,7 +156,7 @@ class UNet(Network):
         check("norm", norm, ("group", "frame"))
         self.inputs, self.classes, self.outputs = inputs or 1, classes or 0, 2 if variance else 1
         self.front = front or Waveform()
-        self.position, self.compress, self.mask = position, compress, mask
+        self.position, self.compress = position, compress
         self.rescale, self.harmonics, self.concat = rescale, tuple(harmonics), skips == "concat"
         self.stride = math.prod(factors)
         bands = self.front.bands
@@ -187,7 +184,7 @@ class UNet(Network):
             finer = self.front.coarser(math.prod(factors[: level + 1]))
             self.fronts.append(finer)
             self.see.append(nn.Conv1d(self.inputs * finer.bands * (1 + compress), width, 1))
-            self.say.append(head(width, finer.bands * (1 + gates + mask), kernel, norm))
+            self.say.append(head(width, finer.bands * (1 + gates), kernel, norm))
         self.stem = nn.Conv1d(views, channels[0], kernel, padding=kernel // 2)
         self.down, self.shrink, self.grow, self.up = (nn.ModuleList() for _ in range(4))
         self.pyramid, self.enter = nn.ModuleList(), nn.ModuleList()
@@ -202,8 +199,8 @@ class UNet(Network):
         inner = channels[-1]
         self.inward, self.outward = stack(inner, inner, counts[-1]), stack(inner, inner, counts[-1])
         self.mix = nn.ModuleList(mixer(inner, heads, rescale) for _ in range(mixers) for mixer in MIXERS[bottleneck])
-        # The prediction, a gate for every input, the mask of the prediction, the free output.
-        self.head = head(channels[0], bands * (1 + gates + mask + variance), kernel, norm)
+        # The prediction, a gate for every input, the free output.
+        self.head = head(channels[0], bands * (1 + gates + variance), kernel, norm)
 
     def forward(self, u: Tensor, noise: Tensor, condition: object | None = None) -> Tensor:
         length = u.shape[-1]
@@ -233,8 +230,6 @@ class UNet(Network):
         y = head(x)[..., : relative.shape[-1]].float()
         y, *others = y.chunk(y.shape[1] // front.bands, 1)
         gates, rest = others[: self.gates], others[self.gates :]
-        if self.mask:
-            y = y * rest.pop(0).sigmoid()
         for a, view in zip(gates, relative.chunk(self.inputs, 1), strict=False):  # none without a gate
             # Bounded, since far above the noise the network's own output is the finer one; but at 6, which noise
             # does not exceed: of 21,000 numbers one is beyond 4, and was left behind as a blip.

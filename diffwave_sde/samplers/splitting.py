@@ -53,11 +53,11 @@ class SSCS(GridSampler):
         mirror = torch.ones(sde.blocks, dtype=times.dtype)
         mirror[1:] = -1
         mirror = mirror[:, None] * mirror
-        whole = (end, start), (middle, start), (end, middle)
-        known = []
-        for early, late in whole[:1] if self.splitting == "BAB" else whole[1:]:
-            phi, Q = sde.transition(early, late)
-            known += [mirror * phi, cholesky(mirror * Q)]
+        # The known part is exact over any time: the second half of a step and the first of the next are one.
+        late = start if self.splitting == "BAB" else torch.cat((times[:1], middle[:-1]))
+        early = end if self.splitting == "BAB" else middle
+        phi, Q = sde.transition(early, late)
+        known = [mirror * phi, cholesky(mirror * Q)]
         # ∫ g gᵀ over the step, by Simpson: exact for a β of the third degree.
         g2 = [sde.diffusion(t).square() for t in (start, middle, end)]
         strength = torch.diag_embed((g2[0] + 4 * g2[1] + g2[2]) / 6 * (start - end)[:, None])
@@ -68,19 +68,23 @@ class SSCS(GridSampler):
         for t in (start, end) if self.splitting == "BAB" else (middle,):
             kernel = sde.kernel(t)
             data += [(strength @ kernel.matched[..., None]).squeeze(-1), strength @ (inverse - kernel.precision)]
-        return rows(*known, *data)
+        plan = rows(*known, *data)
+        if self.splitting != "BAB":
+            phi, Q = sde.transition(times[-1:], middle[-1:])
+            plan[-1] += (mirror * phi, cholesky(mirror * Q))
+        return plan
 
     def step(self, run: Run, u: Tensor, i: int, coefficients: tuple[Tensor, ...]) -> Tensor:
-        def known(u: Tensor, k: int) -> Tensor:
+        def known(u: Tensor, k: int = 0) -> Tensor:
             return apply(coefficients[k], u) + apply(coefficients[k + 1], run.noise(u))
 
         def data(u: Tensor, k: int, node: int) -> Tensor:
             return u + lift(coefficients[k], run(u, node)) + apply(coefficients[k + 1], u)
 
-        middle = self.steps + i
         if self.splitting == "BAB":
-            return data(known(data(u, 2, i), 0), 4, i + 1)
-        u = data(known(u, 0), 4, middle)
+            return data(known(data(u, 2, i)), 4, i + 1)
+        # From the middle of the last step to that of this one; after the last, home.
+        u = data(known(u), 2, self.steps + i)
         if self.splitting == "ABBA":
-            u = data(u, 4, middle)
-        return known(u, 2)
+            u = data(u, 2, self.steps + i)
+        return known(u, 4) if i == self.steps - 2 else u

@@ -22,7 +22,6 @@ LAYOUTS = {
     "add": {"skips": "add"},
     "multiresolution": {"multiresolution": True},
     "frame": {"norm": "frame"},
-    "mask": {"mask": True, "variance": True},
     "variance": {"variance": True},
     "variance-ungated": {"variance": True, "gate": False},
     "ncsnpp": {"resample": "fir", "transition": "biggan", "rescale": True, "progressive": True, "skips": "add"},

@@ -311,18 +311,3 @@ def test_frames_are_normalised_one_by_one():
 def test_another_normalisation_is_refused():
     with pytest.raises(ValueError, match="norm = 'batch': choose group or frame"):
         UNet(norm="batch")
-
-
-@pytest.mark.parametrize("multiresolution", [False, True])
-def test_a_closed_mask_leaves_the_gate_alone(multiresolution):
-    net = small(mask=True, multiresolution=multiresolution, front=MDCT(4), factors=(3, 2), compress=False)
-    u, noise = 0.05 * randn(2, 1, 240), noise_of(0.3, 2)
-    heads = [net.head[-1], *(head[-1] for head in net.say)]
-    with torch.no_grad():
-        for last in heads:
-            last.weight.view(3, -1)[1:] = 0  # a gate and a mask that are the same everywhere
-            last.bias.view(3, -1)[1:] = 0
-            last.bias.view(3, -1)[2] = -40.0
-        assert net(u, noise).abs().max() < 1e-12
-        heads[0].bias.view(3, -1)[1] = 0.7
-    torch.testing.assert_close(net(u, noise), 0.7 * u * math.sqrt(1 + 0.5**2 / 0.3**2), rtol=1e-5, atol=1e-5)

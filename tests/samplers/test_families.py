@@ -295,10 +295,12 @@ def test_the_known_part_of_the_splitting_is_exact_for_any_beta():
     times = UniformGrid()(sde, 5)
     plan = SSCS(5, UniformGrid()).plan(Oracle(sde, GAUSSIAN), times)
     A = np.array([[0.0, -4.0], [1.0, -4.0 * 0.8]])
+    assert [len(row) for row in plan] == [4, 4, 4, 6]
+    # From t_max to the middle of the first step, from middle to middle, and from the last one home.
+    middles = [float(times[0]), *((times[1:] + times[:-1]) / 2).tolist(), float(times[-1])]
     for i, row in enumerate(plan):
-        t, s = float(times[i]), float(times[i + 1])
-        middle = (t + s) / 2
-        for (late, early), (phi, root) in zip(((t, middle), (middle, s)), (row[:2], row[2:4]), strict=True):
+        for k, (phi, root) in enumerate((row[:2], row[4:])[: len(row) // 2 - 1]):
+            late, early = middles[i + k], middles[i + k + 1]
             b = 2.0 * (late - early) + 3.5 * (late**2 - early**2)
             block = expm(np.block([[-A, np.diag([0, 1.6])], [np.zeros((2, 2)), A.T]]) * b)
             flow = block[2:, 2:].T
