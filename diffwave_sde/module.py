@@ -17,7 +17,7 @@ from diffwave_sde.denoiser import Condition, Denoiser, Parametrization
 from diffwave_sde.loss import Draw, Loss, Objective
 from diffwave_sde.networks import Network
 from diffwave_sde.random import Generator, stream
-from diffwave_sde.samplers import Sampler, default
+from diffwave_sde.samplers import Preferred, Sampler
 from diffwave_sde.samplers.base import Progress
 from diffwave_sde.sde import EDM, SDE, float64
 
@@ -61,8 +61,7 @@ class DiffusionModule(LightningModule):
         sde: the forward process.
         parametrization: what the network's output stands for; Karras's preconditioning by default.
         loss: the objective.
-        sampler: the sampler for listening during training and for prediction; null for that of choice for the process,
-            DPMSolverSDE or for a state of two blocks DDIM, of 20 calls.
+        sampler: the sampler for listening during training and for prediction; Preferred by default.
         optimizer: the optimizer, given the parameters.
         scheduler: the learning-rate schedule, stepped once per optimizer step; null for a constant rate.
         sigma_data: standard deviation of the data; null to measure it on the training data.
@@ -104,7 +103,7 @@ class DiffusionModule(LightningModule):
                 f"{type(sde).__name__} is learnt with the network, which the bound on the likelihood alone can teach: "
                 "add --model.loss.weight=LikelihoodWeight --model.loss.time=UniformTime, or take configs/sde/vdm.yaml"
             )
-        self.sampler = sampler or default(sde)
+        self.sampler = sampler or Preferred()
         self.optimizer, self.scheduler = optimizer, scheduler
         self.measure = sigma_data is None
         self.label_dropout, self.compile_net, self.seed = label_dropout, compile, seed

@@ -10,7 +10,7 @@ from diffwave_sde.data.module import Batch
 from diffwave_sde.loss import HybridLoss, ImportanceTime, LikelihoodWeight, Loss, UniformTime
 from diffwave_sde.module import DiffusionModule, NoiseBuckets, check_fit
 from diffwave_sde.networks import UNet
-from diffwave_sde.samplers import DDIM, DPMSolverSDE, default
+from diffwave_sde.samplers import DDIM, DPMSolverSDE, Preferred
 from diffwave_sde.sde import CLD, VDM, VE, VP
 
 
@@ -152,9 +152,13 @@ def test_a_compiled_network_keeps_the_names_of_its_weights():
     assert set(module.state_dict()) == names
 
 
-def test_the_sampler_of_choice_takes_the_process():
+def test_the_sampler_of_choice_takes_every_process():
     for sde in PROCESSES.values():
-        sampler = default(sde)
-        sampler(Oracle(sde, GAUSSIAN), sde.prior((1, 1, 8)).double())
+        sampler, u = Preferred(), sde.prior((1, 1, 8)).double()
+        x = sampler(Oracle(sde, GAUSSIAN), u, generator=torch.Generator().manual_seed(0))
+        own = (DPMSolverSDE if sde.blocks == 1 else DDIM)(20)
+        assert type(sampler.on(sde)) is type(own)
+        assert torch.equal(x, own(Oracle(sde, GAUSSIAN), u, generator=torch.Generator().manual_seed(0)))
         assert sampler.nfe == 20
-        assert type(sampler) is (DPMSolverSDE if sde.blocks == 1 else DDIM)
+    with pytest.raises(ValueError, match="steps = 1"):
+        Preferred(1)

@@ -39,7 +39,8 @@ def make(config: Namespace) -> Path:
     label = labels(config.label, model, config.n)
     out = Path(config.out) if config.out else _default_out(model, config)
     writable(out)
-    _make(Folder(out, _record(model, sampler, config)), model, sampler or model.module.sampler, config, label)
+    used = (sampler or model.module.sampler).on(model.module.denoiser.sde)
+    _make(Folder(out, _record(model, used, config)), model, used, config, label)
     return out
 
 
@@ -118,17 +119,16 @@ def _default_out(model: checkpoint.Trained, config: Namespace) -> Path:
     return (folder / "sounds" if folder else Path("sounds")) / f"step={model.step}-seed={config.seed}"
 
 
-def _record(model: checkpoint.Trained, sampler: samplers.Sampler | None, config: Namespace) -> dict[str, Any]:
+def _record(model: checkpoint.Trained, sampler: samplers.Sampler, config: Namespace) -> dict[str, Any]:
     """All that the sounds follow from, but for their numbers and classes."""
-    used = sampler or model.module.sampler
     return {
         "checkpoint": str(model.path),
         "written": model.path.stat().st_mtime,
         "step": model.step,
         "weights": config.weights,
-        "sampler": type(used).__name__,
-        "steps": getattr(used, "steps", None),
-        "options": config.sampler.as_dict() if sampler else "the model's own",
+        "sampler": type(sampler).__name__,
+        "steps": getattr(sampler, "steps", None),
+        "options": config.sampler.as_dict() if config.sampler else "the model's own",
         "clip": config.clip,
         "seed": config.seed,
         "length": config.length or model.length,

@@ -18,9 +18,9 @@ from diffwave_sde.samplers.grids import (
 )
 from diffwave_sde.samplers.langevin import AnnealedLangevin, PredictorCorrector
 from diffwave_sde.samplers.ode import DDIM, Heun
+from diffwave_sde.samplers.preferred import Preferred
 from diffwave_sde.samplers.sde import EulerMaruyama, MaximumLikelihood, ReverseDiffusion
 from diffwave_sde.samplers.splitting import SSCS
-from diffwave_sde.sde import SDE
 
 __all__ = [
     "DDIM",
@@ -44,20 +44,11 @@ __all__ = [
     "LogSNRGrid",
     "MaximumLikelihood",
     "PredictorCorrector",
+    "Preferred",
     "ProbabilityFlow",
     "QuadraticGrid",
     "ReverseDiffusion",
     "Sampler",
     "TimesGrid",
     "UniformGrid",
-    "default",
 ]
-
-
-def default(sde: SDE) -> Sampler:
-    """The sampler of choice for a process, 20 calls: SDE-DPM-Solver++, and DDIM for a state of two blocks.
-
-    Of a trained network the sounds with fresh noise lie nearer to the data (docs/samplers.md).
-    """
-    sampler = DPMSolverSDE(20)
-    return sampler if sampler.takes(sde) else DDIM(20)

@@ -71,6 +71,10 @@ class Sampler(ABC):
         """Whether the mathematics of this sampler covers the process."""
         return True
 
+    def on(self, sde: SDE) -> Sampler:
+        """The sampler that runs on this process: itself, where it does not choose another one."""
+        return self
+
     @abstractmethod
     def solve(self, run: Run, u: Tensor, progress: Progress | None) -> Tensor:
         """The sounds (B, C, T) from the states u (B, S, C, T) at t_max, the last call without noise included."""
