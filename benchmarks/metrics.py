@@ -9,52 +9,26 @@ what raises it above 1, and should not hear a gain, the polarity or a shift.
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torchaudio.functional as F
+from embedding import CORRUPTIONS
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from tables import markdown
 from torch import Tensor
 
-from diffwave_sde import audio
 from diffwave_sde.data.module import AudioDataModule
 from diffwave_sde.metrics import EMBEDDINGS, frechet, kernel, manifold
 from diffwave_sde.metrics.evaluation import Discriminant
 from diffwave_sde.random import stream
 
 
-def _noise(x: Tensor) -> Tensor:
-    return torch.randn(x.shape, generator=stream("noise"))
-
-
-def _hiss(dbfs: float) -> Callable[[Tensor], Tensor]:
-    return lambda x: x + 10 ** (dbfs / 20) * _noise(x)
-
-
-def _below(db: float) -> Callable[[Tensor], Tensor]:
-    return lambda x: x + 10 ** (-db / 20) * x.square().mean(1, keepdim=True).sqrt() * _noise(x)
-
-
-def _low_passed(x: Tensor) -> Tensor:
-    for _ in range(3):
-        x = F.lowpass_biquad(x, audio.RATE, 5000.0)
-    return x
-
-
-def _cut(x: Tensor) -> Tensor:
-    end = audio.PRE_ROLL + round(0.12 * audio.RATE)
-    return torch.cat((audio.fade_out(x[:, :end], 88), torch.zeros_like(x[:, end:])), 1)
-
-
-def _shuffled(x: Tensor) -> Tensor:
-    spectrum = torch.fft.rfft(x)
-    turn = torch.rand(spectrum.shape, generator=stream("phases")) * 2 * math.pi
-    return torch.fft.irfft(spectrum.abs() * torch.polar(torch.ones_like(turn), turn), n=x.shape[1])
+def _spoilt(name: str, strength: float) -> Callable[[Tensor], Tensor]:
+    """A corruption of benchmarks/embedding.py, of one strength."""
+    return lambda x: CORRUPTIONS[name].of(x, torch.full((len(x), 1), float(strength)), stream("spoilt"))
 
 
 SPOILT: dict[str, Callable[[Tensor], Tensor]] = {
@@ -62,14 +36,14 @@ SPOILT: dict[str, Callable[[Tensor], Tensor]] = {
     "gain of -6 dB": lambda x: 0.5 * x,
     "polarity": lambda x: -x,
     "3 ms later": lambda x: torch.nn.functional.pad(x, (132, 0))[:, : x.shape[1]],
-    "hiss at -80 dBFS": _hiss(-80),
-    "hiss at -60 dBFS": _hiss(-60),
-    "noise 40 dB below the sound": _below(40),
-    "noise 20 dB below the sound": _below(20),
-    "low pass at 5 kHz": _low_passed,
-    "tails cut at 120 ms": _cut,
-    "phases shuffled": _shuffled,
-    "8 bits": lambda x: (x * 127).round() / 127,
+    "hiss at -80 dBFS": _spoilt("hiss", -80),
+    "hiss at -60 dBFS": _spoilt("hiss", -60),
+    "noise 40 dB below the sound": _spoilt("noise", 40),
+    "noise 20 dB below the sound": _spoilt("noise", 20),
+    "low pass at 5 kHz": _spoilt("low pass", 5000),
+    "tails cut at 120 ms": _spoilt("tail cut", 120),
+    "phases shuffled": _spoilt("shuffled phases", 1),
+    "8 bits": _spoilt("quantisation", 8),
     "one sound, repeated": lambda x: x[:1].expand(len(x), -1),
 }
 
@@ -101,7 +75,7 @@ def main() -> None:
 
     for name, spoil in track(SPOILT.items(), "listening", console=Console(stderr=True)):
         table.add_row(name, *row([e(spoil(b)) for e in embeddings], real, floors))
-    # Classes swapped: the sounds of one class laid against another, class by class, the least of them.
+    # Classes swapped: the sounds of one laid against another, over the floor of the class that was asked for.
     for kind in sorted(set(kinds)):
         mine = [i for i, k in enumerate(kinds[: len(a)]) if k == kind]
         own = [i for i, k in enumerate(kinds[len(a) :]) if k == kind]

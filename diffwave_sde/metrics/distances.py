@@ -38,7 +38,7 @@ def frechet(a: Tensor, b: Tensor, shrink: bool = True) -> float:
 
     Source: Dowson and Landau 1982, eq. 4; Heusel et al. 2017.
     """
-    a, b = _pair(a, b, 2)
+    a, b = _pair(a, b)
     statistics = [shrunk(x) if shrink else (x.mean(0), x.mT.cov().view(x.shape[1], -1)) for x in (a, b)]
     (mean, A), (other, B) = statistics
     # tr (A B)^½ is the sum of the singular values of A^½ B^½, which keeps half of the digits of a root of A B.
@@ -53,7 +53,7 @@ def kernel(a: Tensor, b: Tensor) -> float:
 
     Source: Bińkowski et al. 2018, eq. 4; Gretton et al. 2012, lemma 6.
     """
-    a, b = _pair(a, b, 2)
+    a, b = _pair(a, b)
     both = torch.cat((a, b))
     centre, scale = both.mean(0), both.var(0).mean().sqrt().clamp_min(1e-12)
     a, b = (a - centre) / scale, (b - centre) / scale
@@ -91,7 +91,7 @@ def manifold(real: Tensor, generated: Tensor, k: int = 5) -> Manifold:
 
     Source: Kynkäänniemi et al. 2019, eq. 1 and 2; Naeem et al. 2020, eq. 3 to 6.
     """
-    real, generated = _pair(real, generated, 2)
+    real, generated = _pair(real, generated)
     k = min(k, len(real) - 1, len(generated) - 1)
     across = torch.cdist(real, generated)  # (n, m)
     reach, other = (torch.cdist(x, x).kthvalue(k + 1).values for x in (real, generated))  # the first is itself
@@ -109,10 +109,10 @@ def _root(covariance: Tensor) -> Tensor:
     return vectors * values.clamp_min(0).sqrt() @ vectors.mT
 
 
-def _pair(a: Tensor, b: Tensor, least: int) -> tuple[Tensor, Tensor]:
+def _pair(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     for x in (a, b):
-        if x.ndim != 2 or len(x) < least:
-            raise ValueError(f"embeddings of shape {tuple(x.shape)}: a distance needs (n, D) with n = {least} at least")
+        if x.ndim != 2 or len(x) < 2:
+            raise ValueError(f"embeddings of shape {tuple(x.shape)}: a distance needs (n, D) with n = 2 at least")
     if a.shape[1] != b.shape[1]:
         raise ValueError(f"embeddings of {a.shape[1]} and of {b.shape[1]} numbers cannot be compared")
     return a.double(), b.double()

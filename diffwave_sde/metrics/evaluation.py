@@ -72,12 +72,9 @@ def figures(strata: Sequence[tuple[Tensor, Tensor]], count: int, rounds: int, ge
             other = generated[torch.randperm(len(generated), generator=generator)]
             draws.append((mixed[:count], mixed[count : 2 * count], other[:count]))
         a, b, g = map(torch.cat, zip(*draws, strict=True))
-        for name, pair in {
-            "frechet": (frechet(a, g), frechet(a, b)),
-            "kernel": (kernel(a, g), kernel(a, b)),
-            **{k: (getattr(manifold(a, g), k), getattr(manifold(a, b), k)) for k in MANIFOLD},
-        }.items():
-            found.setdefault(name, []).append(pair)
+        value, floor = ({"frechet": frechet(a, x), "kernel": kernel(a, x), **vars(manifold(a, x))} for x in (g, b))
+        for name in value:
+            found.setdefault(name, []).append((value[name], floor[name]))
     out = {}
     for name, pairs in found.items():
         both = torch.tensor(pairs, dtype=torch.float64)
@@ -85,9 +82,6 @@ def figures(strata: Sequence[tuple[Tensor, Tensor]], count: int, rounds: int, ge
         (value, floor), (s, f) = both.mean(0).tolist(), spread.tolist()
         out[name] = Figure(value, s, floor, f)
     return out
-
-
-MANIFOLD = ("precision", "recall", "density", "coverage")
 
 
 class Discriminant:

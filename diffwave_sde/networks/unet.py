@@ -236,12 +236,14 @@ class UNet(Network):
             y = y + a * view.clamp(-6, 6)
         return [front.synthesise(out) for out in (y, *rest)]
 
+    def _seen(self, look: tuple[Tensor, Tensor]) -> list[Tensor]:
+        """What any level sees of the waveforms: the frames, and compressed what they are over σ."""
+        coefficients, relative = look
+        return [coefficients, relative.asinh().to(coefficients.dtype)] if self.compress else [coefficients]
+
     def _views(self, u: Tensor, look: tuple[Tensor, Tensor], frames: int) -> Tensor:
         """What the network sees: (B, views, frames), from the waveforms, their frames, and these over σ."""
-        coefficients, relative = look
-        views = [coefficients]
-        if self.compress:
-            views.append(relative.asinh().to(coefficients.dtype))
+        coefficients, views = look[0], self._seen(look)
         if self.harmonics:
             views.append(self.front.analyse(harmonic_features(u, self.harmonics)))
         if self.position:
@@ -270,10 +272,7 @@ class UNet(Network):
                 views = self.pyramid[level](views)
                 x = x + self.enter[level](views)
             if looks:
-                coefficients, relative = looks[level]
-                seen = (
-                    torch.cat((coefficients, relative.asinh().to(coefficients)), 1) if self.compress else coefficients
-                )
+                seen = torch.cat(self._seen(looks[level]), 1)
                 x = x + self.see[level](functional.pad(seen, (0, x.shape[-1] - seen.shape[-1])))
         x = through(self.inward, x)
         for mix in self.mix:
