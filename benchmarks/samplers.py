@@ -30,7 +30,6 @@ from tables import markdown
 from torch import Tensor, nn
 
 from diffwave_sde import audio, checkpoint
-from diffwave_sde.data.module import AudioDataModule
 from diffwave_sde.denoiser import Condition, Denoiser
 from diffwave_sde.metrics import LogMel, frechet
 from diffwave_sde.networks import MDCT, UNet
@@ -226,8 +225,7 @@ def trained(path: str, count: int, chosen: list[str]) -> tuple[Table, Table]:
 
 def recordings(model: checkpoint.Trained, label: Tensor) -> tuple[Tensor, Tensor]:
     """Two sets of training clips (n, T) with the classes of `label`, none in both."""
-    recipe = checkpoint.read(model.path)[checkpoint.KEY]["config"]["data"]
-    data = AudioDataModule(**{**recipe, "mu": 0, "workers": 0})
+    data = checkpoint.data(model.path, mu=0)
     data.setup("fit")
     rows = data.splits["train"]
     kinds = data.store.label_ids[rows]

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from jsonargparse import ArgumentParser
 
+from diffwave_sde.data.module import AudioDataModule
 from diffwave_sde.module import KEY, DiffusionModule, check_fit
 
 
@@ -70,6 +71,23 @@ def read(path: str | Path) -> dict[str, Any]:
     if not isinstance(state, dict) or KEY not in state:
         raise ValueError(f"{path} is not a checkpoint of diffwave-sde: give one from runs/NAME/checkpoints")
     return state
+
+
+def data(path: str | Path, **changes: Any) -> AudioDataModule:
+    """The sounds that a checkpoint was trained on.
+
+    Args:
+        path: as in `find`.
+        changes: arguments of the data module other than those of training.
+
+    Raises:
+        ValueError: if the checkpoint does not say what it was trained on.
+    """
+    path = find(path)
+    recipe = read(path)[KEY]
+    if "config" not in recipe:
+        raise ValueError(f"{path} does not say what it was trained on: train it through `diffwave-sde fit`")
+    return AudioDataModule(**{**recipe["config"]["data"], "workers": 0, **changes})
 
 
 def build(config: dict[str, Any]) -> DiffusionModule:

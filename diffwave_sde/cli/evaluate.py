@@ -122,10 +122,7 @@ def _make(ckpt: str | Path, config: Namespace) -> Path:
 def trained_on(ckpt: str | Path, config: Namespace) -> SoundSet:
     """The training clips of a checkpoint."""
     path = checkpoint.find(ckpt)
-    recipe = checkpoint.read(path)[checkpoint.KEY].get("config")
-    if recipe is None:
-        raise ValueError(f"{path} does not say what it was trained on: give --real")
-    data = AudioDataModule(**{**recipe["data"], "mu": 0, "workers": 0})
+    data = checkpoint.data(path, mu=0)
     data.prepare_data()
     data.setup("fit")
     return _of_store(data.store, data.splits["train"], f"training clips of {path}", config)
@@ -169,10 +166,9 @@ def sounds_of(origin: str, config: Namespace, real: bool) -> SoundSet:
             sounds.append(x)
             labels.append(told.get(files[i]) or above.rpartition("/")[2])
     if refused:
-        first = f"{refused[0][0]}: {refused[0][1]}"
-        unheard = [file for file, why in refused if not why.startswith("not audio")]
+        unheard = [f"{file}: {why}" for file, why in refused if not why.startswith("not audio")]
         if unheard:
-            print(f"diffwave-sde: {origin}: {len(unheard)} files left out; {first}", file=sys.stderr)
+            print(f"diffwave-sde: {origin}: {len(unheard)} files left out; {unheard[0]}", file=sys.stderr)
     if not sounds:
         raise ValueError(f"{origin}: holds no sounds that can be read")
     length = max(map(len, sounds))

@@ -14,7 +14,6 @@ from diffwave_sde import audio, checkpoint
 from diffwave_sde.cli import runs
 from diffwave_sde.cli.bar import bar
 from diffwave_sde.cli.sample import Device, device
-from diffwave_sde.data.module import AudioDataModule
 from diffwave_sde.denoiser import Condition
 from diffwave_sde.random import stream
 from diffwave_sde.samplers.grids import CosineGrid, KarrasGrid, LogSNRGrid, QuadraticGrid, UniformGrid
@@ -51,8 +50,7 @@ def run(argv: list[str]) -> None:
         raise ValueError(f"--clips {config.clips}: needs at least one")
     model = checkpoint.load(runs.given_or_newest(config.ckpt, "learn grids for"), "averaged", device(config.device))
     denoiser = model.module.denoiser
-    recipe = checkpoint.read(model.path)[checkpoint.KEY]["config"]["data"]
-    data = AudioDataModule(**{**recipe, "batch_size": config.clips, "workers": 0})
+    data = checkpoint.data(model.path, batch_size=config.clips)
     batch = next(iter(data.train_dataloader()))
     where = denoiser.sigma_data.device
     x = batch.audio.to(where)
