@@ -98,6 +98,12 @@ def test_a_failed_write_leaves_neither_a_half_file_nor_a_temporary_one(tmp_path,
     assert os.listdir(tmp_path) == []
 
 
+def test_a_written_file_has_the_usual_permissions(tmp_path):
+    audio.write(tmp_path / "x.wav", hit())
+    (tmp_path / "y").write_text("")
+    assert stat.S_IMODE((tmp_path / "x.wav").stat().st_mode) == stat.S_IMODE((tmp_path / "y").stat().st_mode)
+
+
 @pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "FLOAT", "DOUBLE"])
 @pytest.mark.parametrize("channels", [1, 2, 6])
 def test_any_sample_format_and_channel_count_reads_as_the_same_mono(tmp_path, subtype, channels):
@@ -248,32 +254,3 @@ def test_silence_is_an_error(x):
 def test_a_window_without_room_is_an_error(length):
     with pytest.raises(ValueError, match="length"):
         audio.window(hit(), length)
-
-
-# ----------------------------------------------------------------------------------------------- pictures
-
-
-@pytest.mark.parametrize(("hz", "level"), [(60, 0.0), (440, -20.0), (5_000, -60.0)])
-def test_a_tone_shows_at_its_level_and_frequency(hz, level):
-    t = torch.arange(21_000) / 44_100
-    column = audio.spectrogram(10 ** (level / 20) * torch.sin(2 * math.pi * hz * t))[:, 80]
-    assert float(column.max()) == pytest.approx(level, abs=1.0)
-    row = 191 * math.log(hz / 30) / math.log(22_028 / 30)
-    assert abs(int(column.argmax()) - row) < 4
-
-
-def test_a_picture_is_drawn_whole_for_any_number_of_clips(tmp_path):
-    for n, titles in ((1, None), (5, ["a$b_c", "ä", "", "x" * 50, "\\"])):
-        audio.spectrogram_png(tmp_path / "p" / f"{n}.png", torch.stack([hit()] * n), titles)
-        head = (tmp_path / "p" / f"{n}.png").read_bytes()
-        assert head.startswith(b"\x89PNG")
-        assert head.endswith(b"IEND\xaeB`\x82")
-    assert sorted(os.listdir(tmp_path / "p")) == ["1.png", "5.png"]
-    with pytest.raises(ValueError, match="titles"):
-        audio.spectrogram_png(tmp_path / "p.png", torch.stack([hit()]), ["a", "b"])
-
-
-def test_a_written_file_has_the_usual_permissions(tmp_path):
-    audio.write(tmp_path / "x.wav", hit())
-    (tmp_path / "y").write_text("")
-    assert stat.S_IMODE((tmp_path / "x.wav").stat().st_mode) == stat.S_IMODE((tmp_path / "y").stat().st_mode)

@@ -15,6 +15,7 @@ ALLOWED: dict[str, set[str] | None] = {
     "random": set(),  # a leaf: whatever draws may import it
     "audio": set(),
     "page": {"audio"},
+    "pictures": {"audio"},
     "data": {"audio"},
     "sde": {"random"},
     "networks": set(),  # never sde: a network sees a noise level, not a process
@@ -26,7 +27,7 @@ ALLOWED: dict[str, set[str] | None] = {
     "editing": {"guidance", "samplers", "random"},
     "metrics": {"audio", "networks"},
     "module": {"sde", "denoiser", "networks", "loss", "samplers", "random"},
-    "callbacks": {"module", "metrics", "samplers", "audio", "page", "random"},
+    "callbacks": {"module", "metrics", "samplers", "audio", "page", "pictures", "random"},
     "checkpoint": EVERYTHING,
     "cli": EVERYTHING,
     "__main__": {"cli"},
@@ -36,7 +37,8 @@ ALLOWED: dict[str, set[str] | None] = {
 # What each room may import from elsewhere, beside the standard library, where the design limits it.
 OUTSIDE = {
     "random": {"torch"},
-    "audio": {"torch", "torchaudio", "soundfile", "numpy", "matplotlib", "scipy"},
+    "audio": {"torch", "torchaudio", "soundfile", "numpy"},
+    "pictures": {"torch", "numpy", "matplotlib"},
     "sde": {"torch", "numpy"},
     "networks": {"torch", "einops"},
     "denoiser": {"torch"},

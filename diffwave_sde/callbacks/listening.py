@@ -17,6 +17,7 @@ from torch import Tensor
 from diffwave_sde import audio, page
 from diffwave_sde.callbacks.last import stopped
 from diffwave_sde.callbacks.making import classes_of, make, together
+from diffwave_sde.pictures import spectrogram_png
 from diffwave_sde.samplers import Sampler
 
 DATA = "data"
@@ -85,7 +86,7 @@ class Listening(Callback):
         rows = [f"{i:02d} {names[classes[i]]}" if classes else f"{i:02d}" for i in range(self.count)]
         title = f"Listening at step {step}"
         sounds = make(trainer, module, range(self.count), classes, title, self.sampler, self.batch)
-        with together(trainer):
+        with together(trainer, title):
             if trainer.is_global_zero:
                 with isolate_rng(include_cuda=False):
                     self._write(trainer, step, rows, names, classes, sounds)
@@ -132,7 +133,7 @@ def write_sounds(folder: Path, names: Sequence[str], sounds: Tensor, rate: int =
     files = [folder / f"{slug(name)}.wav" for name in names]
     for file, name, sound in zip(files, names, sounds, strict=True):
         audio.write(file, sound, rate)
-        audio.spectrogram_png(file.with_suffix(".png"), sound[None], [name], rate)
+        spectrogram_png(file.with_suffix(".png"), sound[None], [name], rate)
     return files
 
 

@@ -42,7 +42,7 @@ def make(
     Args:
         numbers: of the sounds.
         classes: class id of each, or None.
-        title: what the progress bar says.
+        title: what the progress bar says, and an error on another rank.
         sampler: the model's own by default.
         batch: sounds made at once by a process.
     """
@@ -52,7 +52,7 @@ def make(
     mu, length = getattr(data, "mu", 0.0), getattr(data, "length", audio.LENGTH)
     mine = list(range(trainer.global_rank, n, trainer.world_size))
     made: dict[int, Tensor] = {}
-    with together(trainer) as share:
+    with together(trainer, title) as share:
         with isolate_rng(), averaged(trainer, module), _evaluating(module), _bar(trainer, title, len(mine)) as bar:
             for first in range(0, len(mine), batch):
                 places = mine[first : first + batch]
@@ -66,10 +66,13 @@ def make(
 
 
 @contextmanager
-def together(trainer: Trainer) -> Iterator[dict]:
+def together(trainer: Trainer, title: str) -> Iterator[dict]:
     """What each rank puts into the dict within it, all of them have after it; an error on one is an error on all.
 
     Nobody waits for a rank that has failed: the exchange is where all of them meet, whatever happened before it.
+
+    Args:
+        title: what the other ranks say has failed.
     """
     mine: dict = {}
     error: BaseException | None = None
@@ -83,7 +86,7 @@ def together(trainer: Trainer) -> Iterator[dict]:
         torch.distributed.all_gather_object(everyone, (text, mine))
         failed = [(rank, text) for rank, (text, _) in enumerate(everyone) if text]
         if failed and error is None:
-            raise RuntimeError(f"listening failed on rank {failed[0][0]}:\n{failed[0][1]}")
+            raise RuntimeError(f"{title} failed on rank {failed[0][0]}:\n{failed[0][1]}")
         for _, theirs in everyone:
             mine.update(theirs)
     if error is not None:

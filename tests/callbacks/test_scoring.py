@@ -76,6 +76,20 @@ def test_a_run_that_goes_on_counts_on(model, data, trainer, tmp_path):
     assert scoring.state_dict() == {"validations": 4}
 
 
+def test_an_error_of_another_process_is_told_as_one_of_scoring(model, data, trainer, monkeypatch):
+    def exchange(everyone, mine):
+        everyone[:] = [mine, ("ZeroDivisionError", {})]
+
+    def start(trainer, module):
+        monkeypatch.setattr(type(trainer), "world_size", 2)
+
+    monkeypatch.setattr(torch.distributed, "all_gather_object", exchange)
+    early = Callback()
+    early.on_validation_epoch_end = start
+    with pytest.raises(RuntimeError, match="Scoring failed on rank 1:\nZeroDivisionError"):
+        trainer([early, Scoring(count=2)], max_steps=2, **VALIDATING).fit(model(), data())
+
+
 @pytest.mark.parametrize(("options", "says"), [({"every": 0}, "every = 0"), ({"embedding": "ears"}, "ears")])
 def test_impossible_options_are_refused(options, says):
     with pytest.raises(ValueError, match=says):

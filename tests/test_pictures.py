@@ -1,0 +1,29 @@
+import math
+import os
+
+import pytest
+import torch
+
+from diffwave_sde import pictures
+
+CLIP = torch.linspace(0.8, -0.8, 15_000)
+
+
+@pytest.mark.parametrize(("hz", "level"), [(60, 0.0), (440, -20.0), (5_000, -60.0)])
+def test_a_tone_shows_at_its_level_and_frequency(hz, level):
+    t = torch.arange(21_000) / 44_100
+    column = pictures.spectrogram(10 ** (level / 20) * torch.sin(2 * math.pi * hz * t))[:, 80]
+    assert float(column.max()) == pytest.approx(level, abs=1.0)
+    row = 191 * math.log(hz / 30) / math.log(22_028 / 30)
+    assert abs(int(column.argmax()) - row) < 4
+
+
+def test_a_picture_is_drawn_whole_for_any_number_of_clips(tmp_path):
+    for n, titles in ((1, None), (5, ["a$b_c", "ä", "", "x" * 50, "\\"])):
+        pictures.spectrogram_png(tmp_path / "p" / f"{n}.png", torch.stack([CLIP] * n), titles)
+        head = (tmp_path / "p" / f"{n}.png").read_bytes()
+        assert head.startswith(b"\x89PNG")
+        assert head.endswith(b"IEND\xaeB`\x82")
+    assert sorted(os.listdir(tmp_path / "p")) == ["1.png", "5.png"]
+    with pytest.raises(ValueError, match="titles"):
+        pictures.spectrogram_png(tmp_path / "p.png", torch.stack([CLIP]), ["a", "b"])
