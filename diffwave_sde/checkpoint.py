@@ -1,4 +1,8 @@
-"""Models from checkpoints: a checkpoint holds its own configuration, so that its path is all one needs."""
+"""Models from checkpoints: a checkpoint holds its own configuration, so that its path is all one needs.
+
+So does the folder that `diffwave-sde export` writes, `model.safetensors` with `config.yaml` beside it: wherever sounds
+are made it stands for a checkpoint. Such folders in `models/` come with the program, and are known by their names.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jsonargparse import ArgumentParser
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
 
 from diffwave_sde.data.module import AudioDataModule
 from diffwave_sde.module import KEY, DiffusionModule, check_fit
+
+WEIGHTS, RECIPE = "model.safetensors", "config.yaml"
+"""The files of an exported model."""
+
+MODELS = Path(__file__).with_name("models")
+"""The models that come with the program, a folder each."""
+
+_NEEDED = ("step", "labels", "rate", "length", "mu", "config")
 
 
 @dataclass(frozen=True)
@@ -21,7 +37,7 @@ class Trained:
     labels: names of its classes.
     rate: Hz; length: samples; mu: of the companding, 0 for none.
     step: optimizer steps taken.
-    path: the checkpoint.
+    path: the checkpoint, or the weights of an exported model.
     """
 
     module: DiffusionModule
@@ -34,7 +50,9 @@ class Trained:
 
 
 def find(path: str | Path) -> Path:
-    """The checkpoint meant by `path`: a file, or a run's folder, of which it is the last.
+    """The checkpoint meant by `path`: a file, a run's folder, of which it is the last, or an exported model's.
+
+    Where there is no such path it may be the name of a model that comes with the program.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -42,12 +60,27 @@ def find(path: str | Path) -> Path:
     path = Path(path)
     if path.is_file():
         return path
-    for candidate in (path / "checkpoints" / "last.ckpt", path / "last.ckpt"):
+    for candidate in (path / "checkpoints" / "last.ckpt", path / "last.ckpt", path / WEIGHTS):
         if candidate.is_file():
             return candidate
     if path.is_dir():
         raise FileNotFoundError(f"no checkpoint in {path}: it has no checkpoints/last.ckpt; train a model first")
-    raise FileNotFoundError(f"no checkpoint at {path}: give a .ckpt file or a run's folder, such as runs/drums")
+    models = shipped()
+    if str(path) in models:
+        return models[str(path)] / WEIGHTS
+    names = f", or a model that is here: {', '.join(models)}" if models else ""
+    raise FileNotFoundError(f"no checkpoint at {path}: give a .ckpt file or a run's folder, such as runs/drums{names}")
+
+
+def shipped() -> dict[str, Path]:
+    """The folders of the models that come with the program, by name."""
+    folders = sorted(file.parent for file in MODELS.glob(f"*/{WEIGHTS}"))
+    return {folder.name: folder for folder in folders if not folder.name.startswith(".")}
+
+
+def is_export(path: Path) -> bool:
+    """Whether a file that `find` found is of an exported model: weights to listen to, and nothing to train on with."""
+    return path.suffix == ".safetensors"
 
 
 def newest(root: str | Path = "runs", name: str = "*") -> Path | None:
@@ -57,20 +90,47 @@ def newest(root: str | Path = "runs", name: str = "*") -> Path | None:
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """The contents of a checkpoint file.
+    """The contents of a checkpoint file; of an exported model, what it holds of them.
 
     Raises:
         ValueError: if the file is not a checkpoint of this program.
     """
+    path = Path(path)
+    if is_export(path):
+        return _exported(path)
     try:
         # mmap: only the tensors that are used are read.
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # a damaged file fails in any way it likes
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} is not a checkpoint, or it is damaged: {first[:120]}") from None
+        raise ValueError(f"{path} is not a checkpoint, or it is damaged: {_first(error)}") from None
     if not isinstance(state, dict) or KEY not in state:
         raise ValueError(f"{path} is not a checkpoint of diffwave-sde: give one from runs/NAME/checkpoints")
     return state
+
+
+def _exported(path: Path) -> dict[str, Any]:
+    """An exported model under the names of a checkpoint; its numbers in float32."""
+    beside = path.with_name(RECIPE)
+    try:
+        recipe = yaml.safe_load(beside.read_text(encoding="utf-8"))
+        missing = [key for key in _NEEDED if key not in recipe]
+    except FileNotFoundError:
+        raise ValueError(f"{path} has no {RECIPE} beside it to say what it is: copy the whole folder") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError) as error:
+        raise ValueError(f"{beside} cannot be read ({_first(error)}): copy or export the model again") from None
+    if missing:
+        raise ValueError(f"{beside} is not of an exported model, it has no {missing[0]}: copy or export it again")
+    try:
+        weights = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} is damaged ({_first(error)}): copy or export the model again") from None
+    weights = {name: x.float() if x.is_floating_point() else x for name, x in weights.items()}
+    return {"state_dict": weights, "global_step": recipe.pop("step"), KEY: recipe}
+
+
+def _first(error: Exception) -> str:
+    """The first line of what an error says."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]
 
 
 def data(path: str | Path, **changes: Any) -> AudioDataModule:
@@ -104,17 +164,23 @@ def load(path: str | Path, weights: Literal["averaged", "raw"] = "averaged", dev
         path: as in `find`.
         weights: the averaged ones (EMA), or the raw ones as the optimizer left them.
         device: where to put it.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is damaged, or its parts do not fit one another.
     """
     path = find(path)
     state = read(path)
     recipe = state[KEY]
     if "config" not in recipe:
         raise ValueError(f"{path} holds weights without a configuration: train it through `diffwave-sde fit`")
-    module = build(recipe["config"]["model"])
-    # Lightning's weight averaging leaves the averaged weights in state_dict and puts the raw ones beside them.
-    values = state.get("current_model_state", state["state_dict"]) if weights == "raw" else state["state_dict"]
-    check_fit(module, values)
-    module.load_state_dict(values)
+    if is_export(path):
+        if weights == "raw":
+            raise ValueError(f"{path} holds the averaged weights alone: leave --weights out")
+        module = _complete(path, recipe, state["state_dict"])
+    else:
+        module = build(recipe["config"]["model"])
+        _fill(module, state, weights)
     return Trained(
         module.to(device).eval().requires_grad_(False),
         tuple(recipe["labels"]),
@@ -124,3 +190,28 @@ def load(path: str | Path, weights: Literal["averaged", "raw"] = "averaged", dev
         state["global_step"],
         path,
     )
+
+
+def _fill(module: DiffusionModule, state: dict[str, Any], weights: str) -> None:
+    """Put the weights of a checkpoint into its model."""
+    # Lightning's weight averaging leaves the averaged weights in state_dict and puts the raw ones beside them.
+    values = state.get("current_model_state", state["state_dict"]) if weights == "raw" else state["state_dict"]
+    check_fit(module, values)
+    module.load_state_dict(values)
+
+
+def _complete(path: Path, recipe: dict[str, Any], weights: dict[str, Tensor]) -> DiffusionModule:
+    """The model of an exported folder, which holds the denoiser alone."""
+    beside = path.with_name(RECIPE)
+    try:
+        module = build(recipe["config"]["model"])
+    except (ArgumentError, OSError, ValueError, TypeError, KeyError) as error:
+        by = recipe.get("version", "another version")
+        raise ValueError(f"{beside}, written by {by}, describes no model that can be made: {_first(error)}") from None
+    shapes = {name: x.shape for name, x in module.denoiser.state_dict().items()}
+    theirs = {name: x.shape for name, x in weights.items()}
+    wrong = [name for name in sorted(shapes.keys() | theirs.keys()) if shapes.get(name) != theirs.get(name)]
+    if wrong:
+        raise ValueError(f"{path} is not of the model in {beside} ({wrong[0]} differs): take both from one export")
+    module.denoiser.load_state_dict(weights)
+    return module

@@ -17,6 +17,7 @@ VERBS = {
     "sample": ("diffwave_sde.cli.sample", "make new sounds from a checkpoint: WAV files and a page to hear them"),
     "evaluate": ("diffwave_sde.cli.evaluate", "lay generated sounds against real ones: distances, levels, neighbours"),
     "schedule": ("diffwave_sde.cli.schedule", "learn time grids for a model, for any number of steps"),
+    "export": ("diffwave_sde.cli.export", "write a model for others to use: weights, what they are, and a card"),
 }
 
 USAGE = "usage: diffwave-sde VERB [options]\n\nScore-based diffusion on raw audio.\n\nverbs:\n" + "".join(
@@ -52,6 +53,8 @@ def _plain(message: str, verb: str) -> str:
     known = f"`diffwave-sde {verb} --help` lists the options"
     if message.startswith("unrecognized arguments"):
         return f"{message}; {known}"
+    if message.startswith("the following arguments are required"):
+        return f"--{message.rpartition(': ')[2]} is needed; {known}"
     # What a class itself says of its arguments stands first among the reasons why a value fits none of the types.
     if own := re.search(r"Errors:\s+- (?!Expected|Problem)(.*)", message):
         return own[1]

@@ -46,7 +46,7 @@ def parser() -> ArgumentParser:
     p.add_argument(
         "--generated", type=str | None, help="generated sounds: a folder or a store (default: made now from --ckpt)"
     )
-    p.add_argument("--ckpt", type=str | None, help="checkpoint, or a run's folder (default: the newest run in runs/)")
+    p.add_argument("--ckpt", type=str | None, help=runs.CKPT)
     p.add_argument("--n", type=int, default=96, help="number of sounds to make from the checkpoint")
     p.add_subclass_arguments(
         samplers.Sampler, "sampler", required=False, help="sampler (default: the one the model was trained with)"
@@ -111,7 +111,7 @@ def _embedding(name: str) -> Embedding:
 def _make(ckpt: str | Path, config: Namespace) -> Path:
     """Sounds of a checkpoint, made as by `sample`, so that a stopped evaluation goes on with those that are there."""
     path = checkpoint.find(ckpt)
-    folder = (runs.folder_of(path) or Path(".")) / "evaluation" / f"{path.stem}-seed={config.seed}"
+    folder = runs.place(path, "evaluation") / f"{path.stem}-seed={config.seed}"
     options = {"ckpt": str(path), "out": str(folder)}
     options |= {name: config[name] for name in ("n", "seed", "batch_size", "device")}
     if config.sampler:

@@ -9,6 +9,8 @@ from pathlib import Path
 from diffwave_sde import checkpoint
 
 RUNS = Path("runs")
+DEFAULT = "drums"  # the model to take where there is no run
+CKPT = f"checkpoint, a run's folder, or an exported model (default: the newest run in runs/, else the model {DEFAULT})"
 _CLAIMED = "DIFFWAVE_RUN"  # set for the processes that this one starts
 
 
@@ -58,9 +60,16 @@ def resolve(ckpt: str, name: str) -> Path:
 
     Raises:
         FileNotFoundError: if there is none.
+        ValueError: if it is an exported model.
     """
     if ckpt not in ("last", "best"):
-        return checkpoint.find(ckpt)
+        found = checkpoint.find(ckpt)
+        if checkpoint.is_export(found):
+            raise ValueError(
+                f"--ckpt_path {ckpt}: {found} holds weights to listen to, without the optimizer's state: "
+                "give a run's checkpoint, such as runs/drums"
+            )
+        return found
     # NAME, NAME-2, ...: the newest of them; else one that a launcher gave its own number.
     numbered = [c for c in (checkpoint.newest(RUNS, name), checkpoint.newest(RUNS, f"{name}-[0-9]*")) if c]
     last = max(numbered, key=lambda c: c.stat().st_mtime, default=None) or checkpoint.newest(RUNS, f"{name}-*")
@@ -79,12 +88,30 @@ def resolve(ckpt: str, name: str) -> Path:
 def folder_of(ckpt: Path) -> Path | None:
     """The run's folder that a checkpoint lies in, if it lies in one."""
     folder = ckpt.parent.parent
-    return folder if (folder / "config.yaml").is_file() else None
+    return folder if (folder / "config.yaml").is_file() and not checkpoint.is_export(ckpt) else None
+
+
+def place(ckpt: Path, kind: str) -> Path:
+    """The folder for what is made with a checkpoint: in its run; else here, and apart for each exported model."""
+    if checkpoint.is_export(ckpt):
+        return Path(kind) / ckpt.resolve().parent.name
+    return (folder_of(ckpt) or Path(".")) / kind
 
 
 def given_or_newest(ckpt: str | None, purpose: str) -> str | Path:
-    """The checkpoint that was given, or the last of the newest run; a FileNotFoundError that says what for if none."""
-    found = ckpt or checkpoint.newest(RUNS)
-    if found is None:
-        raise FileNotFoundError(f"no run in {RUNS}/ to {purpose}: give --ckpt, or train one with `make train`")
-    return found
+    """The checkpoint that was given; else the last of the newest run, or a model that comes with the program.
+
+    It says which it took where none was given.
+
+    Raises:
+        FileNotFoundError: if there is none; it says what for.
+    """
+    if ckpt:
+        return ckpt
+    if newest := checkpoint.newest(RUNS):
+        print(f"no --ckpt: {newest}, the last of the newest run")
+        return newest
+    if DEFAULT in checkpoint.shipped():
+        print(f"no --ckpt, and no run in {RUNS}/: the model {DEFAULT} that comes with the program")
+        return checkpoint.shipped()[DEFAULT]
+    raise FileNotFoundError(f"no run in {RUNS}/ to {purpose}: give --ckpt, or train one with `make train`")

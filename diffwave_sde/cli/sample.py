@@ -48,7 +48,7 @@ def parser() -> ArgumentParser:
     """The options of the verb."""
     p = ArgumentParser(prog="diffwave-sde sample", description=__doc__, exit_on_error=False)
     p.add_argument("--config", action="config", help="YAML file with values of these options")
-    p.add_argument("--ckpt", type=str | None, help="checkpoint, or a run's folder (default: the newest run in runs/)")
+    p.add_argument("--ckpt", type=str | None, help=runs.CKPT)
     p.add_argument("--n", type=int, default=16, help="number of sounds")
     p.add_argument(
         "--label", type=str | None, help="class or classes, a,b,...; in turn (default: all that the model knows)"
@@ -65,7 +65,9 @@ def parser() -> ArgumentParser:
     p.add_argument(
         "--seed", type=int, default=0, help="seed; sound number i of a seed is the same however many are made"
     )
-    p.add_argument("--out", type=str | None, help="folder for the sounds (default: RUN/sounds/step=N-seed=S)")
+    p.add_argument(
+        "--out", type=str | None, help="folder for the sounds (default: RUN/sounds/step=N-seed=S, or sounds/MODEL/...)"
+    )
     p.add_argument(
         "--batch_size", type=int, default=16, help="sounds made at a time; changes the speed, not the sounds"
     )
@@ -115,8 +117,7 @@ def writable(folder: Path) -> None:
 
 
 def _default_out(model: checkpoint.Trained, config: Namespace) -> Path:
-    folder = runs.folder_of(model.path)
-    return (folder / "sounds" if folder else Path("sounds")) / f"step={model.step}-seed={config.seed}"
+    return runs.place(model.path, "sounds") / f"step={model.step}-seed={config.seed}"
 
 
 def _record(model: checkpoint.Trained, sampler: samplers.Sampler, config: Namespace) -> dict[str, Any]:

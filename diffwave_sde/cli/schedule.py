@@ -25,7 +25,7 @@ def parser() -> ArgumentParser:
     """The options of the verb."""
     p = ArgumentParser(prog="diffwave-sde schedule", description=__doc__, exit_on_error=False)
     p.add_argument("--config", action="config", help="YAML file with values of these options")
-    p.add_argument("--ckpt", type=str | None, help="checkpoint, or a run's folder (default: the newest run in runs/)")
+    p.add_argument("--ckpt", type=str | None, help=runs.CKPT)
     p.add_argument("--steps", type=str, default="5,10,20", help="numbers of steps, a,b,...")
     p.add_argument("--candidates", type=int, default=200, help="times to choose from, equal in the log-SNR")
     p.add_argument("--clips", type=int, default=32, help="training clips that the bound is measured on")

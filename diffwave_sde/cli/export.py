@@ -1,0 +1,246 @@
+"""Write a model for others to use: a folder with its weights, what they are, and a card of facts.
+
+Nothing of this machine goes along: no path, and of the training no more than how it was done.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from jsonargparse import ArgumentParser
+from safetensors.torch import save
+from torch import Tensor
+
+from diffwave_sde import checkpoint
+from diffwave_sde.checkpoint import RECIPE, WEIGHTS, Trained
+from diffwave_sde.cli import runs
+from diffwave_sde.cli.evaluate import SHOWN
+from diffwave_sde.cli.sample import writable
+from diffwave_sde.module import KEY
+from diffwave_sde.samplers.grids import LearnedGrid
+
+CARD = "README.md"
+DTYPES = {"float16": torch.float16, "float32": torch.float32}
+
+
+def save_safetensors(model: Trained, folder: Path, dtype: str) -> Path:
+    """The weights as safetensors."""
+    weights = model.module.denoiser.state_dict()
+    file = folder / WEIGHTS
+    stored = {name: _stored(name, x, dtype, model.path) for name, x in weights.items()}
+    file.write_bytes(save(stored, {"format": "pt"}))  # save_file would let nobody else read it
+    return file
+
+
+FORMATS: dict[str, tuple[str, Callable[[Trained, Path, str], Path]]] = {
+    "safetensors": (WEIGHTS, save_safetensors),
+}
+"""What a model can be written as: the name of the file, and what writes it into a folder."""
+
+
+def parser() -> ArgumentParser:
+    """The options of the verb."""
+    p = ArgumentParser(prog="diffwave-sde export", description=__doc__, exit_on_error=False)
+    p.add_argument("--config", action="config", help="YAML file with values of these options")
+    p.add_argument("--ckpt", type=str, required=True, help="checkpoint, or a run's folder")
+    p.add_argument("--out", type=str, required=True, help="folder to write, such as models/NAME")
+    p.add_argument("--format", type=Literal[tuple(FORMATS)], default="safetensors", help="what to write")
+    p.add_argument(
+        "--dtype", type=Literal[tuple(DTYPES)], default="float16", help="numbers of matrices; vectors are float32"
+    )
+    p.add_argument("--licence", type=str, default="not stated", help="the card's line on who may do what with it")
+    p.add_argument(
+        "--evaluation", type=str | None, help="evaluation.json of `diffwave-sde evaluate`, for the card (default: none)"
+    )
+    p.add_argument("--overwrite", action="store_true", help="replace what an earlier export wrote (default: refuse)")
+    return p
+
+
+def run(argv: list[str]) -> None:
+    """Run `diffwave-sde export`."""
+    config = parser().parse_args(argv[1:])
+    out = Path(config.out).resolve()
+    _vacant(out, config.out, config.overwrite)
+    figures = "" if config.evaluation is None else _figures(Path(config.evaluation))
+    model = checkpoint.load(config.ckpt)
+    recipe = portable(checkpoint.read(model.path)[KEY], model)
+    writable(out.parent)
+    with _replacing(out) as folder:
+        written = FORMATS[config.format][1](model, folder, config.dtype)
+        head = f"# What {written.name} is; both are one model, which `diffwave-sde sample` takes.\n"
+        text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
+        (folder / RECIPE).write_text(head + text, encoding="utf-8")
+        facts = [*_facts(model, recipe), ("size", _size(written, config.dtype)), ("licence", config.licence)]
+        (folder / CARD).write_text(_card(out.name, model, facts) + figures, encoding="utf-8")
+        size = _size(written, config.dtype)
+    print(f"{Path(config.out) / written.name}: {size}, step {model.step:,}; {RECIPE} and {CARD} are beside it")
+
+
+def portable(recipe: dict[str, Any], model: Trained) -> dict[str, Any]:
+    """A checkpoint's recipe with its step and σ_data, without what holds on one machine alone.
+
+    The folder of the stores goes, of a data set's folder the name stays, and a learnt grid becomes its times.
+
+    Raises:
+        ValueError: if another value names a file.
+    """
+    config = recipe["config"]
+    data = {key: value for key, value in config["data"].items() if key != "root"}
+    if "dataset" in data:
+        data["dataset"] = runs.name_of(data["dataset"])
+    config = {**config, "model": _alone(config["model"], "model", model), "data": data}
+    sigma = {"sigma_data": float(model.module.denoiser.sigma_data)}
+    return {"step": model.step, **{k: v for k, v in recipe.items() if k != "config"}, **sigma, "config": config}
+
+
+def _alone(value: Any, where: str, model: Trained, steps: int | None = None) -> Any:
+    """A configuration that needs no file; `steps` are those of the sampler around a grid."""
+    if isinstance(value, list):
+        return [_alone(v, where, model, steps) for v in value]
+    if isinstance(value, dict):
+        steps = value.get("steps", steps)
+        kind, _, name = str(value.get("class_path")).rpartition(".")
+        if name == LearnedGrid.__name__:
+            times = LearnedGrid(value["init_args"]["file"])(model.module.denoiser.sde, steps).tolist()
+            return {"class_path": f"{kind}.TimesGrid", "init_args": {"times": times}}
+        return {k: _alone(v, f"{where}.{k}", model, steps) for k, v in value.items()}
+    if isinstance(value, str) and ("/" in value or "\\" in value):
+        raise ValueError(f"{model.path}: {where} is {value}, a file that others have not; train without it")
+    return value
+
+
+def _stored(name: str, x: Tensor, dtype: str, path: Path) -> Tensor:
+    """A weight as it is written.
+
+    Vectors stay float32: they are a thousandth of the size, and frequencies, norms and σ_data act on all the rest.
+    """
+    if not x.isfinite().all():
+        raise ValueError(f"{path}: {name} holds a number that is not finite: take an earlier checkpoint")
+    small = x.to(DTYPES[dtype], copy=True) if x.is_floating_point() and x.dim() > 1 else x.clone()
+    if not small.isfinite().all():
+        raise ValueError(f"{path}: {name} holds {x.abs().max():.6g}, and float16 ends at 65504: add --dtype float32")
+    return small.contiguous()
+
+
+def _vacant(out: Path, given: str, overwrite: bool) -> None:
+    """Raise an OSError of one line where something is that must not be lost."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise FileExistsError(f"{given} is a file: choose another --out")
+    if not overwrite:
+        raise FileExistsError(f"{given} exists: add --overwrite to replace it, or choose another --out")
+    own = {RECIPE, CARD, *(name for name, _ in FORMATS.values())}
+    if foreign := sorted(p.name for p in out.iterdir() if p.name not in own):
+        raise FileExistsError(f"{given} holds {foreign[0]}, which no export wrote: choose another --out, or move it")
+
+
+@contextmanager
+def _replacing(out: Path) -> Iterator[Path]:
+    """A new folder beside `out` that takes its place when it is whole, and is removed when it is not."""
+    folder, old = (out.with_name(f".{out.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
+    folder.mkdir()
+    try:
+        yield folder
+        if out.exists():
+            os.replace(out, old)
+        os.replace(folder, out)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        if old.exists() and not out.exists():
+            os.replace(old, out)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+# The card
+
+
+def _facts(model: Trained, recipe: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    module, config = model.module, recipe["config"]
+    yield "data set", f"{config['data'].get('dataset', 'not told')}; σ of the data {recipe['sigma_data']:.4g}"
+    yield "classes", ", ".join(model.labels) if module.denoiser.net.classes else "none"
+    companding = f"companded by mu-law, mu = {model.mu:g}" if model.mu else "not companded"
+    seconds = f"{model.length:,} samples ({model.length / model.rate:.3f} s)"
+    yield "sounds", f"mono, {model.rate:,} Hz, {seconds}, {companding}"
+    yield "process", type(module.denoiser.sde).__name__
+    yield "parametrization", type(module.denoiser.parametrization).__name__
+    yield "loss", f"{type(module.loss).__name__}, {type(module.loss.weight).__name__}"
+    yield "network", type(module.denoiser.net).__name__
+    yield "trained", f"{model.step:,} steps"
+    yield "version", f"diffwave-sde {recipe.get('version', 'unknown')}"
+    sampler = module.sampler.on(module.denoiser.sde)
+    steps = getattr(sampler, "steps", None)
+    yield "sampler", type(sampler).__name__ + (f", {steps} steps" if steps else "")
+    yield "weights", f"{sum(p.numel() for p in module.denoiser.parameters()):,}, averaged over the training"
+
+
+def _size(file: Path, dtype: str) -> str:
+    return f"{file.stat().st_size / 1e6:.1f} MB in {dtype}"
+
+
+def _card(name: str, model: Trained, facts: Iterable[tuple[str, str]]) -> str:
+    classes = f": {', '.join(model.labels)}" if model.module.denoiser.net.classes else ""
+    return (
+        f"# {name}\n\nA diffusion model of short sounds{classes}. {RECIPE} tells all that it was made with.\n\n"
+        f"```sh\ndiffwave-sde sample --ckpt {name} --n 16\n```\n\n" + _table(("", ""), facts)
+    )
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    def line(cells: Iterable[str]) -> str:
+        return "| " + " | ".join(" ".join(str(cell).split()).replace("|", "\\|") for cell in cells) + " |\n"
+
+    head = list(head)
+    return line(head) + "|---" * len(head) + "|\n" + "".join(map(line, rows))
+
+
+def _figures(file: Path) -> str:
+    """The part of the card that an evaluation fills: every figure beside its floor.
+
+    Raises:
+        ValueError: if the file is none that `diffwave-sde evaluate` wrote.
+    """
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        text = (
+            "\n## Measured\n\nEach figure ± its spread over resamplings; after it the floor, the same figure of real "
+            "sounds against other real sounds.\n"
+        )
+        for name, parts in found["embeddings"].items():
+            head = [name, *(f"{part} ({figures['count']})" for part, figures in parts.items())]
+            shown = [(k, title) for k, title in SHOWN.items() if any(k in figures for figures in parts.values())]
+            rows = [[title, *(_figure(figures.get(key)) for figures in parts.values())] for key, title in shown]
+            text += "\n" + _table(head, rows)
+        rows = [
+            (f"{name.replace('_', ' ')}, {m['unit']}", _number(m["difference"]), _number(m["floor"]))
+            for name, m in found["measurements"].items()
+        ]
+        text += "\n" + _table(("measurement", "difference", "floor"), rows)
+        near = found["neighbours"]
+        return text + (
+            f"\nCloser to a training sound than real ones are to one another: {near['close']:.1%}; closer to another "
+            f"generated one: {near['duplicates']:.1%} (real ones: {near['repeated']:.1%}).\n"
+        )
+    except FileNotFoundError:
+        raise FileNotFoundError(f"--evaluation {file}: no such file; make it with `diffwave-sde evaluate`") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError(f"--evaluation {file}: not an evaluation.json of `diffwave-sde evaluate`") from None
+
+
+def _figure(figure: dict[str, float | None] | None) -> str:
+    if figure is None:
+        return ""
+    value, spread, floor = (_number(figure[key]) for key in ("value", "spread", "floor"))
+    return f"{value} ± {spread} ({floor})"
+
+
+def _number(x: float | None) -> str:
+    return "none" if x is None else f"{x:.{1 if abs(x) >= 10 else 3}f}"
