@@ -17,7 +17,7 @@ DATA = $$(if [ -f "configs/data/$(DATASET).yaml" ]; then echo --config "configs/
 
 help:  ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 16
-	@printf '\nVariables: DATASET=drums|synth|hydrogen|sonic-pi|/any/folder  CKPT=runs/NAME  N=16  OUT=folder\n'
+	@printf '\nVariables: DATASET=drums|synth|hydrogen|sonic-pi|/any/folder  CKPT=runs/NAME|model  N=16  OUT=folder\n'
 	@printf '           ARGS="..." is passed on, e.g. ARGS="--trainer.max_steps=50 --model.sde=CLD"\n'
 
 $(BIN)/.installed: pyproject.toml constraints.txt
@@ -35,7 +35,7 @@ data: install  ## Turn DATASET into a store, ready for training
 train: install  ## Train on DATASET; go on with ARGS="--ckpt_path last"
 	@$(RUN) fit $(DATA) $(ARGS)
 
-sample: install  ## Make N sounds from CKPT (default: the newest run)
+sample: install  ## Make N sounds from CKPT (default: the newest run, else the model drums)
 	@$(RUN) sample $(if $(CKPT),--ckpt "$(CKPT)") --n $(N) $(if $(OUT),--out "$(OUT)") $(ARGS)
 
 test: install  ## Run all tests
