@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from diffwave_sde import audio
+from diffwave_sde.data.augment import Augment, draw
 from diffwave_sde.data.build import prepare
 from diffwave_sde.data.store import Store
 
@@ -42,16 +43,20 @@ class Batch(NamedTuple):
 
 
 class Clips(Dataset):
-    """Rows of a store, read a batch at a time and companded through a table.
+    """Rows of a store, read a batch at a time and companded through a table, or varied and then companded.
 
     Args:
         store: the store
         rows: (n,) which of its rows, in order
         mu: strength of the companding
+        augment: what is done to them first; None for nothing. An index then names the pass too: pass · n + place
+        seed: of the variations
     """
 
-    def __init__(self, store: Store, rows: np.ndarray, mu: float) -> None:
-        self.store, self.rows = store, rows
+    def __init__(
+        self, store: Store, rows: np.ndarray, mu: float, augment: Augment | None = None, seed: int = 0
+    ) -> None:
+        self.store, self.rows, self.mu, self.augment, self.seed = store, rows, mu, augment, seed
         # 16 bits have 65,536 values: looking one up costs less than a logarithm, and is exact
         values = torch.arange(65_536).to(torch.int16).double() / 32768
         self.table = audio.compress(values, mu).float().numpy()
@@ -59,14 +64,42 @@ class Clips(Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
+    @cached_property
+    def kin(self) -> dict[int, np.ndarray]:
+        """The rows of each label, in the store's order."""
+        rows = np.sort(self.rows)
+        labels = self.store.label_ids[rows]
+        return {int(label): rows[labels == label] for label in np.unique(labels)}
+
     def __getitems__(self, indices: list[int]) -> Batch:
-        rows = self.rows[indices]
-        x = np.take(self.table, self.store.read(rows).view(np.uint16))
+        if self.augment is None:
+            rows = self.rows[indices]
+            x = torch.from_numpy(np.take(self.table, self.store.read(rows).view(np.uint16)))
+        else:
+            turns, places = np.divmod(indices, len(self))
+            rows = self.rows[places]
+            x = audio.compress(torch.from_numpy(self._varied(rows, turns)), self.mu)
         return Batch(
-            torch.from_numpy(x)[:, None],
+            x[:, None],
             torch.from_numpy(self.store.label_ids[rows]),
             torch.from_numpy(rows.astype(np.int64)),
         )
+
+    def _varied(self, rows: np.ndarray, turns: np.ndarray) -> np.ndarray:
+        """The waveforms of `rows` as they are in their passes, (B, T), float32."""
+        draws = [draw(self.seed, turn, row) for turn, row in zip(turns.tolist(), rows.tolist(), strict=True)]
+        labels = self.store.label_ids[rows].tolist()
+        partners = [
+            self.augment.partner(numbers, row, self.kin[label])
+            for numbers, row, label in zip(draws, rows.tolist(), labels, strict=True)
+        ]
+        read = self.store.read(rows.tolist() + [row for row in partners if row is not None])
+        x = np.multiply(read, np.float32(1 / 32768), dtype=np.float32)
+        others = iter(x[len(rows) :])
+        return np.stack([
+            self.augment(clip, numbers, None if partner is None else next(others))
+            for clip, numbers, partner in zip(x, draws, partners, strict=False)
+        ])  # fmt: skip
 
     def __getitem__(self, index: int) -> Batch:
         return Batch(*(field[0] for field in self.__getitems__([index])))
@@ -88,14 +121,24 @@ class EpochSampler(DistributedSampler):
         seed: of the orders
         num_replicas: processes W
         rank: which of them this is
+        numbered: whether an index names the pass over the clips too, pass · n + place; `Clips` with augmentation
+            draws from it
 
     Each rank gets the same number of whole batches: what is left of an epoch is dropped, and another epoch's
     order drops another rest. Fewer clips than one batch of all ranks are repeated to fill it.
     """
 
-    def __init__(self, dataset: Dataset, batch_size: int, seed: int = 0, num_replicas: int = 1, rank: int = 0) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        seed: int = 0,
+        num_replicas: int = 1,
+        rank: int = 0,
+        numbered: bool = False,
+    ) -> None:
         super().__init__(dataset, num_replicas=num_replicas, rank=rank, seed=seed)
-        self.batch_size = batch_size
+        self.batch_size, self.numbered = batch_size, numbered
         self.batches = max(1, len(dataset) // self.global_batch)
         self.num_samples = self.batches * batch_size
         self.total_size = self.num_samples * num_replicas
@@ -111,7 +154,12 @@ class EpochSampler(DistributedSampler):
         return np.resize(order, self.total_size)
 
     def __iter__(self) -> Iterator[int]:
-        mine = self.order()[self.rank :: self.num_replicas]
+        order, n = self.order(), len(self.dataset)
+        if self.numbered:
+            # where clips are repeated to fill a batch, each time is a pass of its own
+            passes = math.ceil(self.total_size / n)
+            order = order + n * (self.epoch * passes + np.arange(self.total_size) // n)
+        mine = order[self.rank :: self.num_replicas]
         return iter(mine[self.position * self.batch_size :].tolist())
 
     def set_epoch(self, epoch: int) -> None:
@@ -217,6 +265,7 @@ class AudioDataModule(LightningDataModule):
             kit in a file's name
         validation: share of the clips (or kits) for validation, 0 to 1; with 0 it measures on training clips
         test: share of the clips (or kits) for testing, 0 to 1; with 0 it measures on training clips
+        augment: how training clips are varied, each time they are read; null leaves them as they are
 
     Raises:
         ValueError: if an argument is out of its range
@@ -235,6 +284,7 @@ class AudioDataModule(LightningDataModule):
         group_by: str | None = None,
         validation: float = 0.1,
         test: float = 0.1,
+        augment: Augment | None = None,
     ) -> None:
         super().__init__()
         if length <= audio.PRE_ROLL:
@@ -254,6 +304,13 @@ class AudioDataModule(LightningDataModule):
         self.dataset, self.root, self.length, self.mu = dataset, root, length, mu
         self.batch_size, self.workers, self.count, self.seed = batch_size, workers, count, seed
         self.group_by, self.validation, self.test = group_by, validation, test
+        # a configuration, such as a checkpoint's, holds its options only
+        self.augment = augment if augment is None or callable(augment) else Augment(**augment)
+        if self.augment and self.augment.shift * 1e-3 * audio.RATE > length // 2:
+            raise ValueError(
+                f"data.augment.shift of {self.augment.shift} ms is more than half of a clip of {length} samples: "
+                f"{length // 2 * 1e3 / audio.RATE:.1f} is the most"
+            )
         self._store: Store | None = None
 
     def _prepare(self, progress: bool) -> Store:
@@ -308,7 +365,7 @@ class AudioDataModule(LightningDataModule):
 
     @cached_property
     def sigma_data(self) -> float:
-        """RMS of the companded training clips, measured on up to 2,048 of them."""
+        """RMS of the companded training clips, without augmentation, measured on up to 2,048 of them."""
         squares = torch.cat([x.square().mean(1) for x in self._some(2048)])
         return math.sqrt(float(squares.mean()))
 
@@ -332,9 +389,9 @@ class AudioDataModule(LightningDataModule):
         }
 
     def train_dataloader(self) -> ResumableLoader:
-        clips = self._clips(self.splits["train"])
+        clips = Clips(self.store, self.splits["train"], self.mu, self.augment, self.seed)
         world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        sampler = EpochSampler(clips, self.batch_size, self.seed, world, rank)
+        sampler = EpochSampler(clips, self.batch_size, self.seed, world, rank, numbered=self.augment is not None)
         return ResumableLoader(clips, sampler=sampler, drop_last=True, **self._options())
 
     def val_dataloader(self) -> DataLoader:
