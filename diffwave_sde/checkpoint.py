@@ -204,8 +204,10 @@ def _complete(path: Path, recipe: dict[str, Any], weights: dict[str, Tensor]) ->
     """The model of an exported folder, which holds the denoiser alone."""
     beside = path.with_name(RECIPE)
     try:
-        module = build(recipe["config"]["model"])
-    except (ArgumentError, OSError, ValueError, TypeError, KeyError) as error:
+        # Nobody listens with the optimizer, which may be a class of one's own, or of another version.
+        config = {k: v for k, v in recipe["config"]["model"].items() if k not in ("optimizer", "scheduler")}
+        module = build(config)
+    except (ArgumentError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         by = recipe.get("version", "another version")
         raise ValueError(f"{beside}, written by {by}, describes no model that can be made: {_first(error)}") from None
     shapes = {name: x.shape for name, x in module.denoiser.state_dict().items()}

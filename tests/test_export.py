@@ -241,6 +241,11 @@ def test_a_folder_that_is_not_whole_is_refused_in_one_line(case, home, here, cap
     assert not (here / "out").exists()
 
 
+def test_whoever_listens_needs_no_optimizer(home, here):
+    folder = broken(home, here, edit("config.yaml", lambda text: text.replace("torch.optim.AdamW", "mine.Descent")))
+    assert torch.equal(sounds(folder), sounds(home / "tiny16"))
+
+
 def overflow(state):
     state["state_dict"]["denoiser.net.stem.weight"][0, 0, 0] = 1e5
 
