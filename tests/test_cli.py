@@ -1,6 +1,7 @@
 """The command line, used as a user would: what it makes, and what it says to bad input."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -12,8 +13,9 @@ import torch
 import yaml
 
 from diffwave_sde import checkpoint
-from diffwave_sde.cli import lightning, main, runs
+from diffwave_sde.cli import evaluate, lightning, main, runs
 from diffwave_sde.data.sources import Rendered
+from diffwave_sde.metrics import MEASUREMENTS
 from diffwave_sde.module import DiffusionModule
 from diffwave_sde.sde import VDM
 
@@ -289,6 +291,9 @@ def test_a_folder_is_laid_against_a_folder(here, capfd):
         (["--real=/no/such", "--generated=x"], ["/no/such", "no such folder"]),
         (["--real=drums", "--generated=/no/such"], ["/no/such", "--generated"]),
         (["--embedding=ears"], ["ears", "log-mel"]),
+        (["--embedding=log-mel,vggish=/no/such"], ["/no/such", "not the weights of VGGish"]),
+        (["--embedding=clap=x"], ["x", "CLAP", "config.json"]),
+        (["--embedding=learnt,learnt"], ["learnt stands there twice"]),
         (["--count=1"], ["--count 1"]),
     ],
 )
@@ -298,6 +303,30 @@ def test_what_cannot_be_evaluated_is_refused_in_one_line(options, words, here, c
         main(["evaluate", *options, "--rounds=2"])
     said = capfd.readouterr().err.splitlines()[-1]
     assert all(word in said for word in words), said
+
+
+def test_tables_fit_80_columns_and_hold_a_dash_for_what_has_no_value(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    figure = {"value": -0.123, "spread": 0.456, "floor": 234.5, "floor_spread": 0.1}
+    names = ("all", "closed hi-hat", "kick", "rim shot", "snare", "tom")
+    parts = {name: {"count": 96} | dict.fromkeys(evaluate.SHOWN, figure) for name in names}
+    measurements = {
+        name: {"unit": m.unit, "real": [-43.77, -43.77, -43.77, 1.0], "generated": [-43.77, -43.77, -43.77, 1.0]}
+        | {"difference": 0.5, "floor": 0.5}
+        for name, m in MEASUREMENTS.items()
+    }
+    nothing = [math.nan] * 3 + [0.0]
+    measurements["pitch"] |= {"real": nothing, "difference": math.nan, "floor": math.nan}
+    near = {"close": 0.1, "duplicates": 0.1, "repeated": 0.1}
+    evaluate._report({"embeddings": {"log-mel": parts}, "measurements": measurements, "neighbours": near})
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    heads = [word for line in lines for word in names if f"{word} (96)" in line]
+    assert heads == list(names)
+    assert sum(line.startswith("Fréchet") for line in lines) == 2
+    (pitch,) = (line for line in lines if line.startswith("pitch, Hz"))
+    assert pitch.split()[2:] == ["–", "-43.8", "(-43.8,", "-43.8)", "–", "–"]
+    assert all(any(line.startswith(name.replace("_", " ") + ", ") for line in lines) for name in MEASUREMENTS)
 
 
 def test_raw_and_averaged_weights_are_both_to_be_had(run):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from jsonargparse import ArgumentParser, Namespace
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -21,17 +22,19 @@ from diffwave_sde.cli.bar import bar
 from diffwave_sde.data import sources
 from diffwave_sde.data.module import AudioDataModule
 from diffwave_sde.data.store import Store
-from diffwave_sde.metrics import EMBEDDINGS, Embedding, SoundSet, evaluate
+from diffwave_sde.metrics import CHOICES, EMBEDDINGS, Embedding, SoundSet, embedding, evaluate
 
 SHOWN = {
-    "frechet": "Fréchet distance",
-    "kernel": "kernel distance",
+    "frechet": "Fréchet",
+    "kernel": "kernel",
     "precision": "precision",
     "recall": "recall",
     "density": "density",
     "coverage": "coverage",
-    "accuracy": "class as asked for",
+    "accuracy": "right class",
 }
+# Narrow enough for 80 columns with all the measurements, or four classes.
+_PLAIN = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False, "padding": (0, 1, 0, 0)}
 
 
 def parser() -> ArgumentParser:
@@ -54,7 +57,10 @@ def parser() -> ArgumentParser:
     p.add_argument("--batch_size", type=int, default=16, help="sounds made at a time")
     p.add_argument("--device", type=sample.Device, default="auto", help="where to compute")
     p.add_argument(
-        "--embedding", type=str, default=",".join(EMBEDDINGS), help=f"embeddings, a,b,...: {', '.join(EMBEDDINGS)}"
+        "--embedding",
+        type=str,
+        default=",".join(EMBEDDINGS),
+        help=f"embeddings, a,b,...: {CHOICES}, the last three with weights of your own",
     )
     p.add_argument("--length", type=int, default=audio.LENGTH, help="samples of a real recording that are compared")
     p.add_argument(
@@ -78,7 +84,7 @@ def run(argv: list[str]) -> None:
         )
     if config.count is not None and config.count < 2:
         raise ValueError(f"--count {config.count}: a distance needs at least 2 sounds")
-    embeddings = [_embedding(name.strip()) for name in config.embedding.split(",")]
+    embeddings = _embeddings(config.embedding)
     if config.generated is None or config.real is None:
         ckpt = runs.given_or_newest(config.ckpt, "evaluate")
     if config.generated is None:
@@ -102,10 +108,15 @@ def run(argv: list[str]) -> None:
     print(f"{out / 'evaluation.json'}; the nearest pairs to hear: {out / 'index.html'}")
 
 
-def _embedding(name: str) -> Embedding:
-    if name not in EMBEDDINGS:
-        raise ValueError(f"--embedding {name}: choose of {', '.join(EMBEDDINGS)}")
-    return EMBEDDINGS[name]()
+def _embeddings(asked: str) -> list[Embedding]:
+    try:
+        chosen = [embedding(text.strip()) for text in asked.split(",")]
+    except ValueError as error:
+        raise ValueError(f"--embedding: {error}") from error
+    names = [one.name for one in chosen]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"--embedding {asked}: {twice[0]} stands there twice")
+    return chosen
 
 
 def _make(ckpt: str | Path, config: Namespace) -> Path:
@@ -217,26 +228,61 @@ def _page(out: Path, real: SoundSet, generated: SoundSet, found: dict, most: int
 def _report(found: dict) -> None:
     console = Console()
     for name, parts in found["embeddings"].items():
-        heads = [f"{part} ({figures['count']})" for part, figures in parts.items()]
-        table = Table("", *heads, title=f"{name}; below each figure its floor, real against real")
-        for key, title in SHOWN.items():
-            if any(key in figures for figures in parts.values()):
-                table.add_row(title, *[_cell(figures.get(key)) for figures in parts.values()])
-        console.print(table)
-    table = Table("measurement", "real: median (10 % to 90 %)", "generated", "difference", "floor")
+        print(f"\n{name}; below each figure its floor, real against real")
+        rest = list(parts)
+        while rest:
+            # As many columns as the terminal has room for: the other classes follow below.
+            widths = range(len(rest), 0, -1)
+            tables = (_figures({part: parts[part] for part in rest[:k]}) for k in widths)
+            k, table = next((k, t) for k, t in zip(widths, tables, strict=True) if k == 1 or _fits(console, t))
+            print()
+            console.print(table)
+            rest = rest[k:]
+    table = Table("", "real (10 %, 90 %)", "generated", "apart", "floor", **_PLAIN)
     for name, m in found["measurements"].items():
-        cells = [f"{q[1]:.4g} ({q[0]:.4g} to {q[2]:.4g})" for q in (m["real"], m["generated"])]
-        table.add_row(f"{name.replace('_', ' ')}, {m['unit']}", *cells, f"{m['difference']:.2f}", f"{m['floor']:.2f}")
+        cells = [_range(m[which]) for which in ("real", "generated")]
+        apart = [_or_dash(m[which], ".2f") for which in ("difference", "floor")]
+        table.add_row(f"{name.replace('_', ' ')}, {m['unit']}", *cells, *apart)
+    print()
     console.print(table)
+    print()
     near = found["neighbours"]
     print(
-        f"closer to a training sound than real ones are to one another: {near['close']:.1%}; "
+        f"closer to a training sound than real ones are to one another: {near['close']:.1%}\n"
         f"closer to another generated one: {near['duplicates']:.1%} (real ones: {near['repeated']:.1%})"
     )
+
+
+def _figures(parts: dict[str, dict]) -> Table:
+    """The figures of an embedding, a column for each part."""
+    table = Table("", *[f"{part} ({figures['count']})" for part, figures in parts.items()], **_PLAIN)
+    for key, title in SHOWN.items():
+        if any(key in figures for figures in parts.values()):
+            table.add_row(title, *[_cell(figures.get(key)) for figures in parts.values()])
+    return table
+
+
+def _fits(console: Console, table: Table) -> bool:
+    return console.measure(table, options=console.options.update(width=10_000)).maximum <= console.width
+
+
+def _range(quantiles: list[float]) -> str:
+    low, median, high, _ = quantiles
+    return f"{_short(median)} ({_short(low)}, {_short(high)})" if math.isfinite(median) else "–"
+
+
+def _short(value: float) -> str:
+    """Three digits, of which two behind the point at most."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{round(value, 2):.3g}"
+
+
+def _or_dash(value: float, form: str) -> str:
+    return format(value, form) if math.isfinite(value) else "–"
 
 
 def _cell(figure: dict | None) -> str:
     if figure is None:
         return ""
     digits = 1 if abs(figure["value"]) >= 10 else 3
-    return f"{figure['value']:.{digits}f} ± {figure['spread']:.{digits}f}\n[dim]{figure['floor']:.{digits}f}[/dim]"
+    value, spread, floor = (_or_dash(figure[name], f".{digits}f") for name in ("value", "spread", "floor"))
+    return f"{value} ± {spread}\n[dim]{floor}[/dim]"
