@@ -9,9 +9,9 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from diffwave_sde import metrics
 from diffwave_sde.callbacks.listening import say
 from diffwave_sde.callbacks.making import classes_of, make
-from diffwave_sde.metrics import EMBEDDINGS, frechet
 from diffwave_sde.samplers import Sampler
 
 NUMBERS = 1_000_000
@@ -29,7 +29,8 @@ class Scoring(Callback):
     Args:
         every: validations between two times, from the first on.
         count: sounds of each of the two sets; in the classes of the data in turn.
-        embedding: which embedding: log-mel or learnt.
+        embedding: which embedding: log-mel, learnt, or one with weights of your own: learnt=FILE, vggish=FILE or
+            clap=FOLDER.
         sampler: null for the model's own.
         batch: sounds made at once by a process.
     """
@@ -46,9 +47,11 @@ class Scoring(Callback):
             raise ValueError(
                 f"every = {every} validations and batch = {batch} sounds must be 1 or more, count = {count} sounds 2"
             )
-        if embedding not in EMBEDDINGS:
-            raise ValueError(f"embedding = {embedding}: choose of {', '.join(EMBEDDINGS)}")
-        self.every, self.count, self.embedding = every, count, EMBEDDINGS[embedding]()
+        try:
+            self.embedding = metrics.embedding(embedding)
+        except ValueError as error:
+            raise ValueError(f"embedding = {embedding}: {error}") from error
+        self.every, self.count = every, count
         self.sampler, self.batch = sampler, batch
         self._validations = 0
         self._real: tuple[Tensor, float] | None = None
@@ -71,7 +74,7 @@ class Scoring(Callback):
         sounds = make(trainer, pl_module, numbers, classes, "Scoring", self.sampler, self.batch)
         # Every rank reckons it, so that every rank knows it.
         real, floor = self._data(trainer, classes)
-        value = frechet(real, self.embedding(sounds)) if bool(sounds.isfinite().all()) else float("nan")
+        value = metrics.frechet(real, self.embedding(sounds)) if bool(sounds.isfinite().all()) else float("nan")
         figures = {"val/frechet": value, "val/frechet_ratio": value / floor}
         pl_module.log_dict(figures, batch_size=self.count, rank_zero_only=False)
         say(
@@ -96,5 +99,5 @@ class Scoring(Callback):
                     own = own if len(own) else np.flatnonzero(data.store.label_ids == kind)
                     chosen += [own[asked[:i].count(kind) % len(own)]] if len(own) else []
                 sets.append(self.embedding(torch.from_numpy(data.store.read(chosen)).float() / 32768))
-            self._real = sets[0], max(frechet(*sets), 1e-9)
+            self._real = sets[0], max(metrics.frechet(*sets), 1e-9)
         return self._real

@@ -5,13 +5,38 @@ from diffwave_sde.metrics.embeddings import Embedding, LogMel, aligned
 from diffwave_sde.metrics.evaluation import Figure, SoundSet, evaluate
 from diffwave_sde.metrics.learnt import Learnt
 from diffwave_sde.metrics.measurements import MEASUREMENTS, Measurement, difference, measure
+from diffwave_sde.metrics.pretrained import CLAP, VGGish
 
 EMBEDDINGS: dict[str, type[Embedding]] = {"log-mel": LogMel, "learnt": Learnt}
 """By the name that an option gives."""
 
+WITH_WEIGHTS: dict[str, type[Embedding]] = {"learnt": Learnt, "vggish": VGGish, "clap": CLAP}
+"""Those that take weights of one's own, after the name and a =."""
+
+CHOICES = ", ".join((*EMBEDDINGS, "learnt=FILE", "vggish=FILE", "clap=FOLDER"))
+
+
+def embedding(text: str) -> Embedding:
+    """The embedding that an option asks for: a name, or NAME=FILE with weights of one's own.
+
+    Raises:
+        ValueError: if there is none of that name, or its weights are missing or of another layout.
+    """
+    name, _, path = text.partition("=")
+    if path and name in WITH_WEIGHTS:
+        return WITH_WEIGHTS[name](path)
+    if text not in EMBEDDINGS:
+        why = f"{text} needs weights of yours, {text}=..." if text in WITH_WEIGHTS else f"no embedding {text}"
+        raise ValueError(f"{why}: choose of {CHOICES}")
+    return EMBEDDINGS[text]()
+
+
 __all__ = [
+    "CHOICES",
+    "CLAP",
     "EMBEDDINGS",
     "MEASUREMENTS",
+    "WITH_WEIGHTS",
     "Embedding",
     "Figure",
     "Learnt",
@@ -19,8 +44,10 @@ __all__ = [
     "Manifold",
     "Measurement",
     "SoundSet",
+    "VGGish",
     "aligned",
     "difference",
+    "embedding",
     "evaluate",
     "frechet",
     "kernel",

@@ -19,15 +19,15 @@ class Embedding(ABC):
     Attributes:
         name: what tables call it.
         window: samples at 44.1 kHz that it listens to, from the onset on. A shorter sound is followed by silence, and
-            of a longer one the rest is not heard.
+            of a longer one the rest is not heard. None: it listens to the end.
     """
 
     name: str
-    window: int = 22_050
+    window: int | None = 22_050
 
     @abstractmethod
     def embed(self, sounds: Tensor) -> Tensor:
-        """(n, window), peak 1 -> (n, D)."""
+        """(n, window), peak 1 -> (n, D); without a window, (n, T) of any T."""
 
     @torch.no_grad()
     def __call__(self, sounds: Tensor, batch: int = 64) -> Tensor:
@@ -36,8 +36,12 @@ class Embedding(ABC):
         return torch.cat(parts).float()
 
 
-def aligned(sounds: Tensor, window: int, pre_roll: int = audio.PRE_ROLL) -> Tensor:
-    """Sounds (n, T) from `pre_roll` samples before their onsets, at a peak of 1: (n, window). Silence stays silence."""
+def aligned(sounds: Tensor, window: int | None, pre_roll: int = audio.PRE_ROLL) -> Tensor:
+    """Sounds (n, T) from `pre_roll` samples before their onsets, at a peak of 1: (n, window). Silence stays silence.
+
+    Without a window nothing after an onset is cut.
+    """
+    window = sounds.shape[1] + pre_roll if window is None else window
     out = sounds.new_zeros(len(sounds), window)
     for row, sound in zip(out, sounds, strict=True):
         peak = sound.abs().max()
