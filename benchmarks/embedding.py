@@ -119,7 +119,7 @@ def residue(x: Tensor, decibels: Tensor, generator: torch.Generator) -> Tensor:
 
 CORRUPTIONS = {
     "none": Corruption("", 0, 0, False, lambda x, v, g: x),
-    "hiss": Corruption("dBFS", -80, -30, False, lambda x, v, g: x + gain(v) * noise(x, g)),
+    "hiss": Corruption("dBFS", -70, -30, False, lambda x, v, g: x + gain(v) * noise(x, g)),
     "noise": Corruption("dB below", 40, 5, False, lambda x, v, g: x + gain(-v) * rms(x) * noise(x, g)),
     "low pass": Corruption("Hz", 12_000, 1000, True, lambda x, v, g: filtered(x, lambda f: (1 + (f / v) ** 4) ** -1.5)),
     "high pass": Corruption(
@@ -349,7 +349,7 @@ def save(encoder: Encoder, path: Path, sounds: Sounds, steps: int, seed: int) ->
 
 
 REACTIONS = {
-    "hiss": (-80, -60, -40),
+    "hiss": (-70, -60, -40),
     "noise": (40, 20),
     "low pass": (10_000, 5000, 2000),
     "high pass": (60, 200),

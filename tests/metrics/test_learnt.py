@@ -39,7 +39,7 @@ def low_passed(x, hertz):
 
 # From weak to strong. An untrained network is moved too, but by much hiss or few bits no more than by little.
 STRONGER = {
-    "hiss, dBFS": (lambda x, v: x + 10 ** (v / 20) * noise(x), (-80, -60, -40)),
+    "hiss, dBFS": (lambda x, v: x + 10 ** (v / 20) * noise(x), (-70, -60, -40)),
     "bits": (lambda x, v: (x * (2 ** (v - 1) - 1)).round() / (2 ** (v - 1) - 1), (10, 8, 6)),
     "low pass, Hz": (low_passed, (10_000, 5000, 2000)),
     "residue, dB below": (residue, (40, 30, 20)),
