@@ -16,6 +16,7 @@ from torchmetrics import Metric
 from diffwave_sde.denoiser import Condition, Denoiser, Parametrization
 from diffwave_sde.loss import Draw, Loss, Objective
 from diffwave_sde.networks import Network
+from diffwave_sde.optim import MuonAdamW, WarmupDecay  # noqa: F401  an optimizer to name on the command line
 from diffwave_sde.random import Generator, stream
 from diffwave_sde.samplers import Preferred, Sampler
 from diffwave_sde.samplers.base import Progress
@@ -130,7 +131,10 @@ class DiffusionModule(LightningModule):
         optimizer = self.optimizer(self.denoiser.parameters())
         if self.scheduler is None:
             return optimizer
-        return [optimizer], [{"scheduler": self.scheduler(optimizer), "interval": "step"}]
+        scheduler = self.scheduler(optimizer)
+        if isinstance(scheduler, WarmupDecay) and self._trainer is not None:
+            scheduler.follow(self.trainer.estimated_stepping_batches)
+        return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
 
     def forward(self, u: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         return self.denoiser(u, t, condition)

@@ -26,7 +26,9 @@ ALLOWED: dict[str, set[str] | None] = {
     "likelihood": {"sde", "denoiser", "random"},
     "editing": {"guidance", "samplers", "random"},
     "metrics": {"audio", "networks"},
-    "module": {"sde", "denoiser", "networks", "loss", "samplers", "random"},
+    "machine": set(),
+    "optim": {"machine"},
+    "module": {"sde", "denoiser", "networks", "loss", "optim", "samplers", "random"},
     "callbacks": {"module", "metrics", "samplers", "audio", "page", "pictures", "random"},
     "checkpoint": EVERYTHING,
     "cli": EVERYTHING,
@@ -45,6 +47,8 @@ OUTSIDE = {
     "loss": {"torch"},
     "samplers": {"torch", "torchdiffeq", "yaml"},
     "guidance": {"torch"},
+    "machine": {"torch"},
+    "optim": {"torch"},
 }
 
 FILES = sorted(p for p in ROOT.rglob("*.py") if "configs" not in p.relative_to(ROOT).parts)

@@ -21,6 +21,7 @@ from diffwave_sde import audio, callbacks, checkpoint  # noqa: F401  callbacks a
 from diffwave_sde.callbacks.last import stopped
 from diffwave_sde.cli import class_of, runs
 from diffwave_sde.data.module import AudioDataModule
+from diffwave_sde.machine import bfloat16_is_fast
 from diffwave_sde.module import DiffusionModule
 
 _HERE = Path(__file__).resolve().parents[1]
@@ -31,6 +32,12 @@ CONFIGS = _HERE / "configs" if (_HERE / "configs").is_dir() else _HERE.parent / 
 def default_network() -> str:
     """`base` with a CUDA GPU, `tiny` without."""
     return "base" if torch.cuda.is_available() else "tiny"
+
+
+def default_precision(accelerator: str) -> str:
+    """`bf16-mixed` where products of bfloat16 are fast, `32-true` elsewhere; as the trainer calls them."""
+    gpu = torch.cuda.is_available() and accelerator in ("auto", "gpu", "cuda")
+    return "bf16-mixed" if bfloat16_is_fast("cuda" if gpu else "cpu") else "32-true"
 
 
 class SaveConfig(SaveConfigCallback):
@@ -125,6 +132,8 @@ class CLI(LightningCLI):
         else:
             folder = Path(".")
         options.trainer.default_root_dir = str(folder)
+        if options.trainer.get("precision") is None:
+            options.trainer.precision = default_precision(str(options.trainer.accelerator))
         for switch, kind in (("enable_progress_bar", ProgressBar), ("enable_checkpointing", ModelCheckpoint)):
             if options.trainer.get(switch) is False and options.trainer.callbacks:
                 kept = [c for c in options.trainer.callbacks if not issubclass(class_of(c.class_path), kind)]
@@ -142,7 +151,7 @@ class CLI(LightningCLI):
             rank_zero_info(
                 f"{'CUDA GPU' if torch.cuda.is_available() else 'No CUDA GPU'}: defaults of "
                 f"configs/network/{default_network()}.yaml; training a {network} on {len(data.store)} clips of "
-                f"{', '.join(data.labels)}; the run is {folder}/"
+                f"{', '.join(data.labels)} in {options.trainer.precision}; the run is {folder}/"
             )
 
     def _plain(self, options: Namespace) -> dict[str, Any]:

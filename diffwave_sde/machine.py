@@ -1,0 +1,21 @@
+"""What the machine is good at."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+
+
+@lru_cache(maxsize=4)
+def _cpu_has_bfloat16() -> bool:
+    ask = getattr(torch.cpu, "get_capabilities", None)  # not before torch 2.10
+    return bool(ask is not None and ask().get("amx_bf16"))
+
+
+def bfloat16_is_fast(device: torch.device | str) -> bool:
+    """Whether products of bfloat16 matrices are faster than those of float32: newer GPUs, and CPUs with AMX."""
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    return kind == "cpu" and _cpu_has_bfloat16()

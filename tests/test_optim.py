@@ -1,0 +1,180 @@
+"""The learning rate follows its shape, whatever the length of the training and wherever it went on."""
+
+import io
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+
+from diffwave_sde.module import DiffusionModule
+from diffwave_sde.networks import UNet
+from diffwave_sde.optim import MuonAdamW, WarmupDecay, orthogonal
+
+
+def optimizer(rate=1.0):
+    return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=rate)
+
+
+def rates(scheduler, steps):
+    found = []
+    for _ in range(steps):
+        found.append(scheduler.optimizer.param_groups[0]["lr"])
+        scheduler.optimizer.step()
+        scheduler.step()
+    return found
+
+
+def test_up_on_and_down():
+    found = rates(WarmupDecay(optimizer(2.0), warmup=4, decay=0.5, total=20), 20)
+    assert found[:5] == pytest.approx([0.4, 0.8, 1.2, 1.6, 2.0])
+    assert found[5:11] == [2.0] * 6
+    assert found[10:] == pytest.approx([2 - 0.2 * k for k in range(10)])
+
+
+def test_without_an_end_it_stays_up():
+    scheduler = WarmupDecay(optimizer(), warmup=0)
+    scheduler.follow(float("inf"))
+    assert rates(scheduler, 50) == [1.0] * 50
+    assert rates(WarmupDecay(optimizer(), warmup=0, decay=0, total=5), 5) == [1.0] * 5
+
+
+def test_what_was_given_is_not_overruled():
+    scheduler = WarmupDecay(optimizer(), warmup=0, decay=1, total=10)
+    scheduler.follow(1000)
+    assert rates(scheduler, 10) == pytest.approx([1 - k / 10 for k in range(10)])
+
+
+def test_a_training_that_goes_on_may_be_longer():
+    short, whole = WarmupDecay(optimizer(), 2, 0.5, total=10), rates(WarmupDecay(optimizer(), 2, 0.5, total=20), 20)
+    rates(short, 10)
+    longer = WarmupDecay(optimizer(), 2, 0.5, total=20)
+    longer.load_state_dict(short.state_dict())
+    assert longer.total == 20
+    longer.optimizer.step()
+    longer.step()
+    assert longer.optimizer.param_groups[0]["lr"] == pytest.approx(whole[11])
+
+
+@pytest.mark.parametrize(
+    ("options", "named"), [({"warmup": -1}, "warmup"), ({"decay": 2}, "decay"), ({"total": 0}, "total")]
+)
+def test_nonsense_is_refused(options, named):
+    with pytest.raises(ValueError, match=f"^{named} = "):
+        WarmupDecay(optimizer(), **options)
+
+
+@pytest.mark.parametrize(("steps", "total"), [(40, 40), (-1, None)])
+def test_the_trainer_says_how_long(steps, total):
+    module = DiffusionModule(
+        UNet(channels=[4, 4], factors=[2], bottleneck="none"),
+        optimizer=lambda p: torch.optim.SGD(p, lr=1.0),
+        scheduler=lambda o: WarmupDecay(o, 3),
+    )
+    assert isinstance(module, LightningModule)
+    module._trainer = Trainer(accelerator="cpu", max_steps=steps, max_epochs=-1, logger=False, barebones=True)
+    scheduler = module.configure_optimizers()[1][0]["scheduler"]
+    assert scheduler.total == total
+
+
+# Muon
+
+
+def kernel(shape, seed=0):
+    return torch.nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(seed)))
+
+
+@pytest.mark.parametrize("shape", [(3, 24, 60), (2, 50, 20), (1, 1, 7)])
+def test_singular_values_are_brought_near_one(shape):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    u, _, v = torch.linalg.svd(x, full_matrices=False)
+    found = orthogonal(x)
+    values = u.mT @ found @ v.mT
+    values = torch.diagonal(values, dim1=1, dim2=2)
+    assert found.shape == x.shape
+    assert values.min() > 0.6
+    assert values.max() < 1.3
+    # It is the nearest such matrix in its own singular basis: nothing beside the diagonal.
+    assert (u.mT @ found @ v.mT - torch.diag_embed(values)).abs().max() < 0.06
+
+
+def test_a_step_is_that_of_torch_on_a_matrix():
+    ours, theirs = kernel((12, 10, 3)), torch.nn.Parameter(kernel((12, 10, 3)).detach().flatten(1).clone())
+    muon = MuonAdamW([ours], lr=0.01, ratio=2.0, weight_decay=0.1)
+    peer = torch.optim.Muon([theirs], lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    for seed in range(4):
+        ours.grad = kernel(ours.shape, seed + 1).detach()
+        theirs.grad = ours.grad.flatten(1).clone()
+        muon.step()
+        peer.step()
+    start = kernel((12, 10, 3)).flatten(1)
+    moved = (theirs - start).norm()
+    assert moved > 0.1
+    assert (ours.flatten(1) - theirs).norm() < 0.04 * moved  # theirs rounds to bfloat16 everywhere
+
+
+def test_vectors_and_matrices_are_left_to_adamw():
+    ours, theirs = [kernel((5,)), kernel((4, 3))], [kernel((5,)), kernel((4, 3))]
+    muon, adamw = MuonAdamW([*ours, kernel((2, 2, 2))], lr=0.01), torch.optim.AdamW(theirs, 0.01, (0.9, 0.99))
+    for seed in range(3):
+        for a, b in zip(ours, theirs, strict=True):
+            a.grad = kernel(a.shape, seed).detach()
+            b.grad = a.grad.clone()
+        muon.step()
+        adamw.step()
+    for a, b in zip(ours, theirs, strict=True):
+        assert torch.equal(a, b)
+
+
+def trained(steps, state=None, weights=None):
+    x, layers = kernel((8, 3, 16), 5).detach(), torch.nn.Sequential(torch.nn.Conv1d(3, 6, 3), torch.nn.Conv1d(6, 2, 3))
+    for i, p in enumerate(layers.parameters()):
+        p.data = kernel(p.shape, i).detach()
+    muon = MuonAdamW(layers.parameters(), 0.02)
+    if state is not None:
+        layers.load_state_dict(weights)
+        muon.load_state_dict(state)
+
+    def closure():
+        muon.zero_grad()
+        loss = layers(x).square().mean()
+        loss.backward()
+        return loss
+
+    return [muon.step(closure).item() for _ in range(steps)], muon, layers
+
+
+def test_it_goes_on_where_it_stopped_and_learns():
+    whole, _, _ = trained(40)
+    first, muon, layers = trained(20)
+    state = torch.load(io.BytesIO(saved(muon.state_dict())), weights_only=True)
+    second, _, _ = trained(20, state, layers.state_dict())
+    assert whole == first + second
+    assert whole[-1] < 0.5 * whole[0]
+
+
+def saved(state):
+    file = io.BytesIO()
+    torch.save(state, file)
+    return file.getvalue()
+
+
+def test_schedules_reach_both_rates():
+    muon = MuonAdamW([kernel((5,)), kernel((4, 3, 3))], lr=0.1, ratio=3.0)
+    scheduler = WarmupDecay(muon, 0, 1.0, total=4)
+    muon.step()
+    scheduler.step()
+    assert [group["lr"] for group in muon.param_groups] == pytest.approx([0.075, 0.225])
+
+
+@pytest.mark.parametrize("options", [{"ratio": 0}, {"momentum": 1}, {"iterations": 0}, {"lr": -1}])
+def test_muon_refuses_nonsense(options):
+    with pytest.raises(ValueError, match=r"ratio|momentum|iterations|learning rate"):
+        MuonAdamW([kernel((2, 2, 2))], **options)
+
+
+def test_without_kernels_or_without_vectors_it_works():
+    for only in (kernel((3,)), kernel((3, 3, 3))):
+        before = only.detach().clone()
+        only.grad = torch.ones_like(only)
+        MuonAdamW([only], 0.1).step()
+        assert not torch.equal(only, before)
