@@ -1,0 +1,244 @@
+"""What each choice of the default is worth, and how other networks fare in the same time.
+
+    python benchmarks/ablation.py --table choices [--steps 1000] [--seeds 0,1,2] [--markdown FILE]
+    python benchmarks/ablation.py --table peers [--minutes 10] [--seeds 0]
+    python benchmarks/ablation.py --table real [--dataset hydrogen]
+
+Every line is the default training with something changed: `diffwave-sde fit` with the options shown, in a process of
+its own. Then as many sounds of each class are made and laid against clips that were not trained on: Fréchet distances
+over their floor (real against real at the same count), each the mean over seeds and the spread between them; and the
+share whose class a classifier of the data recognises. The cost of a network call is measured in batches of eight.
+
+`choices` gives each line the same steps, `peers` the same time. Runs are kept in --root, and what is there already is
+not trained or measured again: a stopped benchmark goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from tables import markdown
+from torch.utils.flop_counter import FlopCounterMode
+
+from diffwave_sde import audio, checkpoint
+from diffwave_sde.metrics import EMBEDDINGS, evaluate
+from diffwave_sde.metrics.evaluation import SoundSet
+
+HERE = Path(__file__).resolve().parent
+NETWORK = HERE.parent / "configs" / "network"
+LEAN = [
+    "--trainer.logger=false",
+    "--trainer.callbacks=[EMA, Progress, LastCheckpoint]",
+    "--trainer.limit_val_batches=0",
+]
+PEER = "--model.net=peers.AudioDiffusion"
+SMALL = [  # the outer seven levels: 40 M weights where all nine have 217 M
+    "--model.net.channels=[8,32,64,128,256,512,512]",
+    "--model.net.factors=[1,4,4,4,2,2,2]",
+    "--model.net.items=[1,2,2,2,2,2,2]",
+    "--model.net.attentions=[0,0,0,0,0,1,1]",
+]
+V = ["--config", str(HERE.parent / "configs" / "experiment" / "v.yaml")]
+NET, LOSS = "--model.net.init_args", "--model.loss.init_args"
+
+TABLES: dict[str, dict[str, list[str]]] = {
+    "choices": {
+        "default": [],
+        "no multiresolution": [f"{NET}.multiresolution=false"],
+        "no gate": [f"{NET}.gate=false"],
+        "no compressed view": [f"{NET}.compress=false"],
+        "no position": [f"{NET}.position=0"],
+        "no attention": [f"{NET}.bottleneck=none"],
+        "FNet": [f"{NET}.bottleneck=fnet"],
+        "Kaiser-Bessel window": [f"{NET}.front.init_args.window=kbd"],
+        "normalised frame by frame": [f"{NET}.norm=frame"],
+        "noise to 20": ["--model.sde.init_args.sigma_max=20"],
+        "log σ ~ N(-3, 2²)": [f"{LOSS}.time.init_args.mean=-3", f"{LOSS}.time.init_args.std=2"],
+        "log σ ~ N(-1.2, 1.2²) (Karras)": [f"{LOSS}.time.init_args.mean=-1.2", f"{LOSS}.time.init_args.std=1.2"],
+        "rate constant": ["--model.scheduler.init_args.decay=0"],
+        "mu-law": ["--config", str(HERE.parent / "configs" / "experiment" / "mu-law.yaml")],
+        "DDPM": ["--config", str(HERE.parent / "configs" / "experiment" / "ddpm.yaml")],
+    },
+    "peers": {
+        "default": [],
+        "crash": ["--config", str(NETWORK / "crash.yaml")],
+        "audio-diffusion-pytorch, 7 levels": [PEER, *SMALL],
+        "audio-diffusion-pytorch, 9 levels": [PEER],
+        "audio-diffusion-pytorch, 7 levels, its own V diffusion": [PEER, *SMALL, *V],
+    },
+    "real": {
+        "default": [],
+        "polarity": ["--data.augment=Augment", "--data.augment.polarity=0.5"],
+        "gain": ["--data.augment=Augment", "--data.augment.gain=6"],
+        "pitch": ["--data.augment=Augment", "--data.augment.pitch=1"],
+        "shift": ["--data.augment=Augment", "--data.augment.shift=3"],
+        "mix": ["--data.augment=Augment", "--data.augment.mix=0.3"],
+        "all of them": ["--config", str(HERE.parent / "configs" / "data" / "augmented.yaml")],
+    },
+}
+
+
+def folder(root: Path, line: str, seed: int, budget: str) -> str:
+    plain = "".join(c if c.isalnum() else "-" for c in line.lower()).strip("-")
+    return str(root / f"{plain}-{budget}-{seed}")
+
+
+def fit(options: argparse.Namespace, args: list[str], home: str, seed: int, steps: int, log: Path) -> float:
+    """Trains one line for so many steps; the seconds that the command took."""
+    command = [sys.executable, "-m", "diffwave_sde", "fit", f"--data.dataset={options.dataset}", *LEAN, *args]
+    command += [f"--seed_everything={seed}", f"--model.seed={seed}", f"--data.seed={options.data_seed}"]
+    command += [f"--trainer.max_steps={steps}", f"--trainer.default_root_dir={home}", *options.args]
+    environment = os.environ | {
+        "OMP_NUM_THREADS": str(options.threads),
+        "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
+    }
+    start = time.perf_counter()
+    with log.open("a") as out:
+        code = subprocess.run(command, env=environment, stdout=out, stderr=subprocess.STDOUT).returncode
+    if code:
+        raise SystemExit(f"training stopped with status {code}; see {log}")
+    return time.perf_counter() - start
+
+
+def trained(options: argparse.Namespace, line: str, args: list[str], seed: int) -> Path:
+    """The checkpoint of a line, trained now if it is not there."""
+    budget = f"{options.minutes:g}min" if options.minutes else f"{options.steps}"
+    home = folder(options.root, line, seed, f"{options.name}-{budget}")
+    done = Path(home) / "done.json"
+    if not done.is_file():
+        Path(home).mkdir(parents=True, exist_ok=True)
+        log = Path(home) / "fit.log"
+        steps = options.steps
+        if options.minutes:
+            # How many steps the time is good for, found with a few: the rate falls towards an end that must be known.
+            few = [20, 60]
+            took = [fit(options, args, f"{home}/trial-{n}", seed, n, log) for n in few]
+            steps = max(50, round(60 * options.minutes / max((took[1] - took[0]) / (few[1] - few[0]), 1e-3)))
+        seconds = fit(options, args, home, seed, steps, log)
+        with audio.replacing(done) as temporary:
+            temporary.write_text(json.dumps({"steps": steps, "seconds": seconds}))
+    return Path(home)
+
+
+@torch.inference_mode()
+def measured(options: argparse.Namespace, home: Path) -> dict:
+    """The figures of a trained line, kept beside its checkpoint."""
+    kept = home / f"figures-{options.sounds}.json"
+    if kept.is_file():
+        return json.loads(kept.read_text())
+    model = checkpoint.load(home)
+    module, classes = model.module, len(model.labels)
+    data = checkpoint.data(checkpoint.find(home), mu=0)
+    data.prepare_data()
+    data.setup("fit")
+    rows = torch.cat([torch.as_tensor(data.splits[part]) for part in ("val", "test")]).sort().values.numpy()
+    clips = torch.from_numpy(data.store.read(rows)).float().view(len(rows), -1) / 32768
+    labels = [data.store.labels[i] for i in data.store.label_ids[rows]]
+    label = torch.arange(options.sounds) % classes
+    sounds = [
+        module.sample(model.length, label[i], module.generators(i.tolist(), seed=1))[:, 0]
+        for i in torch.arange(options.sounds).split(12)
+    ]
+    generated = audio.expand(torch.cat(sounds), model.mu)
+    asked = [model.labels[i] for i in label.tolist()]
+    if not module.denoiser.net.classes or options.blind:
+        labels, asked = [""] * len(labels), [""] * len(asked)
+    found = evaluate(
+        SoundSet(clips, tuple(labels), "held out"),
+        SoundSet(generated, tuple(asked), "generated"),
+        [kind() for kind in EMBEDDINGS.values()],
+        rounds=10,
+        count=options.sounds,
+    )
+    u = torch.randn(8, module.denoiser.sde.blocks, 1, model.length)
+    t = torch.full((8,), 0.5, dtype=torch.float64)
+    times = []
+    for _ in range(4):
+        start = time.perf_counter()
+        module.denoiser(u, t)
+        times.append((time.perf_counter() - start) / 8)
+    with FlopCounterMode(display=False) as counter:
+        module.denoiser(u, t)
+    figures = {
+        "weights": sum(p.numel() for p in module.denoiser.parameters()),
+        "flops": counter.get_total_flops() / 8,
+        "call": min(times),
+        "embeddings": found["embeddings"],
+        **json.loads((home / "done.json").read_text()),
+    }
+    with audio.replacing(kept) as temporary:
+        temporary.write_text(json.dumps(figures, indent=1))
+    return figures
+
+
+def _mean(values: list[float], digits: int = 1) -> str:
+    v = torch.tensor(values, dtype=torch.float64)
+    return f"{v.mean():.{digits}f}" + (f" ± {v.std():.{digits}f}" if len(v) > 1 else "")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", choices=list(TABLES), default="choices", help="which lines")
+    parser.add_argument("--only", help="names of lines, a;b;... (default: all of the table)")
+    parser.add_argument("--steps", type=int, default=1000, help="optimizer steps of each line (default 1000)")
+    parser.add_argument("--minutes", type=float, default=0.0, help="minutes of training instead, as many for each line")
+    parser.add_argument("--seeds", default="0", help="seeds, a,b,... (default 0)")
+    parser.add_argument("--dataset", default="drums", help="dataset, or a folder of sounds")
+    parser.add_argument("--data-seed", type=int, default=0, help="seed of the data and its splits (default 0)")
+    parser.add_argument("--sounds", type=int, default=60, help="sounds to make of each line (default 60)")
+    parser.add_argument(
+        "--blind", action="store_true", help="compare without regard to classes, as where a line has none"
+    )
+    parser.add_argument("--threads", type=int, default=2, help="threads of torch (default 2)")
+    parser.add_argument("--root", type=Path, default=Path("runs/ablation"), help="where runs are kept")
+    parser.add_argument("--markdown", type=Path, help="file to write the table to as well")
+    parser.add_argument("args", nargs="*", help="further options of `fit`, for all lines, after --")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    lines = TABLES[options.table]
+    chosen = options.only.split(";") if options.only else list(lines)
+    if unknown := [line for line in chosen if line not in lines]:
+        parser.error(f"--only {unknown[0]}: choose from {'; '.join(lines)}")
+    options.name = Path(options.dataset).name
+    options.blind = options.blind or options.table == "peers"
+    seeds = [int(s) for s in options.seeds.split(",")]
+    budget = f"{options.minutes:g} minutes" if options.minutes else f"{options.steps} steps"
+    table = Table(
+        *("", "M weights", "GFLOP a call", "ms a call", "steps", *[f"{name}, over floor" for name in EMBEDDINGS]),
+        *(() if options.blind else ("right class",)),
+        title=f"{options.name}, {budget}, seeds {options.seeds}, {options.threads} threads",
+    )
+    console = Console()
+    for line in chosen:
+        found = []
+        for seed in seeds:
+            console.print(f"{line}, seed {seed}")
+            found.append(measured(options, trained(options, line, lines[line], seed)))
+        parts = [f["embeddings"] for f in found]
+        first = found[0]
+        cells = [f"{first['weights'] / 1e6:.1f}", f"{first['flops'] / 1e9:.1f}", f"{1e3 * first['call']:.1f}"]
+        cells.append(f"{first['steps']}")
+        for name in EMBEDDINGS:
+            cells.append(
+                _mean([p[name]["all"]["frechet"]["value"] / p[name]["all"]["frechet"]["floor"] for p in parts])
+            )
+        if not options.blind:
+            cells.append(_mean([p["learnt"]["all"]["accuracy"]["value"] for p in parts], 2))
+        table.add_row(line, *cells)
+        console.print(table)
+        if options.markdown:
+            with audio.replacing(options.markdown) as temporary:
+                temporary.write_text(markdown(table))
+
+
+if __name__ == "__main__":
+    main()
