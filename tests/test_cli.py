@@ -24,11 +24,11 @@ SMALL = [
     "--data.count=80",
     "--data.length=2000",
     "--data.batch_size=4",
-    "--model.net.channels=[8,8]",
+    "--model.net.channels=[8,8,8]",
     "--model.net.embedding=8",
     "--model.net.heads=2",
     "--model.sampler.steps=2",
-    "--model.scheduler.total_iters=2",
+    "--model.scheduler.warmup=2",
     "--trainer.accelerator=cpu",
     "--trainer.devices=1",
     "--trainer.logger=false",
@@ -362,7 +362,6 @@ BAD = {
     "missing checkpoint": (["sample", "--ckpt=/no/such"], ["/no/such"]),
     "not a checkpoint": (["sample", f"--ckpt={__file__}"], ["test_cli.py", "not a checkpoint"]),
     "no sounds": (["sample", "--n=0"], ["--n 0"]),
-    "no runs": (["sample"], ["--ckpt", "make train"]),
     "unknown sampler": (["sample", "--sampler=Foo"], ["Foo", "Heun"]),
     "unknown device": (["sample", "--device=tpu"], ["tpu", "cuda"]),
 }
@@ -401,7 +400,7 @@ def test_a_checkpoint_of_another_model_is_refused_in_one_line(run, store, here, 
     # Without the run's config.yaml beside it the weights must fit the model that is asked for.
     (here / "stray.ckpt").write_bytes((run / "checkpoints" / "last.ckpt").read_bytes())
     with pytest.raises(SystemExit):
-        fit(store, "--trainer.max_steps=8", "--ckpt_path=stray.ckpt", "--model.net.channels=[16,8]")
+        fit(store, "--trainer.max_steps=8", "--ckpt_path=stray.ckpt", "--model.net.channels=[16,8,8]")
     said = capfd.readouterr().err.splitlines()[-1]
     assert "another model" in said
     assert "config.yaml" in said
@@ -465,7 +464,7 @@ def test_ctrl_c_saves_the_step_at_hand_and_the_run_goes_on_from_there(run, store
 
 def test_the_last_checkpoint_is_the_last_also_where_validation_gets_no_better(store, here):
     # A rate so high that the loss rises after the first validation.
-    fit(store, "--trainer.max_steps=7", "--name=worse", "--model.optimizer.lr=1", "--model.scheduler.total_iters=1")
+    fit(store, "--trainer.max_steps=7", "--name=worse", "--model.optimizer.lr=1", "--model.scheduler.warmup=1")
     assert weights(here / "runs" / "worse")["global_step"] == 7
 
 

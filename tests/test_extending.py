@@ -69,7 +69,7 @@ def test_the_commands_of_the_page_run(mine, tmp_path):
     commands = re.findall(r"^diffwave-sde (.*)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     assert [command.split()[0] for command in commands] == ["fit", "sample", "fit"]
     small = (
-        " --data.count=80 --data.length=2000 --data.batch_size=4 --model.net.channels=[8,8] --model.net.heads=2 "
+        " --data.count=80 --data.length=2000 --data.batch_size=4 --model.net.channels=[8,8,8] --model.net.heads=2 "
         "--model.sampler.steps=2 --trainer.max_steps=2 --trainer.accelerator=cpu --trainer.logger=false --name=drums"
     )
     for command in commands:

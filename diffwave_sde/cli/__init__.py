@@ -90,8 +90,8 @@ def class_of(path: str) -> type:
 
 
 def subclasses(cls: type) -> list[type]:
-    """All classes below `cls` that can be made."""
-    below = [c for direct in cls.__subclasses__() for c in (direct, *subclasses(direct))]
+    """`cls` and all classes below it, those that can be made."""
+    below = [cls, *(c for direct in cls.__subclasses__() for c in subclasses(direct))]
     return [c for c in dict.fromkeys(below) if not inspect.isabstract(c)]
 
 

@@ -57,6 +57,7 @@ def parser() -> ArgumentParser:
         "--dtype", type=Literal[tuple(DTYPES)], default="float16", help="numbers of matrices; vectors are float32"
     )
     p.add_argument("--licence", type=str, default="not stated", help="the card's line on who may do what with it")
+    p.add_argument("--command", type=str | None, help="the card's line on the command that trained it")
     p.add_argument(
         "--evaluation", type=str | None, help="evaluation.json of `diffwave-sde evaluate`, for the card (default: none)"
     )
@@ -79,6 +80,8 @@ def run(argv: list[str]) -> None:
         text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
         (folder / RECIPE).write_text(head + text, encoding="utf-8")
         facts = [*_facts(model, recipe), ("size", _size(written, config.dtype)), ("licence", config.licence)]
+        if config.command:
+            facts.append(("trained by", f"`{config.command}`"))
         (folder / CARD).write_text(_card(out.name, model, facts) + figures, encoding="utf-8")
         size = _size(written, config.dtype)
     print(f"{Path(config.out) / written.name}: {size}, step {model.step:,}; {RECIPE} and {CARD} are beside it")

@@ -50,7 +50,7 @@ def run(argv: list[str]) -> None:
         raise ValueError(f"--clips {config.clips}: needs at least one")
     model = checkpoint.load(runs.given_or_newest(config.ckpt, "learn grids for"), "averaged", device(config.device))
     denoiser = model.module.denoiser
-    data = checkpoint.data(model.path, batch_size=config.clips)
+    data = checkpoint.data(model.path, batch_size=config.clips, augment=None)
     batch = next(iter(data.train_dataloader()))
     where = denoiser.sigma_data.device
     x = batch.audio.to(where)
