@@ -51,5 +51,7 @@ lint: install  ## Check the style of the code
 format: install  ## Put the code into that style
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
+# Not the ablation, which trains for hours: `benchmarks/ablation.py --help`.
+BENCHES := $(filter-out %/ablation.py %/peers.py %/tables.py, $(wildcard benchmarks/*.py))
 bench: install  ## Run the benchmarks, one table each
-	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file" $(ARGS); done
+	@for file in $(BENCHES); do echo "== $$file"; $(BIN)/python "$$file" $(ARGS); done
