@@ -142,24 +142,37 @@ class DPMSolver3M(_Exponential):
 
 
 class DPMSolverSDE(_TwoCalls):
-    """SDE-DPM-Solver++(2M): as 2M, on the reverse-time SDE. One call a step, weak order 2. Source: Lu 2022b, § 5.
+    """SDE-DPM-Solver++(2M): as 2M, on a reverse-time SDE. One call a step, weak order 2.
+
+    Of the SDEs with the process's marginals it solves the one whose noise has η times the variance of the process's own:
+
+        u' = σ'/σ e^(-η h) u + m' (1 - e^(-(1+η) h)) D + σ' √(1 - e^(-2ηh)) ε,    h = λ' - λ
+
+    Fresh noise forgets the errors that the network made on the way; in steps as long as h = 1 it also loses some of what
+    is as soft as the noise, such as tails. Source: Lu 2022b, § 5, η = 1; Xue et al. 2023, eq. 6 with τ² = η.
 
     Args:
         steps: steps, and network calls.
         grid: where the steps lie; equal steps of the log-SNR by default.
+        eta: η; 1 is the published one, 0 is DPMSolver2M.
     """
 
     order = 2
 
+    def __init__(self, steps: int = 20, grid: Grid | None = None, eta: float = 1.0):
+        super().__init__(steps, grid)
+        if eta < 0:
+            raise ValueError(f"eta = {eta:g} is a share of variance: choose 0 or more")
+        self.eta = eta
+
     def plan(self, denoiser: Denoiser, times: Tensor) -> list[tuple[Tensor, ...]]:
         kernel = denoiser.sde.kernel(times)
         h, m, sigma = log_snr(kernel).diff(), kernel.M[1:, 0], kernel.L[:, 0, 0]
-        fresh = -torch.expm1(-2 * h)
-        A = sigma[1:] / sigma[:-1] * (-h).exp()
-        a = m * fresh
-        return rows(
-            a[:, None], A[:, None, None], (extrapolation(h) * a)[:, None], (sigma[1:] * fresh.sqrt())[:, None, None]
-        )
+        A = sigma[1:] / sigma[:-1] * (-self.eta * h).exp()
+        a = -m * torch.expm1(-(1 + self.eta) * h)
+        fresh = sigma[1:] * (-torch.expm1(-2 * self.eta * h)).sqrt()
+        noise = (fresh[:, None, None],) if self.eta else ()
+        return rows(a[:, None], A[:, None, None], (extrapolation(h) * a)[:, None], *noise)
 
 
 class DPMSolver2S(_Exponential):

@@ -18,6 +18,7 @@ from diffwave_sde.samplers import (
     SSCS,
     Ancestral,
     DPMSolver3M,
+    DPMSolverSDE,
     EulerMaruyama,
     Heun,
     KarrasGrid,
@@ -39,6 +40,7 @@ KINDS = {
     "Ancestral-large": lambda steps=50, grid=None: Ancestral(steps, grid, "large"),
     "MaximumLikelihood-spread": lambda steps=50, grid=None: MaximumLikelihood(steps, grid, 1.0),
     "DPMSolver3M-warm": lambda steps=50, grid=None: DPMSolver3M(steps, grid, warm=True),
+    "DPMSolverSDE-half": lambda steps=20, grid=None: DPMSolverSDE(steps, grid, eta=0.5),
     "SSCS-BAB": lambda steps=50, grid=None: SSCS(steps, grid, "BAB"),
     "SSCS-ABBA": lambda steps=50, grid=None: SSCS(steps, grid, "ABBA"),
 }
