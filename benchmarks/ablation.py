@@ -140,7 +140,7 @@ def measured(options: argparse.Namespace, home: Path) -> dict:
     data = checkpoint.data(checkpoint.find(home), mu=0)
     data.prepare_data()
     data.setup("fit")
-    rows = torch.cat([torch.as_tensor(data.splits[part]) for part in ("val", "test")]).sort().values.numpy()
+    rows = torch.cat([torch.as_tensor(data.splits[part]) for part in ("validation", "test")]).sort().values.numpy()
     clips = torch.from_numpy(data.store.read(rows)).float().view(len(rows), -1) / 32768
     labels = [data.store.labels[i] for i in data.store.label_ids[rows]]
     label = torch.arange(options.sounds) % classes
