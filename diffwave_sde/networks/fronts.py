@@ -26,8 +26,8 @@ class Front(nn.Module, ABC):
     hop: int = 1
 
     @abstractmethod
-    def coarser(self, factor: int) -> Front:
-        """A front of `factor` times as many bands, in frames that are as much longer."""
+    def coarser(self, factor: int, lowest: int | None = None) -> Front:
+        """A front of `factor` times as many bands, in frames as much longer; or of its `lowest` bands alone."""
 
     @abstractmethod
     def analyse(self, x: Tensor) -> Tensor:
@@ -41,8 +41,8 @@ class Front(nn.Module, ABC):
 class Waveform(Front):
     """The samples themselves."""
 
-    def coarser(self, factor: int) -> Front:
-        return MDCT(factor)
+    def coarser(self, factor: int, lowest: int | None = None) -> Front:
+        return MDCT(factor, lowest=lowest)
 
     def analyse(self, x: Tensor) -> Tensor:
         return x
@@ -74,24 +74,27 @@ class MDCT(Front):
         bands: coefficients per frame, and samples between frames; 60 are 1.4 ms and 367 Hz a band at 44.1 kHz.
         window: "sine" keeps a line within fewer bands; "kbd", Kaiser and Bessel's derived one with α = 4, leaves less
             of it in the far ones.
+        lowest: how many of the bands are kept, the lowest; null for all. With fewer, what comes back is a projection.
     """
 
     basis: Tensor
 
-    def __init__(self, bands: int = 60, window: Literal["sine", "kbd"] = "sine"):
+    def __init__(self, bands: int = 60, window: Literal["sine", "kbd"] = "sine", lowest: int | None = None):
         super().__init__()
         if bands < 2 or bands % 2:
             raise ValueError(f"bands = {bands}: the MDCT needs an even number of bands, at least 2")
         if window not in WINDOWS:
             raise ValueError(f"window = {window!r}: choose {' or '.join(WINDOWS)}")
-        self.bands, self.hop, self.window = bands, bands, window
+        if lowest is not None and lowest < 1:
+            raise ValueError(f"lowest = {lowest}: keep at least one band, or null for all")
+        self.bands, self.hop, self.window = min(bands, lowest or bands), bands, window
         n = torch.arange(2 * bands, dtype=torch.float64) + 0.5
         k = torch.arange(bands, dtype=torch.float64)[:, None] + 0.5
         basis = math.sqrt(2 / bands) * WINDOWS[window](bands) * (math.pi / bands * (n + bands / 2) * k).cos()
-        self.register_buffer("basis", basis[:, None].float(), persistent=False)
+        self.register_buffer("basis", basis[: self.bands, None].float(), persistent=False)
 
-    def coarser(self, factor: int) -> MDCT:
-        return MDCT(self.bands * factor, self.window)
+    def coarser(self, factor: int, lowest: int | None = None) -> MDCT:
+        return MDCT(self.hop * factor, self.window, lowest)
 
     def analyse(self, x: Tensor) -> Tensor:
         batch, channels, length = x.shape

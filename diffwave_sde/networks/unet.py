@@ -100,6 +100,8 @@ class UNet(Network):
         skips: what the way up does with the features of the way down: "concat" or "add" (then over √2 if `rescale`).
         multiresolution: whether each deeper level too sees the waveform, in an MDCT of its own frame rate, and answers
             in it, gate included: a line that leaks through many bands of a short transform is a few of a long one.
+        lowest: how many bands of its transform a deeper level sees and answers in, the lowest; null for all. In the
+            high ones an error at an attack is heard before and after it, for as long as the frames are.
         norm: normalisation of the features: "group" over all frames, or "frame" by frame.
         variance: whether there is a second output, free, ungated and zero at the start, for a learned variance
             (Nichol and Dhariwal 2021, section 3.1).
@@ -135,6 +137,7 @@ class UNet(Network):
         skips: Literal["concat", "add"] = "concat",
         variance: bool = False,
         multiresolution: bool = False,
+        lowest: int | None = None,
         norm: Literal["group", "frame"] = "group",
     ):
         super().__init__()
@@ -181,7 +184,7 @@ class UNet(Network):
         self.gates = gates = self.inputs if gate else 0
         self.fronts, self.see, self.say = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for level, width in enumerate(channels[1:] if multiresolution else ()):
-            finer = self.front.coarser(math.prod(factors[: level + 1]))
+            finer = self.front.coarser(math.prod(factors[: level + 1]), lowest)
             self.fronts.append(finer)
             self.see.append(nn.Conv1d(self.inputs * finer.bands * (1 + compress), width, 1))
             self.say.append(head(width, finer.bands * (1 + gates), kernel, norm))

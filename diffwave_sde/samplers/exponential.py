@@ -144,12 +144,12 @@ class DPMSolver3M(_Exponential):
 class DPMSolverSDE(_TwoCalls):
     """SDE-DPM-Solver++(2M): as 2M, on a reverse-time SDE. One call a step, weak order 2.
 
-    Of the SDEs with the process's marginals it solves the one whose noise has η times the variance of the process's own:
+    Of the SDEs with the process's marginals it solves that whose noise has η times the variance of the process's own:
 
         u' = σ'/σ e^(-η h) u + m' (1 - e^(-(1+η) h)) D + σ' √(1 - e^(-2ηh)) ε,    h = λ' - λ
 
-    Fresh noise forgets the errors that the network made on the way; in steps as long as h = 1 it also loses some of what
-    is as soft as the noise, such as tails. Source: Lu 2022b, § 5, η = 1; Xue et al. 2023, eq. 6 with τ² = η.
+    Fresh noise forgets the errors that the network made on the way; in steps as long as h = 1 it also loses some of
+    what is as soft as the noise, such as tails. Source: Lu 2022b, § 5, η = 1; Xue et al. 2023, eq. 6 with τ² = η.
 
     Args:
         steps: steps, and network calls.

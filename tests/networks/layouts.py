@@ -21,6 +21,7 @@ LAYOUTS = {
     "harmonics": {"harmonics": (7, 8)},
     "add": {"skips": "add"},
     "multiresolution": {"multiresolution": True},
+    "lowest": {"multiresolution": True, "lowest": 3},
     "frame": {"norm": "frame"},
     "variance": {"variance": True},
     "variance-ungated": {"variance": True, "gate": False},

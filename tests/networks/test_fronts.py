@@ -110,3 +110,30 @@ def test_a_line_leaks_less_into_the_far_bands_by_the_other_window():
 def test_another_window_is_refused():
     with pytest.raises(ValueError, match=r"window = 'hann': choose sine or kbd"):
         MDCT(60, "hann")
+
+
+@pytest.mark.parametrize("window", ["sine", "kbd"])
+def test_the_lowest_bands_are_those_of_the_whole(window):
+    whole, low = MDCT(60, window).double(), MDCT(60, window, lowest=7).double()
+    x = signal(2, 3, 600)
+    frames = whole.analyse(x).unflatten(1, (3, 60))
+    assert (low.bands, low.hop) == (7, 60)
+    assert torch.equal(low.analyse(x), frames[:, :, :7].flatten(1, 2))
+    padded = torch.zeros(2, 60, 11, dtype=torch.float64)
+    padded[:, :7] = frames[:, 0, :7]
+    torch.testing.assert_close(low.synthesise(padded[:, :7]), whole.synthesise(padded))
+
+
+def test_what_the_lowest_bands_answer_stays_low():
+    low = MDCT(20).coarser(6, lowest=20).double()
+    assert (low.bands, low.hop) == (20, 120)
+    power = torch.fft.rfft(low.synthesise(signal(4, 20, 401))).abs().square().mean((0, 1))
+    band = len(power) / 120
+    assert power[int(30 * band) :].sum() < 1e-3 * power.sum()
+    assert MDCT(20).coarser(6).bands == MDCT(60, lowest=200).coarser(2).bands == 120
+    assert Waveform().coarser(6, 2).bands == 2
+
+
+def test_keeping_no_band_is_refused():
+    with pytest.raises(ValueError, match="lowest = 0"):
+        MDCT(60, lowest=0)

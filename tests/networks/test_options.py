@@ -287,6 +287,16 @@ def test_at_every_resolution_the_gate_passes_on_the_noise(level):
     torch.testing.assert_close(net(x, noise_of(sigma, 2)), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_a_deeper_level_speaks_in_its_lowest_bands_alone():
+    net = UNet(**(SMALL | {"multiresolution": True, "lowest": 4, "factors": (3, 2), "front": MDCT(4)}), compress=False)
+    assert [front.bands for front in net.fronts] == [4, 4]
+    assert [front.hop for front in net.fronts] == [12, 24]
+    with torch.no_grad():
+        net.say[1][-1].bias.fill_(1.0)
+    power = torch.fft.rfft(net(randn(2, 1, 2400), noise_of(0.1, 2))).abs().square().mean((0, 1))
+    assert power[600:].sum() < 1e-2 * power.sum()  # of 1200 bins to Nyquist the lowest sixth is its own
+
+
 def test_every_resolution_is_seen_and_heard():
     net = small(multiresolution=True, front=MDCT(4), factors=(3, 2))
     out = net(randn(2, 1, 240), noise_of(0.1, 2)).square().mean()
