@@ -34,7 +34,6 @@ from diffwave_sde.metrics import EMBEDDINGS, evaluate
 from diffwave_sde.metrics.evaluation import SoundSet
 
 HERE = Path(__file__).resolve().parent
-NETWORK = HERE.parent / "configs" / "network"
 LEAN = [
     "--trainer.logger=false",
     "--trainer.callbacks=[EMA, Progress, LastCheckpoint]",
@@ -47,7 +46,8 @@ SMALL = [  # the outer seven levels: 40 M weights where all nine have 217 M
     "--model.net.items=[1,2,2,2,2,2,2]",
     "--model.net.attentions=[0,0,0,0,0,1,1]",
 ]
-V = ["--config", str(HERE.parent / "configs" / "experiment" / "v.yaml")]
+CONFIGS = HERE.parent / "configs"
+V = ["--config", str(CONFIGS / "sde" / "cosine-vp.yaml"), "--config", str(CONFIGS / "loss" / "v.yaml")]
 NET, LOSS = "--model.net.init_args", "--model.loss.init_args"
 
 TABLES: dict[str, dict[str, list[str]]] = {
@@ -65,12 +65,12 @@ TABLES: dict[str, dict[str, list[str]]] = {
         "log σ ~ N(-3, 2²)": [f"{LOSS}.time.init_args.mean=-3", f"{LOSS}.time.init_args.std=2"],
         "log σ ~ N(-1.2, 1.2²) (Karras)": [f"{LOSS}.time.init_args.mean=-1.2", f"{LOSS}.time.init_args.std=1.2"],
         "rate constant": ["--model.scheduler.init_args.decay=0"],
-        "mu-law": ["--config", str(HERE.parent / "configs" / "experiment" / "mu-law.yaml")],
-        "DDPM": ["--config", str(HERE.parent / "configs" / "experiment" / "ddpm.yaml")],
+        "mu-law": ["--config", str(CONFIGS / "experiment" / "mu-law.yaml")],
+        "DDPM": ["--config", str(CONFIGS / "experiment" / "ddpm.yaml")],
     },
     "peers": {
         "default": [],
-        "crash": ["--config", str(NETWORK / "crash.yaml")],
+        "crash": ["--config", str(CONFIGS / "network" / "crash.yaml")],
         "audio-diffusion-pytorch, 7 levels": [PEER, *SMALL],
         "audio-diffusion-pytorch, 9 levels": [PEER],
         "audio-diffusion-pytorch, 7 levels, its own V diffusion": [PEER, *SMALL, *V],
@@ -82,7 +82,7 @@ TABLES: dict[str, dict[str, list[str]]] = {
         "pitch": ["--data.augment=Augment", "--data.augment.pitch=1"],
         "shift": ["--data.augment=Augment", "--data.augment.shift=3"],
         "mix": ["--data.augment=Augment", "--data.augment.mix=0.3"],
-        "all of them": ["--config", str(HERE.parent / "configs" / "data" / "augmented.yaml")],
+        "all of them": ["--config", str(CONFIGS / "data" / "augmented.yaml")],
     },
 }
 
