@@ -72,8 +72,9 @@ class MuonAdamW(Optimizer):
     r"""Convolutions by Muon, everything else by AdamW.
 
     Muon steps along the momentum of a matrix with all its singular values made nearly one, so that rare directions are
-    learnt as fast as common ones: a U-Net of ours needs about half the steps (docs/results.md). A kernel (O, I, K) is
-    taken as the matrix (O, I·K). A step has the root mean square of one of AdamW's, so that one rate serves both.
+    learnt as fast as common ones: a U-Net of ours came to the same loss in 250 steps, with AdamW in 450
+    (docs/results.md). A kernel (O, I, K) is taken as the matrix (O, I·K). A step has the root mean square of one of
+    AdamW's, so that one rate serves both.
 
         m ← µ m + (1 - µ) g,    W ← W - lr ratio (0.2 √max(O, I·K) orth(µ m + (1 - µ) g) + λ W)
 
