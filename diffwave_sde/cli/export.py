@@ -79,11 +79,11 @@ def run(argv: list[str]) -> None:
         head = f"# What {written.name} is; both are one model, which `diffwave-sde sample` takes.\n"
         text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
         (folder / RECIPE).write_text(head + text, encoding="utf-8")
-        facts = [*_facts(model, recipe), ("size", _size(written, config.dtype)), ("licence", config.licence)]
+        size = _size(written, config.dtype)
+        facts = [*_facts(model, recipe), ("size", size), ("licence", config.licence)]
         if config.command:
             facts.append(("trained by", f"`{config.command}`"))
         (folder / CARD).write_text(_card(out.name, model, facts) + figures, encoding="utf-8")
-        size = _size(written, config.dtype)
     print(f"{Path(config.out) / written.name}: {size}, step {model.step:,}; {RECIPE} and {CARD} are beside it")
 
 

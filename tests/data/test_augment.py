@@ -5,14 +5,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from few import LENGTH, data
 from lightning.pytorch import LightningModule, Trainer, callbacks
 
 from diffwave_sde import audio
 from diffwave_sde.data.augment import _PADDING, Augment, Draw, _lengths, draw, varispeed
-from diffwave_sde.data.build import prepare
 from diffwave_sde.data.module import AudioDataModule, Clips, EpochSampler
 
-COUNT, LENGTH, T = 60, 500, audio.LENGTH
+T = audio.LENGTH
 ON = {"polarity": 0.5, "gain": 6.0, "pitch": 2.0, "decay": 100.0, "shift": 1.0, "mix": 0.5}
 HALF = Draw(*[0.5] * len(Draw._fields))
 
@@ -252,16 +252,9 @@ def test_mix_is_the_share_of_clips_that_are_mixed():
 # ------------------------------------------------------------------------------------------------ batches
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data")
-    prepare("drums", path, LENGTH, COUNT, progress=False)
-    return path
-
-
-def data(root, **options) -> AudioDataModule:
-    defaults = {"length": LENGTH, "count": COUNT, "batch_size": 4, "workers": 0, "mu": 0.0, "augment": Augment(**ON)}
-    return AudioDataModule("drums", str(root), **(defaults | options))
+def moving(root, **options) -> AudioDataModule:
+    """The data module with everything turned on, not companded."""
+    return data(root, **({"mu": 0.0, "augment": Augment(**ON)} | options))
 
 
 def epochs(it: AudioDataModule, count: int) -> list:
@@ -279,7 +272,7 @@ def by_row(batches) -> dict[int, torch.Tensor]:
 
 
 def test_a_batch_keeps_its_rows_and_labels_and_its_clips_are_varied(root):
-    plain, varied = (epochs(data(root, augment=augment), 1)[0] for augment in (None, Augment(**ON)))
+    plain, varied = (epochs(moving(root, augment=augment), 1)[0] for augment in (None, Augment(**ON)))
     for a, b in zip(plain, varied, strict=True):
         assert torch.equal(a.index, b.index)
         assert torch.equal(a.label, b.label)
@@ -290,17 +283,17 @@ def test_a_batch_keeps_its_rows_and_labels_and_its_clips_are_varied(root):
 
 
 def test_an_augmentation_that_is_off_is_the_unaugmented_batch(root):
-    for a, b in zip(*(epochs(data(root, augment=augment), 1)[0] for augment in (None, Augment())), strict=True):
+    for a, b in zip(*(epochs(moving(root, augment=augment), 1)[0] for augment in (None, Augment())), strict=True):
         assert same(a, b)
 
 
 def test_companding_comes_last(root):
-    for a, b in zip(*(epochs(data(root, mu=mu), 1)[0] for mu in (0.0, 255.0)), strict=True):
+    for a, b in zip(*(epochs(moving(root, mu=mu), 1)[0] for mu in (0.0, 255.0)), strict=True):
         assert (audio.compress(a.audio.double()) - b.audio).abs().max() < 1e-6
 
 
 def test_another_epoch_varies_otherwise_and_the_same_one_alike(root):
-    (first, second), (again,) = epochs(data(root), 2), epochs(data(root), 1)
+    (first, second), (again,) = epochs(moving(root), 2), epochs(moving(root), 1)
     assert all(same(a, b) for a, b in zip(first, again, strict=True))
     a, b = by_row(first), by_row(second)
     assert a.keys() & b.keys()
@@ -308,17 +301,17 @@ def test_another_epoch_varies_otherwise_and_the_same_one_alike(root):
 
 
 def test_workers_do_not_change_a_batch(root):
-    alone, helped = (epochs(data(root, workers=workers), 2) for workers in (0, 2))
+    alone, helped = (epochs(moving(root, workers=workers), 2) for workers in (0, 2))
     for a, b in zip(alone, helped, strict=True):
         assert all(same(one, two) for one, two in zip(a, b, strict=True))
 
 
 def test_what_a_clip_becomes_does_not_depend_on_its_batch_or_its_rank(root):
-    whole = by_row(epochs(data(root), 2)[1])
-    other = by_row(epochs(data(root, batch_size=7), 2)[1])
+    whole = by_row(epochs(moving(root), 2)[1])
+    other = by_row(epochs(moving(root, batch_size=7), 2)[1])
     assert len(whole.keys() & other.keys()) > 20
     assert all(torch.equal(whole[row], other[row]) for row in whole.keys() & other.keys())
-    it = data(root)
+    it = moving(root)
     clips = it.train_dataloader().dataset
     for rank in range(3):
         sampler = EpochSampler(clips, 4, it.seed, 3, rank, numbered=True)
@@ -328,18 +321,20 @@ def test_what_a_clip_becomes_does_not_depend_on_its_batch_or_its_rank(root):
 
 
 def test_a_clip_repeated_to_fill_a_batch_is_another_each_time(root):
-    ((batch,), (later,)) = epochs(data(root, batch_size=100), 2)
+    ((batch,), (later,)) = epochs(moving(root, batch_size=100), 2)
     both = torch.cat([batch.audio, later.audio])[:, 0]
     assert len(set(batch.index.tolist())) < 50
     assert len({x.numpy().tobytes() for x in both}) == 200
 
 
 def test_without_augmentation_an_index_is_a_place(root):
-    assert all(0 <= k < len(data(root).splits["train"]) for k in data(root, augment=None).train_dataloader().sampler)
+    assert all(
+        0 <= k < len(moving(root).splits["train"]) for k in moving(root, augment=None).train_dataloader().sampler
+    )
 
 
 def test_validation_and_test_clips_and_what_is_measured_on_the_data_are_left_alone(root):
-    plain, varied = data(root, augment=None), data(root)
+    plain, varied = moving(root, augment=None), moving(root)
     for one, two in (
         (plain.val_dataloader(), varied.val_dataloader()),
         (plain.test_dataloader(), varied.test_dataloader()),
@@ -379,20 +374,20 @@ def run(root, folder, ckpt=None, every=None, workers=0, **options) -> Recorder:
             accelerator="cpu", devices=1, logger=False, enable_progress_bar=False, enable_model_summary=False,
             callbacks=saver, enable_checkpointing=bool(saver), default_root_dir=folder, max_epochs=-1, **options,
         )  # fmt: skip
-        trainer.fit(module, data(root, workers=workers), ckpt_path=ckpt, weights_only=False)
+        trainer.fit(module, moving(root, workers=workers), ckpt_path=ckpt, weights_only=False)
     return module
 
 
 @pytest.mark.parametrize(("stop", "workers"), [(5, 0), (15, 2)])
 def test_a_run_stopped_in_mid_epoch_goes_on_with_the_very_batches_it_would_have_had(root, tmp_path, stop, workers):
-    per_epoch = len(data(root).splits["train"]) // 4
+    per_epoch = len(moving(root).splits["train"]) // 4
     whole = run(root, tmp_path / "a", max_steps=20)
     assert stop % per_epoch
     run(root, tmp_path / "b", every=stop, workers=workers, max_steps=stop)
     rest = run(root, tmp_path / "b", ckpt=str(tmp_path / "b" / f"step={stop}.ckpt"), workers=workers, max_steps=20)
     assert len(rest.seen) == 20 - stop
     assert all(same(a, b) for a, b in zip(whole.seen[stop:], rest.seen, strict=True))
-    untouched = by_row(data(root, augment=None).val_dataloader())
+    untouched = by_row(moving(root, augment=None).val_dataloader())
     assert all(torch.equal(x, untouched[row]) for row, x in by_row(whole.validated).items())
     assert whole.validated
 

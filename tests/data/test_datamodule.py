@@ -8,26 +8,11 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from few import LENGTH, data
 from lightning.pytorch import LightningModule, Trainer, callbacks
 
 from diffwave_sde import audio
-from diffwave_sde.data.build import prepare
 from diffwave_sde.data.module import AudioDataModule, Clips, EpochSampler, split
-
-COUNT, LENGTH = 60, 500
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data")
-    prepare("drums", path, LENGTH, COUNT, progress=False)
-    return path
-
-
-def data(root, **options) -> AudioDataModule:
-    defaults = {"length": LENGTH, "count": COUNT, "batch_size": 4, "workers": 0}
-    return AudioDataModule("drums", str(root), **(defaults | options))
-
 
 # ------------------------------------------------------------------------------------------------ batches
 
