@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from diffwave_sde.data.module import AudioDataModule
-from diffwave_sde.module import KEY, DiffusionModule, check_fit
+from diffwave_sde.module import KEY, DiffusionModule, check_fit, unlike
 
 WEIGHTS, RECIPE = "model.safetensors", "config.yaml"
 """The files of an exported model."""
@@ -210,10 +210,7 @@ def _complete(path: Path, recipe: dict[str, Any], weights: dict[str, Tensor]) ->
     except (ArgumentError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         by = recipe.get("version", "another version")
         raise ValueError(f"{beside}, written by {by}, describes no model that can be made: {_first(error)}") from None
-    shapes = {name: x.shape for name, x in module.denoiser.state_dict().items()}
-    theirs = {name: x.shape for name, x in weights.items()}
-    wrong = [name for name in sorted(shapes.keys() | theirs.keys()) if shapes.get(name) != theirs.get(name)]
-    if wrong:
-        raise ValueError(f"{path} is not of the model in {beside} ({wrong[0]} differs): take both from one export")
+    if wrong := unlike(module.denoiser, weights):
+        raise ValueError(f"{path} is not of the model in {beside} ({wrong} differs): take both from one export")
     module.denoiser.load_state_dict(weights)
     return module

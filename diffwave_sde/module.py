@@ -268,14 +268,19 @@ class DiffusionModule(LightningModule):
         return (sampler or self.sampler)(denoiser, u, condition, generator, progress)
 
 
+def unlike(model: nn.Module, state: dict[str, Tensor]) -> str | None:
+    """The first, by name, of the weights that only one of `model` and `state` has, or that differ in shape."""
+    mine, theirs = ({k: v.shape for k, v in part.items()} for part in (model.state_dict(), state))
+    return next((name for name in sorted(mine.keys() | theirs.keys()) if mine.get(name) != theirs.get(name)), None)
+
+
 def check_fit(model: nn.Module, state: dict[str, Tensor]) -> None:
     """Raise a ValueError of one line if the weights `state` are not those of a model of this layout."""
-    own = {k: v.shape for k, v in model.state_dict().items()}
-    theirs = {k: v.shape for k, v in state.items()}
-    for name in sorted(own.keys() | theirs.keys()):
-        if own.get(name) != theirs.get(name):
-            here, there = (f"{tuple(s)}" if s is not None else "nothing" for s in (own.get(name), theirs.get(name)))
-            raise ValueError(
-                f"the checkpoint is of another model: {name} is {there} there and {here} here; "
-                "use the configuration beside it, runs/NAME/config.yaml"
-            )
+    name = unlike(model, state)
+    if name is None:
+        return
+    here, there = (f"{tuple(part[name].shape)}" if name in part else "nothing" for part in (model.state_dict(), state))
+    raise ValueError(
+        f"the checkpoint is of another model: {name} is {there} there and {here} here; "
+        "use the configuration beside it, runs/NAME/config.yaml"
+    )
