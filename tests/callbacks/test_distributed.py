@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_run import make_data
 
 
 def launch(sounds, folder, case, data) -> None:
@@ -21,8 +22,6 @@ def launch(sounds, folder, case, data) -> None:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, sounds):
-    from conftest import make_data
-
     folder = tmp_path_factory.mktemp("ddp")
     launch(sounds, folder, "run", lambda: make_data(sounds))
     return folder

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 import torch
-from conftest import make_data, make_model, make_trainer
 from lightning.pytorch.callbacks import Callback
+from small_run import make_data, make_model, make_trainer
 
 from diffwave_sde.callbacks import EMA, Listening, SpikeDetector
 
