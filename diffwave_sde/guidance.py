@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import final
 
 import torch
@@ -24,10 +26,6 @@ class Wrapper(nn.Module, ABC):
         super().__init__()
         self.denoiser = denoiser
 
-    @abstractmethod
-    def change(self, D: Tensor) -> Tensor:
-        """The new D for D (B, C, T), example by example."""
-
     @property
     def sde(self) -> SDE:
         return self.denoiser.sde
@@ -35,6 +33,22 @@ class Wrapper(nn.Module, ABC):
     @property
     def sigma_data(self) -> Tensor:
         return self.denoiser.sigma_data
+
+    @abstractmethod
+    def forward(self, u: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
+        """The new D: u (B, S, C, T), t (B,) -> (B, C, T)."""
+
+    @abstractmethod
+    def nodes(self, times: Tensor, like: Tensor) -> Callable[..., tuple[Tensor, Tensor | None]]:
+        """As that of a denoiser: the new D, and the learnt variance's place, at fixed times (N,)."""
+
+
+class Clip(Wrapper):
+    """A wrapper for which D alone counts."""
+
+    @abstractmethod
+    def change(self, D: Tensor) -> Tensor:
+        """The new D for D (B, C, T), example by example."""
 
     @final
     def forward(self, u: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
@@ -51,7 +65,7 @@ class Wrapper(nn.Module, ABC):
         return at
 
 
-class StaticClip(Wrapper):
+class StaticClip(Clip):
     """D kept to the range of a waveform, [-limit, limit]. Source: Saharia et al. 2022, § 2.3.
 
     Args:
@@ -69,7 +83,7 @@ class StaticClip(Wrapper):
         return D.clamp(-self.limit, self.limit)
 
 
-class DynamicThreshold(Wrapper):
+class DynamicThreshold(Clip):
     """D clipped at a quantile of its own absolute values, where that exceeds full scale, and brought back to it.
 
     Source: Saharia et al. 2022, § 2.3.
@@ -91,4 +105,87 @@ class DynamicThreshold(Wrapper):
         return D.clamp(-level, level) / level
 
 
-CLIPS: dict[str, type[Wrapper]] = {"static": StaticClip, "dynamic": DynamicThreshold}
+CLIPS: dict[str, type[Clip]] = {"static": StaticClip, "dynamic": DynamicThreshold}
+
+
+class ClassifierFree(Wrapper):
+    """D led away from what it would be without a class: D + (w - 1) (D - D without the class).
+
+    It takes a second pass of the network wherever it acts; both are made in one call, of twice the batch. Where nothing
+    is asked for, nothing changes.
+
+    Source: Ho and Salimans 2022, eq. 6 (their w is ours less 1); at some noise levels alone: Kynkäänniemi et al. 2024.
+
+    Args:
+        denoiser: what is wrapped; trained with some of the classes hidden.
+        weight: w; 1 leaves D as it is.
+        low: noise level, σ = 1 / √snr, from which on it acts.
+        high: the one up to which it acts.
+    """
+
+    def __init__(self, denoiser: Denoiser | Wrapper, weight: float = 1.5, low: float = 0.0, high: float = math.inf):
+        super().__init__(denoiser)
+        if weight < 0:
+            raise ValueError(f"weight = {weight:g} must be at least 0; 1 is no guidance")
+        if not 0 <= low < high:
+            raise ValueError(f"low = {low:g} and high = {high:g} are noise levels: 0 <= low < high")
+        self.weight, self.low, self.high = weight, low, high
+
+    def forward(self, u: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
+        if not self._asked(condition):
+            return self.denoiser(u, t, condition)
+        acts = self._acts(t)[:, None, None].to(u.device)
+        both = self.denoiser(torch.cat((u, u)), torch.cat((t, t)), _and_without(condition))
+        return torch.where(acts, self._led(both), both[: len(u)])
+
+    def nodes(self, times: Tensor, like: Tensor) -> Callable[..., tuple[Tensor, Tensor | None]]:
+        inner, acts = self.denoiser.nodes(times, like), self._acts(times).tolist()
+
+        def at(u: Tensor, i: int, condition: Condition | None = None) -> tuple[Tensor, Tensor | None]:
+            if not acts[i] or not self._asked(condition):
+                return inner(u, i, condition)
+            both, share = inner(torch.cat((u, u)), i, _and_without(condition))
+            return self._led(both), None if share is None else share[: len(u)]
+
+        return at
+
+    def _asked(self, condition: Condition | None) -> bool:
+        return self.weight != 1 and condition is not None and condition.label is not None
+
+    def _acts(self, t: Tensor) -> Tensor:
+        sigma = self.sde.kernel(t).snr.rsqrt()
+        return (sigma >= self.low) & (sigma <= self.high)
+
+    def _led(self, both: Tensor) -> Tensor:
+        D, without = both.chunk(2)
+        return D + (self.weight - 1) * (D - without)
+
+
+def _and_without(condition: Condition) -> Condition:
+    """The condition, and then again without its classes."""
+    twice = {k: None if v is None else torch.cat((v, v)) for k, v in vars(condition).items()}
+    return Condition(**{**twice, "label": torch.cat((condition.label, torch.full_like(condition.label, -1)))})
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How far a model is led to the class that it is asked for, and at which noise levels; what a configuration says.
+
+    Args:
+        weight: 1 is no guidance; more makes sounds clearer examples of their class, and more alike.
+        low: noise level σ from which on it acts; each step that it acts at costs two passes of the network.
+        high: noise level σ up to which it acts.
+
+    Raises:
+        ValueError: if they contradict each other.
+    """
+
+    weight: float = 1.5
+    low: float = 0.0
+    high: float = math.inf
+
+    def __post_init__(self) -> None:
+        self(nn.Identity())
+
+    def __call__(self, denoiser: Denoiser | Wrapper) -> ClassifierFree:
+        return ClassifierFree(denoiser, self.weight, self.low, self.high)

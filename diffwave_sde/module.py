@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 
 from diffwave_sde.denoiser import Condition, Denoiser, Parametrization
+from diffwave_sde.guidance import Guidance
 from diffwave_sde.loss import Draw, Loss, Objective
 from diffwave_sde.networks import Network
 from diffwave_sde.optim import MuonAdamW, WarmupDecay  # noqa: F401  an optimizer to name on the command line
@@ -63,6 +64,7 @@ class DiffusionModule(LightningModule):
         parametrization: what the network's output stands for; Karras's preconditioning by default.
         loss: the objective.
         sampler: the sampler for listening during training and for prediction; Preferred by default.
+        guidance: how far sounds are led to their class; null for not at all. Of no effect where there is one class.
         optimizer: the optimizer, given the parameters.
         scheduler: the learning-rate schedule, stepped once per optimizer step; null for a constant rate.
         sigma_data: standard deviation of the data; null to measure it on the training data.
@@ -78,6 +80,7 @@ class DiffusionModule(LightningModule):
         parametrization: Parametrization | None = None,
         loss: Objective | None = None,
         sampler: Sampler | None = None,
+        guidance: Guidance | None = None,
         optimizer: Callable[[Iterable], Optimizer] = torch.optim.AdamW,
         scheduler: Callable[[Optimizer], LRScheduler] | None = None,
         sigma_data: float | None = None,
@@ -104,7 +107,11 @@ class DiffusionModule(LightningModule):
                 f"{type(sde).__name__} is learnt with the network, which the bound on the likelihood alone can teach: "
                 "add --model.loss.weight=LikelihoodWeight --model.loss.time=UniformTime, or take configs/sde/vdm.yaml"
             )
-        self.sampler = sampler or Preferred()
+        if guidance is not None and guidance.weight != 1 and not label_dropout:
+            raise ValueError(
+                "guidance compares with no class, which label_dropout = 0 never trains: set it to 0.1, say"
+            )
+        self.sampler, self.guidance = sampler or Preferred(), guidance
         self.optimizer, self.scheduler = optimizer, scheduler
         self.measure = sigma_data is None
         self.label_dropout, self.compile_net, self.seed = label_dropout, compile, seed
@@ -248,6 +255,7 @@ class DiffusionModule(LightningModule):
         progress: Progress | None = None,
         count: int | None = None,
         wrap: Callable[[Denoiser], nn.Module] | None = None,
+        guidance: Guidance | None = None,
     ) -> Tensor:
         """New sounds, companded as the training data was: (B, 1, length).
 
@@ -259,12 +267,17 @@ class DiffusionModule(LightningModule):
             progress: called with (steps done, steps in all).
             count: B, where neither `label` nor `generator` tells.
             wrap: what the denoiser is wrapped in, such as guidance.StaticClip; null for nothing.
+            guidance: the module's own by default.
         """
         if count is None:
             count = len(label) if label is not None else len(generator)
         u = self.denoiser.sde.prior((count, 1, length), generator, self.device)
         condition = Condition(label=None if label is None else label.to(self.device))
-        denoiser = self.denoiser if wrap is None else wrap(self.denoiser)
+        denoiser, guidance = self.denoiser, guidance or self.guidance
+        if guidance is not None and label is not None and denoiser.net.classes > 1:
+            denoiser = guidance(denoiser)
+        if wrap is not None:
+            denoiser = wrap(denoiser)
         return (sampler or self.sampler)(denoiser, u, condition, generator, progress)
 
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 from truth import MIXTURE, SAMPLERS, Mixture, Oracle, concrete, exact
 
-from diffwave_sde.denoiser import Karras
-from diffwave_sde.guidance import CLIPS, DynamicThreshold, StaticClip, Wrapper
+from diffwave_sde.denoiser import Condition, Karras
+from diffwave_sde.guidance import CLIPS, ClassifierFree, Clip, DynamicThreshold, Guidance, StaticClip
 from diffwave_sde.random import stream
-from diffwave_sde.samplers import GottaGoFast, ProbabilityFlow
-from diffwave_sde.sde import VP
+from diffwave_sde.samplers import DPMSolver2M, GottaGoFast, ProbabilityFlow
+from diffwave_sde.sde import VP, apply, lift
 
 ALL = {**{name: lambda cls=cls: cls(8) for name, cls in SAMPLERS.items()}}
 ALL["GottaGoFast"] = lambda: GottaGoFast(relative=0.5, absolute=0.1)
@@ -32,7 +32,7 @@ def test_the_dynamic_threshold_is_that_of_imagen():
     assert got.abs().max() <= 1
 
 
-@pytest.mark.parametrize("wrapper", concrete(Wrapper))
+@pytest.mark.parametrize("wrapper", concrete(Clip))
 @pytest.mark.parametrize("kind", ALL)
 def test_every_sampler_honours_the_wrapper(wrapper, kind):
     # Data beyond full scale: without the wrapper its sounds are too.
@@ -53,7 +53,7 @@ class Wrapped(Oracle):
         return lambda u, i, condition=None: (self(u, times[i].expand(len(u)), condition), None)
 
 
-@pytest.mark.parametrize("wrapper", concrete(Wrapper))
+@pytest.mark.parametrize("wrapper", concrete(Clip))
 def test_a_wrapper_is_a_denoiser(wrapper):
     sde = VP()
     denoiser = exact(sde, Karras(), MIXTURE)
@@ -72,7 +72,7 @@ def test_a_wrapper_is_a_denoiser(wrapper):
 
 
 def test_the_command_line_knows_them_all():
-    assert set(CLIPS.values()) == set(concrete(Wrapper))
+    assert set(CLIPS.values()) == set(concrete(Clip))
 
 
 @pytest.mark.parametrize(
@@ -80,5 +80,103 @@ def test_the_command_line_knows_them_all():
     [(lambda: StaticClip(None, 0.0), "limit = 0"), (lambda: DynamicThreshold(None, 1.5), "quantile = 1.5")],
 )
 def test_impossible_wrappers_are_refused(make, says):
+    with pytest.raises(ValueError, match=says):
+        make()
+
+
+# ------------------------------------------------------------------------------------------------ guidance by class
+
+
+class Classes(torch.nn.Module):
+    """The exact denoiser of Gaussian classes, class c of mean c; of all of them together where no class is told."""
+
+    def __init__(self, sde):
+        super().__init__()
+        self.sde, self.sigma_data, self.asked = sde, torch.tensor(0.5), []
+
+    def law(self, label: int) -> Mixture:
+        return Mixture((1.0,), (float(label),), (0.3,)) if label >= 0 else Mixture((0.5, 0.5), (0.0, 1.0), (0.3, 0.3))
+
+    def forward(self, u, t, condition=None):
+        self.asked.append(len(u))
+        rows = zip(u.split(1), t.split(1), condition.label.tolist(), strict=True)
+        return torch.cat([self.law(label).denoise(self.sde, one, at) for one, at, label in rows])
+
+    def nodes(self, times, like):
+        return lambda u, i, condition=None: (self(u, times[i].expand(len(u)), condition), u[:, 0])
+
+
+T = torch.tensor([0.05, 0.3, 0.8], dtype=torch.float64)
+ASKED = Condition(label=torch.tensor([0, 1, -1]))
+
+
+def states(sde) -> torch.Tensor:
+    return 2 * torch.randn(3, sde.blocks, 1, 20, generator=torch.Generator().manual_seed(0)).double()
+
+
+def score(sde, D, u):
+    kernel = sde.kernel(T)
+    return apply(-kernel.precision, u) + lift(kernel.matched, D)
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0, 1.5, 4.0])
+def test_guidance_weighs_the_scores_with_and_without_the_class(sde, weight):
+    denoiser, u = Classes(sde), states(sde)
+    without = Condition(label=torch.full((3,), -1))
+    led = score(sde, ClassifierFree(denoiser, weight)(u, T, ASKED), u)
+    # ∇ log of p(u | c)^w p(u)^(1 - w). Source: Ho and Salimans 2022, section 3.2
+    expected = weight * score(sde, denoiser(u, T, ASKED), u) + (1 - weight) * score(sde, denoiser(u, T, without), u)
+    torch.testing.assert_close(led, expected, rtol=1e-7, atol=1e-6 * float(expected.abs().max()))
+    assert torch.equal(led[2], score(sde, denoiser(u, T, ASKED), u)[2])  # no class, nothing to be led to
+
+
+def test_guidance_acts_between_its_noise_levels_alone_and_costs_nothing_elsewhere():
+    denoiser = Classes(VP())
+    sigma = denoiser.sde.kernel(T).snr.rsqrt()
+    u, plain = states(denoiser.sde), None
+    plain = denoiser(u, T, ASKED)
+    wrapped = ClassifierFree(denoiser, 3.0, low=float(sigma[:2].mean()), high=float(sigma[1:].mean()))
+    led = wrapped(u, T, ASKED)
+    assert torch.equal(led[0], plain[0])
+    assert not torch.equal(led[1], plain[1])
+    assert torch.equal(led[2], plain[2])
+    at, denoiser.asked = wrapped.nodes(T, u), []
+    whole = ClassifierFree(denoiser, 3.0).nodes(T, u)
+    for i, cost in enumerate((3, 6, 3)):
+        D, share = at(u, i, ASKED)
+        assert denoiser.asked.pop() == cost
+        expected = whole(u, i, ASKED)[0] if i == 1 else denoiser(u, T[i].expand(3), ASKED)
+        assert torch.equal(D, expected)
+        assert torch.equal(share, u[:, 0])
+
+
+def test_without_a_class_or_with_a_weight_of_one_the_network_is_asked_once():
+    denoiser, u = Classes(VP()), states(VP())
+    for weight, condition in ((1.0, ASKED), (2.0, None), (2.0, Condition())):
+        class_free = ClassifierFree(Wrapped(VP(), MIXTURE) if condition != ASKED else denoiser, weight)
+        inner = class_free.denoiser
+        assert torch.equal(class_free(u, T, condition), inner(u, T, condition))
+        assert torch.equal(class_free.nodes(T, u)(u, 1, condition)[0], inner.nodes(T, u)(u, 1, condition)[0])
+    assert set(denoiser.asked) == {3}
+
+
+def test_a_guided_flow_goes_further_from_the_other_classes():
+    denoiser = Classes(VP())
+    u = denoiser.sde.prior((64, 1, 20), torch.Generator().manual_seed(0)).double()
+    condition = Condition(label=torch.ones(64, dtype=torch.long))
+    plain, led = (DPMSolver2M(20)(d, u, condition).mean() for d in (denoiser, Guidance(3.0)(denoiser)))
+    assert float(plain) == pytest.approx(1.0, abs=0.05)
+    assert float(led) > 1.1
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: Guidance(weight=-1.0), "weight = -1"),
+        (lambda: Guidance(low=2.0, high=1.0), "low = 2 and high = 1"),
+        (lambda: Guidance(low=-1.0), "low = -1"),
+    ],
+)
+def test_impossible_guidance_is_refused(make, says):
     with pytest.raises(ValueError, match=says):
         make()

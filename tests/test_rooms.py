@@ -28,7 +28,7 @@ ALLOWED: dict[str, set[str] | None] = {
     "metrics": {"audio", "networks"},
     "machine": set(),
     "optim": {"machine"},
-    "module": {"sde", "denoiser", "networks", "loss", "optim", "samplers", "random"},
+    "module": {"sde", "denoiser", "guidance", "networks", "loss", "optim", "samplers", "random"},
     "callbacks": {"module", "metrics", "samplers", "audio", "page", "pictures", "random"},
     "checkpoint": EVERYTHING,
     "cli": EVERYTHING,

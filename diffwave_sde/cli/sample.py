@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,8 @@ from diffwave_sde.cli import runs
 from diffwave_sde.cli.bar import bar
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
+
+GUIDANCE = "how far sounds are led to their class, --guidance.weight 2, 1 for not at all (default: the model's own)"
 
 
 def run(argv: list[str]) -> None:
@@ -56,6 +59,7 @@ def parser() -> ArgumentParser:
     p.add_subclass_arguments(
         samplers.Sampler, "sampler", required=False, help="sampler (default: the one the model was trained with)"
     )
+    p.add_argument("--guidance", type=guidance.Guidance | None, help=GUIDANCE)
     p.add_argument(
         "--clip",
         type=Literal["none", "static", "dynamic"],
@@ -130,11 +134,26 @@ def _record(model: checkpoint.Trained, sampler: samplers.Sampler, config: Namesp
         "sampler": type(sampler).__name__,
         "steps": getattr(sampler, "steps", None),
         "options": config.sampler.as_dict() if config.sampler else "the model's own",
+        "guidance": _told(_guidance(model, config)),
         "clip": config.clip,
         "seed": config.seed,
         "length": config.length or model.length,
         "device": config.device,
     }
+
+
+def _guidance(model: checkpoint.Trained, config: Namespace) -> guidance.Guidance | None:
+    """How far the sounds are led, as asked for or as the model says; None where there are no classes to be led to."""
+    if len(model.labels) < 2:
+        return None
+    return guidance.Guidance(**config.guidance.as_dict()) if config.guidance else model.module.guidance
+
+
+def _told(led: guidance.Guidance | None) -> str:
+    if led is None or led.weight == 1:
+        return "none"
+    levels = [f"from σ = {led.low:g}"] * (led.low > 0) + [f"up to σ = {led.high:g}"] * (led.high < math.inf)
+    return " ".join([f"{led.weight:g}", *levels])
 
 
 class Folder:
@@ -180,7 +199,8 @@ class Folder:
             temporary.write_text(text, encoding="utf-8")
         note = (
             f"{self.record['checkpoint']}, step {self.record['step']:,}: {self.record['sampler']}, {self.nfe} network "
-            f"calls a sound, seed {self.record['seed']}; at the level that the model made."
+            f"calls a sound, guidance {self.record['guidance']}, seed {self.record['seed']}; "
+            "at the level that the model made."
         )
         titles = [Path(s["file"]).stem.replace("-", " ") for s in self.sounds.values()]
         column = page.Column("sounds", [self.path / s["file"] for s in self.sounds.values()])
@@ -214,8 +234,10 @@ def _make(folder: Folder, model: checkpoint.Trained, sampler: samplers.Sampler, 
     there = f", {config.n - len(missing)} of which were there already" if len(missing) < config.n else ""
     duration = made / model.rate
     speed = f"; {duration:.2f} s of sound in {seconds:.2f} s, real-time factor {duration / seconds:.2f}" if made else ""
+    led = folder.record["guidance"]
+    led = "" if led == "none" else f", twice the work where guided ({led})"
     page_at = folder.path / "index.html"
-    print(f"{config.n} sounds in {folder.path}/{there}, {folder.nfe} network calls each{speed}; listen: {page_at}")
+    print(f"{config.n} sounds in {folder.path}/{there}, {folder.nfe} network calls each{led}{speed}; listen: {page_at}")
 
 
 @torch.inference_mode()
@@ -235,5 +257,6 @@ def _sounds(
         sampler,
         report,
         wrap=guidance.CLIPS.get(config.clip),
+        guidance=_guidance(model, config),
     )
     return audio.expand(x[:, 0], model.mu).cpu()
