@@ -226,6 +226,25 @@ def test_a_sample_says_how_it_was_made(run, here, capsys):
     assert "real-time factor" in capsys.readouterr().out
 
 
+def test_sounds_are_led_as_the_model_says_or_as_asked(run, here):
+    options = ["sample", f"--ckpt={run}", "--n=2", "--sampler=DDIM", "--sampler.steps=3"]
+    asked = {
+        "own": ([], "2 from σ = 1"),
+        "same": (["--guidance.weight=2", "--guidance.low=1"], "2 from σ = 1"),
+        "none": (["--guidance.weight=1"], "none"),
+        "more": (["--guidance.weight=5", "--guidance.high=20"], "5 up to σ = 20"),
+    }
+    sounds = {}
+    for name, (more, told) in asked.items():
+        main([*options, *more, f"--out={name}"])
+        assert json.loads((here / name / "sounds.json").read_text())["guidance"] == told
+        sounds[name] = soundfile.read(here / name / "000-cymbal.wav")[0]
+    assert (sounds["own"] == sounds["same"]).all()
+    # Little, since the network has taken six steps; but far more than rounding, which is 1e-7 here.
+    assert abs(sounds["own"] - sounds["none"]).max() > 3e-6
+    assert abs(sounds["more"] - sounds["own"]).max() > 3e-6
+
+
 def test_a_stopped_sample_keeps_what_it_has_and_goes_on(run, here, monkeypatch, capfd):
     options = ["sample", f"--ckpt={run}", "--batch_size=2", "--sampler=DDIM", "--sampler.steps=3"]
     main([*options, "--n=5", "--out=whole"])
@@ -258,7 +277,10 @@ def test_a_stopped_sample_keeps_what_it_has_and_goes_on(run, here, monkeypatch, 
 
 def test_a_checkpoint_is_laid_against_what_it_was_trained_on(run, here, capsys):
     options = ["--n=6", "--sampler=DDIM", "--sampler.steps=3", "--embedding=log-mel", "--rounds=2", "--out=seen"]
+    options.append("--guidance.weight=3")
     main(["evaluate", f"--ckpt={run}", *options])
+    (made,) = (run / "evaluation").glob("*/sounds.json")
+    assert json.loads(made.read_text())["guidance"] == "3"
     found = json.loads((here / "seen" / "evaluation.json").read_text())
     assert set(found["embeddings"]["log-mel"]) == {"all", "cymbal", "kick", "snare"}
     assert found["embeddings"]["log-mel"]["all"]["frechet"]["floor"] > 0

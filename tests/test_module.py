@@ -7,6 +7,7 @@ import torch
 from truth import GAUSSIAN, PROCESSES, Oracle
 
 from diffwave_sde.data.module import Batch
+from diffwave_sde.guidance import Guidance
 from diffwave_sde.loss import HybridLoss, ImportanceTime, LikelihoodWeight, Loss, UniformTime
 from diffwave_sde.module import DiffusionModule, NoiseBuckets, check_fit
 from diffwave_sde.networks import UNet
@@ -162,3 +163,8 @@ def test_the_sampler_of_choice_takes_every_process():
         assert sampler.nfe == 35
     with pytest.raises(ValueError, match="steps = 1"):
         Preferred(1)
+
+
+def test_guidance_without_a_trained_absence_of_class_is_refused():
+    with pytest.raises(ValueError, match="label_dropout = 0 never trains"):
+        DiffusionModule(small(), guidance=Guidance(), label_dropout=0.0)
