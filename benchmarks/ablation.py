@@ -7,7 +7,8 @@
 Every line is the default training with something changed: `diffwave-sde fit` with the options shown, in a process of
 its own. Then as many sounds of each class are made and laid against clips that were not trained on: Fréchet distances
 over their floor (real against real at the same count), each the mean over seeds and the spread between them; and the
-share whose class a classifier of the data recognises. The cost of a network call is measured in batches of eight.
+share whose class a classifier of the data recognises. The cost of a network call, in batches of eight, is measured when
+all is done, line by line in turn, and told over that of the first line.
 
 `choices` gives each line the same steps, `peers` the same time. Runs are kept in --root, and what is there already is
 not trained or measured again: a stopped benchmark goes on.
@@ -21,6 +22,7 @@ import os
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -30,8 +32,10 @@ from tables import markdown
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffwave_sde import audio, checkpoint
+from diffwave_sde.guidance import Guidance
 from diffwave_sde.metrics import EMBEDDINGS, evaluate
 from diffwave_sde.metrics.evaluation import SoundSet
+from diffwave_sde.samplers import DPMSolver2M
 
 HERE = Path(__file__).resolve().parent
 LEAN = [
@@ -59,12 +63,14 @@ TABLES: dict[str, dict[str, list[str]]] = {
         "no position": [f"{NET}.position=0"],
         "no attention": [f"{NET}.bottleneck=none"],
         "FNet": [f"{NET}.bottleneck=fnet"],
-        "Kaiser-Bessel window": [f"{NET}.front.init_args.window=kbd"],
+        "sine window": [f"{NET}.front.init_args.window=sine"],
         "normalised frame by frame": [f"{NET}.norm=frame"],
         "noise to 20": ["--model.sde.init_args.sigma_max=20"],
         "log σ ~ N(-3, 2²)": [f"{LOSS}.time.init_args.mean=-3", f"{LOSS}.time.init_args.std=2"],
         "log σ ~ N(-1.2, 1.2²) (Karras)": [f"{LOSS}.time.init_args.mean=-1.2", f"{LOSS}.time.init_args.std=1.2"],
         "rate constant": ["--model.scheduler.init_args.decay=0"],
+        "five iterations of Newton and Schulz": ["--model.optimizer.init_args.iterations=5"],
+        "AdamW": ["--model.optimizer=AdamW", "--model.optimizer.lr=5e-4", "--model.optimizer.betas=[0.9,0.99]"],
         "mu-law": ["--config", str(CONFIGS / "experiment" / "mu-law.yaml")],
         "DDPM": ["--config", str(CONFIGS / "experiment" / "ddpm.yaml")],
     },
@@ -86,13 +92,22 @@ TABLES: dict[str, dict[str, list[str]]] = {
     },
 }
 
+# The default's own run, heard otherwise.
+HEARD: dict[str, dict] = {
+    "no guidance": {"guidance": Guidance(1.0)},
+    "guidance at all noise levels": {"guidance": Guidance(2.0)},
+    "the flow": {"sampler": DPMSolver2M(35)},
+}
+TABLES["choices"] |= {line: [] for line in HEARD}
+TABLES["peers"] |= {"no guidance": []}
 
-def folder(root: Path, line: str, seed: int, budget: str) -> str:
-    plain = "".join(c if c.isalnum() else "-" for c in line.lower()).strip("-")
-    return str(root / f"{plain}-{budget}-{seed}")
+
+def plain(line: str) -> str:
+    """The name of a line, as part of a path."""
+    return "".join(c if c.isalnum() else "-" for c in line.lower()).strip("-")
 
 
-def fit(options: argparse.Namespace, args: list[str], home: str, seed: int, steps: int, log: Path) -> float:
+def fit(options: argparse.Namespace, args: list[str], home: Path, seed: int, steps: int, log: Path) -> float:
     """Trains one line for so many steps; the seconds that the command took."""
     command = [sys.executable, "-m", "diffwave_sde", "fit", f"--data.dataset={options.dataset}", *LEAN, *args]
     command += [f"--seed_everything={seed}", f"--model.seed={seed}", f"--data.seed={options.data_seed}"]
@@ -112,27 +127,29 @@ def fit(options: argparse.Namespace, args: list[str], home: str, seed: int, step
 def trained(options: argparse.Namespace, line: str, args: list[str], seed: int) -> Path:
     """The checkpoint of a line, trained now if it is not there."""
     budget = f"{options.minutes:g}min" if options.minutes else f"{options.steps}"
-    home = folder(options.root, line, seed, f"{options.name}-{budget}")
-    done = Path(home) / "done.json"
+    line = "default" if line in HEARD else line
+    home = options.root / f"{plain(line)}-{options.name}-{budget}-{seed}"
+    done = home / "done.json"
     if not done.is_file():
-        Path(home).mkdir(parents=True, exist_ok=True)
-        log = Path(home) / "fit.log"
+        home.mkdir(parents=True, exist_ok=True)
+        log = home / "fit.log"
         steps = options.steps
         if options.minutes:
             # How many steps the time is good for, found with a few: the rate falls towards an end that must be known.
             few = [4, 12]
-            took = [fit(options, args, f"{home}/trial-{n}", seed, n, log) for n in few]
+            took = [fit(options, args, home / f"trial-{n}", seed, n, log) for n in few]
             steps = max(50, round(60 * options.minutes / max((took[1] - took[0]) / (few[1] - few[0]), 1e-3)))
         seconds = fit(options, args, home, seed, steps, log)
         with audio.replacing(done) as temporary:
             temporary.write_text(json.dumps({"steps": steps, "seconds": seconds}))
-    return Path(home)
+    return home
 
 
 @torch.inference_mode()
-def measured(options: argparse.Namespace, home: Path) -> dict:
+def measured(options: argparse.Namespace, line: str, home: Path) -> dict:
     """The figures of a trained line, kept beside its checkpoint."""
-    kept = home / f"figures-{options.sounds}.json"
+    what = "blind" if options.blind else "by-class"
+    kept = home / f"figures-{options.sounds}-{what}-{plain(line) if line in HEARD else 'own'}.json"
     if kept.is_file():
         return json.loads(kept.read_text())
     model = checkpoint.load(home)
@@ -145,7 +162,7 @@ def measured(options: argparse.Namespace, home: Path) -> dict:
     labels = [data.store.labels[i] for i in data.store.label_ids[rows]]
     label = torch.arange(options.sounds) % classes
     sounds = [
-        module.sample(model.length, label[i], module.generators(i.tolist(), seed=1))[:, 0]
+        module.sample(model.length, label[i], module.generators(i.tolist(), seed=1), **HEARD.get(line, {}))[:, 0]
         for i in torch.arange(options.sounds).split(12)
     ]
     generated = audio.expand(torch.cat(sounds), model.mu)
@@ -159,25 +176,39 @@ def measured(options: argparse.Namespace, home: Path) -> dict:
         rounds=10,
         count=options.sounds,
     )
-    u = torch.randn(8, module.denoiser.sde.blocks, 1, model.length)
-    t = torch.full((8,), 0.5, dtype=torch.float64)
-    times = []
-    for _ in range(4):
-        start = time.perf_counter()
-        module.denoiser(u, t)
-        times.append((time.perf_counter() - start) / 8)
-    with FlopCounterMode(display=False) as counter:
-        module.denoiser(u, t)
     figures = {
         "weights": sum(p.numel() for p in module.denoiser.parameters()),
-        "flops": counter.get_total_flops() / 8,
-        "call": min(times),
         "embeddings": found["embeddings"],
         **json.loads((home / "done.json").read_text()),
     }
     with audio.replacing(kept) as temporary:
         temporary.write_text(json.dumps(figures, indent=1))
     return figures
+
+
+@torch.inference_mode()
+def costs(homes: list[Path], rounds: int = 8) -> list[tuple[float, float]]:
+    """FLOPs and seconds of a network call, per clip in batches of eight, of the run in each folder.
+
+    All runs take their turn in each round, and the least of a run's times is its time: the machine is not ours alone.
+    """
+    calls = []
+    for home in homes:
+        model = checkpoint.load(home)
+        denoiser = model.module.denoiser
+        u = torch.randn(8, denoiser.sde.blocks, 1, model.length)
+        calls.append(partial(denoiser, u, torch.full((8,), 0.5, dtype=torch.float64)))
+    flops, times = [], [[] for _ in calls]
+    for call in calls:
+        with FlopCounterMode(display=False) as counter:
+            call()
+        flops.append(counter.get_total_flops() / 8)
+    for _ in range(rounds):
+        for call, taken in zip(calls, times, strict=True):
+            start = time.perf_counter()
+            call()
+            taken.append((time.perf_counter() - start) / 8)
+    return [(f, min(t)) for f, t in zip(flops, times, strict=True)]
 
 
 def _mean(values: list[float], digits: int = 1) -> str:
@@ -213,31 +244,34 @@ def main() -> None:
     seeds = [int(s) for s in options.seeds.split(",")]
     budget = f"{options.minutes:g} minutes" if options.minutes else f"{options.steps} steps"
     table = Table(
-        *("", "M weights", "GFLOP a call", "ms a call", "steps", *[f"{name}, over floor" for name in EMBEDDINGS]),
+        *("", "M weights", "GFLOP a call", "cost of a call", "steps", *[f"{name}, over floor" for name in EMBEDDINGS]),
         *(() if options.blind else ("right class",)),
         title=f"{options.name}, {budget}, seeds {options.seeds}, {options.threads} threads",
     )
     console = Console()
+    found, homes = {}, {}
     for line in chosen:
-        found = []
         for seed in seeds:
             console.print(f"{line}, seed {seed}")
-            found.append(measured(options, trained(options, line, lines[line], seed)))
-        parts = [f["embeddings"] for f in found]
-        first = found[0]
-        cells = [f"{first['weights'] / 1e6:.1f}", f"{first['flops'] / 1e9:.1f}", f"{1e3 * first['call']:.1f}"]
-        cells.append(f"{first['steps']}")
+            home = homes[line] = trained(options, line, lines[line], seed)
+            found.setdefault(line, []).append(measured(options, line, home))
+    spent = dict(zip(chosen, costs([homes[line] for line in chosen]), strict=True))
+    for line, figures in found.items():
+        parts = [f["embeddings"] for f in figures]
+        flops, seconds = spent[line]
+        cells = [f"{figures[0]['weights'] / 1e6:.1f}", f"{flops / 1e9:.1f}", f"{seconds / spent[chosen[0]][1]:.2f}"]
+        cells.append(f"{figures[0]['steps']}")
         for name in EMBEDDINGS:
-            cells.append(
-                _mean([p[name]["all"]["frechet"]["value"] / p[name]["all"]["frechet"]["floor"] for p in parts])
-            )
+            all_ = [p[name]["all"]["frechet"] for p in parts]
+            cells.append(_mean([f["value"] / f["floor"] for f in all_]))
         if not options.blind:
             cells.append(_mean([p["learnt"]["all"]["accuracy"]["value"] for p in parts], 2))
         table.add_row(line, *cells)
-        console.print(table)
-        if options.markdown:
-            with audio.replacing(options.markdown) as temporary:
-                temporary.write_text(markdown(table))
+    table.caption = f"a call of the first line: {1e3 * spent[chosen[0]][1]:.1f} ms a clip"
+    console.print(table)
+    if options.markdown:
+        with audio.replacing(options.markdown) as temporary:
+            temporary.write_text(markdown(table))
 
 
 if __name__ == "__main__":

@@ -189,3 +189,9 @@ class Guidance:
 
     def __call__(self, denoiser: Denoiser | Wrapper) -> ClassifierFree:
         return ClassifierFree(denoiser, self.weight, self.low, self.high)
+
+    def __str__(self) -> str:
+        if self.weight == 1:
+            return "none"
+        levels = [f"from σ = {self.low:g}"] * (self.low > 0) + [f"up to σ = {self.high:g}"] * (self.high < math.inf)
+        return " ".join([f"{self.weight:g}", *levels])

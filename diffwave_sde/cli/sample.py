@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -134,7 +133,7 @@ def _record(model: checkpoint.Trained, sampler: samplers.Sampler, config: Namesp
         "sampler": type(sampler).__name__,
         "steps": getattr(sampler, "steps", None),
         "options": config.sampler.as_dict() if config.sampler else "the model's own",
-        "guidance": _told(_guidance(model, config)),
+        "guidance": str(_guidance(model, config) or "none"),
         "clip": config.clip,
         "seed": config.seed,
         "length": config.length or model.length,
@@ -147,13 +146,6 @@ def _guidance(model: checkpoint.Trained, config: Namespace) -> guidance.Guidance
     if len(model.labels) < 2:
         return None
     return guidance.Guidance(**config.guidance.as_dict()) if config.guidance else model.module.guidance
-
-
-def _told(led: guidance.Guidance | None) -> str:
-    if led is None or led.weight == 1:
-        return "none"
-    levels = [f"from σ = {led.low:g}"] * (led.low > 0) + [f"up to σ = {led.high:g}"] * (led.high < math.inf)
-    return " ".join([f"{led.weight:g}", *levels])
 
 
 class Folder:
