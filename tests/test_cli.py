@@ -229,8 +229,8 @@ def test_a_sample_says_how_it_was_made(run, here, capsys):
 def test_sounds_are_led_as_the_model_says_or_as_asked(run, here):
     options = ["sample", f"--ckpt={run}", "--n=2", "--sampler=DDIM", "--sampler.steps=3"]
     asked = {
-        "own": ([], "2 from σ = 1"),
-        "same": (["--guidance.weight=2", "--guidance.low=1"], "2 from σ = 1"),
+        "own": ([], "3 from σ = 1"),
+        "same": (["--guidance.weight=3", "--guidance.low=1"], "3 from σ = 1"),
         "none": (["--guidance.weight=1"], "none"),
         "more": (["--guidance.weight=5", "--guidance.high=20"], "5 up to σ = 20"),
     }
