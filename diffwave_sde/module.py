@@ -246,6 +246,10 @@ class DiffusionModule(LightningModule):
         seed = self.seed if seed is None else seed
         return [stream(seed, SAMPLING, int(n), device=self.device) for n in numbers]
 
+    def guided(self, asked: Guidance | None = None) -> Guidance | None:
+        """The guidance that sounds are made with: as asked for, else the module's own; None without two classes."""
+        return (asked or self.guidance) if self.denoiser.net.classes > 1 else None
+
     def sample(
         self,
         length: int,
@@ -273,8 +277,8 @@ class DiffusionModule(LightningModule):
             count = len(label) if label is not None else len(generator)
         u = self.denoiser.sde.prior((count, 1, length), generator, self.device)
         condition = Condition(label=None if label is None else label.to(self.device))
-        denoiser, guidance = self.denoiser, guidance or self.guidance
-        if guidance is not None and label is not None and denoiser.net.classes > 1:
+        denoiser, guidance = self.denoiser, self.guided(guidance)
+        if guidance is not None and label is not None:
             denoiser = guidance(denoiser)
         if wrap is not None:
             denoiser = wrap(denoiser)

@@ -133,7 +133,7 @@ def test_guidance_weighs_the_scores_with_and_without_the_class(sde, weight):
 def test_guidance_acts_between_its_noise_levels_alone_and_costs_nothing_elsewhere():
     denoiser = Classes(VP())
     sigma = denoiser.sde.kernel(T).snr.rsqrt()
-    u, plain = states(denoiser.sde), None
+    u = states(denoiser.sde)
     plain = denoiser(u, T, ASKED)
     wrapped = ClassifierFree(denoiser, 3.0, low=float(sigma[:2].mean()), high=float(sigma[1:].mean()))
     led = wrapped(u, T, ASKED)

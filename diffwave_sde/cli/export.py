@@ -182,7 +182,7 @@ def _facts(model: Trained, recipe: dict[str, Any]) -> Iterator[tuple[str, str]]:
     sampler = module.sampler.on(module.denoiser.sde)
     steps = getattr(sampler, "steps", None)
     yield "sampler", type(sampler).__name__ + (f", {steps} steps" if steps else "")
-    yield "guidance", str(module.guidance or "none")
+    yield "guidance", str(module.guided() or "none")
     yield "weights", f"{sum(p.numel() for p in module.denoiser.parameters()):,}, averaged over the training"
 
 

@@ -133,7 +133,7 @@ def _record(model: checkpoint.Trained, sampler: samplers.Sampler, config: Namesp
         "sampler": type(sampler).__name__,
         "steps": getattr(sampler, "steps", None),
         "options": config.sampler.as_dict() if config.sampler else "the model's own",
-        "guidance": str(_guidance(model, config) or "none"),
+        "guidance": str(model.module.guided(_asked(config)) or "none"),
         "clip": config.clip,
         "seed": config.seed,
         "length": config.length or model.length,
@@ -141,11 +141,8 @@ def _record(model: checkpoint.Trained, sampler: samplers.Sampler, config: Namesp
     }
 
 
-def _guidance(model: checkpoint.Trained, config: Namespace) -> guidance.Guidance | None:
-    """How far the sounds are led, as asked for or as the model says; None where there are no classes to be led to."""
-    if len(model.labels) < 2:
-        return None
-    return guidance.Guidance(**config.guidance.as_dict()) if config.guidance else model.module.guidance
+def _asked(config: Namespace) -> guidance.Guidance | None:
+    return guidance.Guidance(**config.guidance.as_dict()) if config.guidance else None
 
 
 class Folder:
@@ -249,6 +246,6 @@ def _sounds(
         sampler,
         report,
         wrap=guidance.CLIPS.get(config.clip),
-        guidance=_guidance(model, config),
+        guidance=_asked(config),
     )
     return audio.expand(x[:, 0], model.mu).cpu()
