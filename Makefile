@@ -12,12 +12,12 @@ CKPT ?=
 N ?= 16
 OUT ?=
 ARGS ?=
-# A name in configs/data brings its settings; anything else is a folder.
-DATA = $$(if [ -f "configs/data/$(DATASET).yaml" ]; then echo --config "configs/data/$(DATASET).yaml"; fi) --data.dataset="$(DATASET)"
+# A name in configs/data stands for its settings; anything else is a folder, or several names joined by +.
+DATA = $(if $(wildcard configs/data/$(DATASET).yaml),--config "configs/data/$(DATASET).yaml",--data.dataset="$(DATASET)")
 
 help:  ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 16
-	@printf '\nVariables: DATASET=drums|synth|hydrogen|sonic-pi|/any/folder  CKPT=runs/NAME|model  N=16  OUT=folder\n'
+	@printf '\nVariables: DATASET=drums|drums-cc0|synth|hydrogen|sonic-pi|/any/folder  CKPT=runs/NAME|model  N=16  OUT=folder\n'
 	@printf '           ARGS="..." is passed on, e.g. ARGS="--trainer.max_steps=50 --model.sde=CLD"\n'
 
 $(BIN)/.installed: pyproject.toml constraints.txt

@@ -135,7 +135,7 @@ def changed(home, here, change):
 
 def test_no_path_of_this_machine_goes_along(home, here):
     def own_sounds(state):
-        state[KEY]["config"]["data"]["dataset"] = f"{home}/secret place/My Sounds"
+        state[KEY]["config"]["data"]["dataset"] = f"drums + {home}/secret place/My Sounds"
 
     main(["export", changed(home, here, own_sounds), "--out=own"])
     for folder in (home / "tiny16", here / "own"):
@@ -143,7 +143,8 @@ def test_no_path_of_this_machine_goes_along(home, here):
             content = file.read_bytes()
             for word in (str(home), str(here), str(Path.home()), "secret", os.uname().nodename, "stores"):
                 assert word.encode() not in content, (file, word)
-    assert yaml.safe_load((here / "own" / "config.yaml").read_text())["config"]["data"]["dataset"] == "My-Sounds"
+    told = yaml.safe_load((here / "own" / "config.yaml").read_text())["config"]["data"]
+    assert told["dataset"] == "drums + My-Sounds"
 
 
 def test_a_learnt_grid_goes_along_as_its_times(home, here):

@@ -24,6 +24,7 @@ from diffwave_sde.checkpoint import RECIPE, WEIGHTS, Trained
 from diffwave_sde.cli import runs
 from diffwave_sde.cli.evaluate import SHOWN
 from diffwave_sde.cli.sample import writable
+from diffwave_sde.data.sources import parts
 from diffwave_sde.module import KEY
 from diffwave_sde.samplers.grids import LearnedGrid
 
@@ -98,7 +99,7 @@ def portable(recipe: dict[str, Any], model: Trained) -> dict[str, Any]:
     config = recipe["config"]
     data = {key: value for key, value in config["data"].items() if key != "root"}
     if "dataset" in data:
-        data["dataset"] = runs.name_of(data["dataset"])
+        data["dataset"] = " + ".join(runs.name_of(part) for part in parts(data["dataset"]))
     config = {**config, "model": _alone(config["model"], "model", model), "data": data}
     sigma = {"sigma_data": float(model.module.denoiser.sigma_data)}
     return {"step": model.step, **{k: v for k, v in recipe.items() if k != "config"}, **sigma, "config": config}

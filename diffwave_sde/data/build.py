@@ -44,23 +44,29 @@ def prepare(
     count: int = 6000,
     seed: int = 0,
     group_by: str | None = None,
+    classes: Iterable[str] = (),
+    licence: str | None = None,
     workers: int | None = None,
     progress: bool = True,
 ) -> Store:
     """Opens the store of a dataset, and builds it first where there is none or its inputs have changed.
 
     Args:
-        dataset: drums or synth (built in), hydrogen or sonic-pi (Debian's packages), or a folder of sounds
+        dataset: drums or synth (built in), hydrogen or sonic-pi (Debian's packages), or a folder of sounds; or
+            several of these, joined by "+"
         root: folder for stores and downloads
         length: samples per clip at 44.1 kHz
         count: clips of a built-in dataset
         seed: of a built-in dataset
         group_by: kits for the split, see `Store.open`
+        classes: names of the classes to take; none for all
+        licence: regular expression that the licence of a recording begins with; None for any
         workers: processes; None takes one per core where there is enough to do, 0 and 1 none beside this
         progress: False says nothing
 
     Raises:
-        ValueError: if the dataset is unknown, holds no usable sound, or an argument is out of range
+        ValueError: if the dataset is unknown, holds no usable sound or none that is wanted, or an argument is
+            out of range
         OSError: if a package cannot be fetched, the root cannot be written or has no room
     """
     if length <= audio.PRE_ROLL:
@@ -73,7 +79,8 @@ def prepare(
     def say(line: str) -> None:
         console.print(line, markup=False, soft_wrap=True)
 
-    source = sources.find(dataset, root, count, seed, say)
+    only = sources.Only(tuple(sorted(classes)), licence)
+    source = sources.find(dataset, root, count, seed, say, only)
     settings = {
         "version": VERSION, "name": source.name, "length": length, "rate": audio.RATE, "pre_roll": audio.PRE_ROLL,
         "peak": audio.PEAK, "fade": audio.FADE, "seconds": sources.SECONDS, "inputs": source.inputs,

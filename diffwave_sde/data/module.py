@@ -251,7 +251,8 @@ class AudioDataModule(LightningDataModule):
 
     Args:
         dataset: drums or synth (built-in sounds), hydrogen or sonic-pi (recordings from Debian's packages,
-            fetched with apt-get), or the path of a folder of sounds, whose folders are the classes
+            fetched with apt-get), or the path of a folder of sounds, whose folders are the classes; or several of
+            these, joined by "+"
         root: folder for stores and downloads
         length: samples per clip at 44.1 kHz; 21,000 are 0.476 s
         mu: strength of the mu-law companding; 0 turns it off
@@ -266,6 +267,9 @@ class AudioDataModule(LightningDataModule):
         validation: share of the clips (or kits) for validation, 0 to 1; with 0 it measures on training clips
         test: share of the clips (or kits) for testing, 0 to 1; with 0 it measures on training clips
         augment: how training clips are varied, each time they are read; null leaves them as they are
+        classes: names of the classes to take; null for all
+        licence: regular expression that the licence of a recording begins with, such as CC0; null takes recordings
+            of any licence, and of none
 
     Raises:
         ValueError: if an argument is out of its range
@@ -285,6 +289,8 @@ class AudioDataModule(LightningDataModule):
         validation: float = 0.1,
         test: float = 0.1,
         augment: Augment | None = None,
+        classes: list[str] | None = None,
+        licence: str | None = None,
     ) -> None:
         super().__init__()
         if length <= audio.PRE_ROLL:
@@ -304,6 +310,7 @@ class AudioDataModule(LightningDataModule):
         self.dataset, self.root, self.length, self.mu = dataset, root, length, mu
         self.batch_size, self.workers, self.count, self.seed = batch_size, workers, count, seed
         self.group_by, self.validation, self.test = group_by, validation, test
+        self.classes, self.licence = classes or (), licence
         # a configuration, such as a checkpoint's, holds its options only
         self.augment = augment if augment is None or callable(augment) else Augment(**augment)
         if self.augment and self.augment.shift * 1e-3 * audio.RATE > length // 2:
@@ -314,7 +321,11 @@ class AudioDataModule(LightningDataModule):
         self._store: Store | None = None
 
     def _prepare(self, progress: bool) -> Store:
-        return prepare(self.dataset, self.root, self.length, self.count, self.seed, self.group_by, progress=progress)
+        return prepare(
+            *(self.dataset, self.root, self.length, self.count, self.seed),
+            *(self.group_by, self.classes, self.licence),
+            progress=progress,
+        )
 
     def prepare_data(self) -> None:
         """Builds the store, on one process of each machine."""

@@ -3,6 +3,7 @@
     "drums", "synth"          built-in sounds, made on the spot         Rendered
     "hydrogen", "sonic-pi"    packages of recordings                    Recorded
     a path                    a folder of recordings                    Recorded
+    "drums + a path"          all that the parts stand for
 
 Both kinds of item answer `load(length)`, and are small and picklable: they travel to worker processes.
 """
@@ -14,7 +15,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,7 +60,10 @@ class Rendered(NamedTuple):
     def file(self) -> str:
         return f"{self.collection}/{self.seed}/{self.index:06d}"
 
-    label = ""  # known once it is rendered
+    @property
+    def label(self) -> str:
+        return sounds.label(self.collection, self.index)
+
     group = ""
     licence = ""
 
@@ -131,16 +135,81 @@ class _Built(Sequence):
         return self.count
 
     def __getitem__(self, i: int) -> Rendered:
+        if not 0 <= i < self.count:
+            raise IndexError(i)
         return Rendered(self.collection, i, self.seed)
 
 
-def find(dataset: str, root: Path, count: int, seed: int, say: Callable[[str], None]) -> Source:
-    """Lists the sounds of a dataset; packages are fetched if need be.
+class Only(NamedTuple):
+    """Which sounds of a dataset are taken.
+
+    classes: names of the classes; none for all
+    licence: regular expression that the licence of a recording begins with; None for any. What was made here has none
+    """
+
+    classes: tuple[str, ...] = ()
+    licence: str | None = None
+
+    def takes(self, item: Rendered | Recorded) -> bool:
+        if self.classes and item.label not in self.classes:
+            return False
+        return self.licence is None or isinstance(item, Rendered) or bool(re.match(self.licence, item.licence))
+
+    def of(self, source: Source) -> Source:
+        """The sounds that are taken.
+
+        Raises:
+            ValueError: if the source has nothing of a class or under such a licence, or this is no pattern
+        """
+        try:
+            items = [item for item in source.items if self.takes(item)]
+        except re.error as error:
+            raise ValueError(f"licence {self.licence!r} is not a regular expression: {error}") from error
+        known = {item.label for item in source.items}
+        if missing := [name for name in self.classes if name not in known]:
+            raise ValueError(f"{source.name} has no class {missing[0]!r}; it has {', '.join(sorted(known))}")
+        if not items:
+            found = sorted({getattr(item, "licence", "") or "none told" for item in source.items})
+            raise ValueError(
+                f"{source.name} has no sound under a licence that begins with {self.licence}; it has {', '.join(found)}"
+            )
+        return replace(source, items=items, inputs=digest(source.inputs.encode(), repr(self).encode()))
+
+
+def parts(dataset: str) -> list[str]:
+    """The names that a dataset's name is made of: "drums + sonic-pi" -> ["drums", "sonic-pi"]."""
+    if Path(dataset).expanduser().is_dir():  # a folder may have a plus in its name
+        return [dataset]
+    return [part.strip() for part in dataset.split("+")]
+
+
+def find(
+    dataset: str, root: Path, count: int, seed: int, say: Callable[[str], None], only: Only | None = None
+) -> Source:
+    """Lists the sounds of a dataset, or of several joined by "+"; packages are fetched if need be.
 
     Raises:
-        ValueError: if `dataset` is neither a known name nor a folder
+        ValueError: if `dataset` is neither a known name nor a folder, or holds nothing of what is wanted
         OSError: as `recordings.fetch`
     """
+    names = parts(dataset)
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"{dataset}: names {twice[0]} twice")
+    found = [_find(name, root, count, seed, say) for name in names]
+    source = found[0]
+    if len(found) > 1:
+        source = Source(
+            "+".join(part.name for part in found),
+            [item for part in found for item in part.items],
+            digest(*(part.inputs.encode() for part in found)),
+            " + ".join(part.origin for part in found),
+            [line for part in found for line in part.refused],
+        )
+    return only.of(source) if only and only != Only() else source
+
+
+def _find(dataset: str, root: Path, count: int, seed: int, say: Callable[[str], None]) -> Source:
+    """What one name stands for."""
     if dataset in sounds.VOICES:
         if count < 1 or seed < 0:
             raise ValueError(f"count must be at least 1 and seed at least 0, not {count} and {seed}")
@@ -163,9 +232,9 @@ def find(dataset: str, root: Path, count: int, seed: int, say: Callable[[str], N
         inputs = digest(inputs.encode(), *(f"{i.label} {i.group} {i.licence}".encode() for i in items))
         return Source(dataset, items, inputs, f"Debian package {package.name}", refused)
     folder = Path(dataset).expanduser()
-    if not folder.is_dir():
+    if not dataset or not folder.is_dir():
         known = ", ".join([*sounds.VOICES, *recordings.PACKAGES])
-        if os.sep in dataset or folder.exists():
+        if os.sep in dataset or (dataset and folder.exists()):
             why = "is not a folder" if folder.exists() else "no such folder"
             raise ValueError(f"{dataset}: {why}; a dataset is a folder of sounds or one of {known}")
         raise ValueError(f"unknown dataset {dataset!r}; known: {known}, or the path of a folder of sounds")

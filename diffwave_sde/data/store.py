@@ -72,6 +72,8 @@ class Store:
             groups = digests
         elif group_by == "folder":
             groups = names[group_ids]
+            if any(names):  # what has none beside them, such as a built-in sound, stands alone
+                groups = np.where(groups == "", digests.astype("U32"), groups)
         else:
             groups = _matched(path, group_by, digests)
         if group_by is not None and len(labels) and len(np.unique(groups)) < 2:

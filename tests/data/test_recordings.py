@@ -71,6 +71,12 @@ def test_a_package_is_fetched_once_and_labelled_with_kits_and_licences(apt, tmp_
     assert not list(home.parent.glob("*.partial"))
 
 
+def test_recordings_of_one_licence_go_with_built_in_sounds(apt, tmp_path):
+    it = prepare("drums + hydrogen", tmp_path / "data", 1_000, count=6, licence="CC0", progress=False)
+    assert [line["file"] for line in it.manifest() if line["row"]][6:] == ["Other v2/SD_1.wav"]
+    assert it.labels == ("cymbal", "kick", "snare")
+
+
 def test_a_download_that_was_unpacked_by_half_is_not_fetched_again(apt, tmp_path):
     program(tmp_path / "bin", "dpkg-deb", 'mkdir -p "$3/usr"; kill -9 $PPID')
     code = f"from diffwave_sde.data.recordings import *; fetch('hydrogen', Path('{tmp_path}/data'))"

@@ -217,6 +217,54 @@ def test_an_argument_out_of_range_is_an_error_that_names_it(tmp_path, options):
         prepare("drums", tmp_path, **options)
 
 
+# ------------------------------------------------------------------------------- several, or a part of one
+
+
+def test_joined_datasets_hold_the_clips_of_each(folder, tmp_path):
+    options = {"root": tmp_path / "data", "length": SHORT, "count": 6, "progress": False}
+    one, other = prepare(str(folder), **options), prepare("drums", **options)
+    both = prepare(f"{folder} + drums", **options)
+    assert both.labels == ("cymbal", "kick", "snare")
+    assert np.array_equal(both.clips, np.concatenate((one.clips, other.clips)))
+    names = [it.labels[i] for it in (one, other) for i in it.label_ids]
+    assert [both.labels[i] for i in both.label_ids] == names
+    assert sorted(both.digests) == sorted((*one.digests, *other.digests))
+
+
+def test_kits_of_one_stay_together_where_the_other_has_none(folder, tmp_path):
+    both = prepare(f"drums+{folder}", tmp_path, SHORT, count=6, group_by="folder", progress=False)
+    assert len(set(both.groups[:6])) == 6
+    assert both.groups[6:].tolist() == ["A"] * 6 + ["B"] * 6
+
+
+def test_a_folder_with_a_plus_in_its_name_is_one_folder(folder, tmp_path):
+    folder.rename(tmp_path / "a + b")
+    assert len(build(tmp_path / "a + b", tmp_path)) == 12
+
+
+def test_only_the_classes_that_are_asked_for_are_taken(folder, tmp_path):
+    it = prepare(f"drums + {folder}", tmp_path, SHORT, count=6, classes=["kick", "cymbal"], progress=False)
+    assert it.labels == ("cymbal", "kick")
+    assert np.bincount(it.label_ids).tolist() == [2, 2 + 6]
+    whole = prepare(f"drums + {folder}", tmp_path, SHORT, count=6, progress=False)
+    wanted = [whole.labels[i] in it.labels for i in whole.label_ids]
+    assert np.array_equal(it.clips, whole.clips[wanted])
+
+
+@pytest.mark.parametrize(("dataset", "options", "message"), [
+    ("drums", {"classes": ["tom"]}, "drums-6 has no class 'tom'; it has cymbal, kick, snare"),
+    ("in", {"licence": "CC0"}, "in has no sound under a licence that begins with CC0; it has none told"),
+    ("in", {"licence": "("}, "licence '.' is not a regular expression"),
+    ("drums + drums", {}, "names drums twice"),
+    ("drums + ", {}, "unknown dataset ''; known: drums"),
+])  # fmt: skip
+def test_what_is_not_there_is_one_line_that_says_what_is(folder, tmp_path, dataset, options, message):
+    dataset = str(folder) if dataset == "in" else dataset
+    with pytest.raises(ValueError, match=message) as caught:
+        prepare(dataset, tmp_path, SHORT, count=6, progress=False, **options)
+    assert "\n" not in str(caught.value)
+
+
 # ------------------------------------------------------------------------------------- rebuilt, or not
 
 

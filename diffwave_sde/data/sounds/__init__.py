@@ -20,7 +20,7 @@ from diffwave_sde.data.sounds import drums, synth
 from diffwave_sde.data.sounds.recipe import Recipe, draw
 from diffwave_sde.data.sounds.waves import FADE, Clock, block_dc, fade_out
 
-__all__ = ["RECIPES", "VOICES", "Sound", "render"]
+__all__ = ["RECIPES", "VOICES", "Sound", "label", "render"]
 
 # collection -> label -> the recipes of that label, one a family
 RECIPES: dict[str, dict[str, tuple[Recipe, ...]]] = {"drums": drums.RECIPES, "synth": synth.RECIPES}
@@ -41,11 +41,17 @@ class Sound:
     parameters: dict[str, float]
 
 
+def label(collection: str, index: int) -> str:
+    """The label of sound number `index` of a collection; labels take turns, so shares are equal."""
+    voices = VOICES[collection]
+    return voices[index % len(voices)]
+
+
 def render(collection: str, index: int, seed: int = 0, rate: int = 44_100, seconds: float = 0.5) -> Sound:
     """Make sound number `index` of a collection.
 
-    Labels take turns (`index` modulo their number), so shares are equal, and a sound is the same whatever
-    was rendered before it. The last 10 ms fade to zero, for sounds that outlast the window.
+    A sound is the same whatever was rendered before it. The last 10 ms fade to zero, for sounds that outlast
+    the window.
 
     collection: "drums" or "synth"
     index: 0, 1, 2, ... without an upper end
@@ -61,16 +67,16 @@ def render(collection: str, index: int, seed: int = 0, rate: int = 44_100, secon
         raise ValueError(f"index and seed must not be negative, got index {index} and seed {seed}")
     if rate < 8_000 or not 2 * FADE <= seconds < math.inf:
         raise ValueError(f"need rate >= 8000 Hz and seconds >= {2 * FADE}, got {rate} and {seconds}")
-    label = VOICES[collection][index % len(VOICES[collection])]
+    kind = label(collection, index)
     # crc32, not hash(): str hashes differ from process to process
     root = np.random.SeedSequence(seed, spawn_key=(zlib.crc32(collection.encode()), index))
     choices, noise = (np.random.Generator(np.random.Philox(child)) for child in root.spawn(2))
 
-    families = RECIPES[collection][label]
+    families = RECIPES[collection][kind]
     family = int(choices.integers(len(families)))
     parameters = {"family_index": float(family)} | draw(families[family].ranges, choices)
     clock = Clock(rate, round(seconds * rate))
     wave = block_dc(families[family].voice(parameters, clock, noise), clock)
     wave = fade_out(wave, clock)
     wave *= 10 ** (parameters["level_dbfs"] / 20) / np.abs(wave).max()
-    return Sound(wave.astype(np.float32), label, parameters)
+    return Sound(wave.astype(np.float32), kind, parameters)
