@@ -16,6 +16,7 @@ from diffwave_sde.networks.blocks import (
     NoiseEmbedding,
     ResBlock,
     add,
+    compressed,
     harmonic_features,
     normalise,
     position_features,
@@ -242,7 +243,7 @@ class UNet(Network):
     def _seen(self, look: tuple[Tensor, Tensor]) -> list[Tensor]:
         """What any level sees of the waveforms: the frames, and compressed what they are over σ."""
         coefficients, relative = look
-        return [coefficients, relative.asinh().to(coefficients.dtype)] if self.compress else [coefficients]
+        return [coefficients, compressed(relative).to(coefficients.dtype)] if self.compress else [coefficients]
 
     def _views(self, u: Tensor, look: tuple[Tensor, Tensor], frames: int) -> Tensor:
         """What the network sees: (B, views, frames), from the waveforms, their frames, and these over σ."""

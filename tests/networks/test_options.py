@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from diffwave_sde.networks import MDCT, Network, UNet
-from diffwave_sde.networks.blocks import Attention, Fourier, FrameNorm, ResBlock, harmonic_features
+from diffwave_sde.networks.blocks import Attention, Fourier, FrameNorm, ResBlock, compressed, harmonic_features
 from diffwave_sde.networks.resample import DOWN, UP, Grow, Shrink, lowpass
 
 
@@ -177,6 +177,19 @@ def test_the_command_line_takes_a_number_of_blocks_or_a_list(given, expected):
     assert options.net.harmonics == [7, 8]
     with pytest.raises(jsonargparse.ArgumentError):
         parser.parse_args(["--net.transition", "strided"])
+
+
+# -------------------------------------------------------------------------------------- views
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e-3, 1.0, 1e3, 1e12])
+def test_the_compressed_view_is_asinh(scale):
+    x = (scale * randn(1_000)).requires_grad_()
+    y = compressed(x)
+    assert torch.allclose(y.double(), x.double().asinh(), rtol=3e-7, atol=3e-7)
+    (slope,) = torch.autograd.grad(y.sum(), x)
+    assert torch.allclose(slope.double(), (x.double().square() + 1).rsqrt(), rtol=1e-5)
+    assert compressed(torch.tensor([0.0, -0.0])).tolist() == [0.0, 0.0]
 
 
 # -------------------------------------------------------------------------------------- harmonics
