@@ -186,7 +186,7 @@ class Denoiser(nn.Module):
 
     def _ask(self, u: Tensor, scale: Tensor, noise: Tensor, condition: Condition | None) -> tuple[Tensor, ...]:
         """The network's outputs, (B, C, T) each."""
-        inner = self.net((pad(scale, u) * u).flatten(1, 2), noise.to(u).expand(len(u)), condition).to(u.dtype)
+        inner = self.net((pad(scale, u) * u).flatten(1, 2), noise.to(u).expand(u.shape[0]), condition).to(u.dtype)
         return inner.split(u.shape[2], 1)
 
     def score(self, u: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:

@@ -134,12 +134,12 @@ class ClassifierFree(Wrapper):
     def forward(self, u: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         if not self._asked(condition):
             return self.denoiser(u, t, condition)
-        acts = self._acts(t)[:, None, None].to(u.device)
+        acts = self.acts(t)[:, None, None].to(u.device)
         both = self.denoiser(torch.cat((u, u)), torch.cat((t, t)), _and_without(condition))
         return torch.where(acts, self._led(both), both[: len(u)])
 
     def nodes(self, times: Tensor, like: Tensor) -> Callable[..., tuple[Tensor, Tensor | None]]:
-        inner, acts = self.denoiser.nodes(times, like), self._acts(times).tolist()
+        inner, acts = self.denoiser.nodes(times, like), self.acts(times).tolist()
 
         def at(u: Tensor, i: int, condition: Condition | None = None) -> tuple[Tensor, Tensor | None]:
             if not acts[i] or not self._asked(condition):
@@ -149,12 +149,13 @@ class ClassifierFree(Wrapper):
 
         return at
 
-    def _asked(self, condition: Condition | None) -> bool:
-        return self.weight != 1 and condition is not None and condition.label is not None
-
-    def _acts(self, t: Tensor) -> Tensor:
+    def acts(self, t: Tensor) -> Tensor:
+        """Whether it acts at each of the times (N,)."""
         sigma = self.sde.kernel(t).snr.rsqrt()
         return (sigma >= self.low) & (sigma <= self.high)
+
+    def _asked(self, condition: Condition | None) -> bool:
+        return self.weight != 1 and condition is not None and condition.label is not None
 
     def _led(self, both: Tensor) -> Tensor:
         D, without = both.chunk(2)

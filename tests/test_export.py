@@ -4,8 +4,11 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 import torch
@@ -16,7 +19,9 @@ from test_cli import SMALL
 from diffwave_sde import checkpoint
 from diffwave_sde.cli import export, main, runs
 from diffwave_sde.cli.evaluate import SHOWN
+from diffwave_sde.denoiser import Condition
 from diffwave_sde.module import KEY
+from diffwave_sde.random import randn
 from diffwave_sde.samplers import DPMSolverSDE
 
 FILES = ["README.md", "config.yaml", "model.safetensors"]
@@ -91,6 +96,66 @@ def test_float16_sounds_differ_by_less_than_a_listener_hears(home):
     error = 20 * ((ours - theirs).norm() / theirs.norm()).log10()
     # dB; it is -65.
     assert -80 < error < -60
+
+
+@pytest.fixture(scope="module")
+def onnx(home):
+    """The folder of the run's graph."""
+    main(["export", f"--ckpt={home}/runs/tiny", "--format=onnx", f"--out={home}/onnx"])
+    return home / "onnx"
+
+
+def test_a_graph_makes_sounds_without_this_package_or_torch(onnx, here):
+    assert sorted(p.name for p in onnx.iterdir()) == [*FILES[:2], "model.onnx", "sample.py", "sampling.json"]
+    code = (
+        "import sys, runpy; sys.modules['torch'] = sys.modules['diffwave_sde'] = None; "
+        "sys.argv = ['sample.py', '--n=4', '--label=kick', '--steps=10']; "
+        f"runpy.run_path('{onnx}/sample.py', run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=here)
+    assert done.returncode == 0, done.stderr
+    files = sorted((here / "sounds").iterdir())
+    assert [f.name for f in files] == [f"{i:03d}-kick.wav" for i in range(4)]
+    length = checkpoint.load(onnx.parent / "tiny16").length
+    for file in files:
+        x, rate = soundfile.read(file)
+        assert (len(x), rate) == (length, 44_100)
+        assert x.std() > 0.01
+
+
+def test_a_graphs_script_makes_the_models_sounds(onnx, home):
+    from diffwave_sde.deploy.sample import load, sample
+
+    model = checkpoint.load(home / "runs" / "tiny")
+    graph, table = load(onnx)
+    assert (table["labels"], table["rate"], table["mu"]) == (list(model.labels), model.rate, model.mu)
+    with torch.inference_mode():
+        expected = model.module.sample(model.length, torch.arange(3), model.module.generators(range(3), 4))[:, 0]
+    noise = model.module.generators(range(3), 4)
+    plan = table["plans"][str(table["default"])]
+    found = sample(graph, table, np.arange(3), lambda shape: randn(shape, noise).numpy(), plan)
+    assert np.abs(found - expected.numpy()).max() < 1e-4 * expected.abs().max()
+
+
+def test_a_program_answers_for_the_length_that_was_asked_for(home, here):
+    main(["export", f"--ckpt={home}/runs/tiny", "--format=program", "--length=700", "--out=program"])
+    program = torch.export.load(here / "program" / "model.pt2").module()
+    model = checkpoint.load(home / "runs" / "tiny").module
+    u, t, label = torch.randn(3, 1, 1, 700), torch.rand(3, dtype=torch.float64), torch.tensor([0, 2, -1])
+    with torch.no_grad():
+        expected = model.denoiser(u, t, Condition(label=label))
+        assert torch.allclose(program(u, t, label), expected, rtol=1e-4, atol=1e-6)
+    assert json.loads((here / "program" / "sampling.json").read_text())["length"] == 700
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (["--format=onnx", "--dtype=float16"], "--dtype float16: model.onnx is in float32; leave --dtype out"),
+    (["--length=700"], "--length 700: for graphs alone"),
+    (["--format=program", "--length=0"], "--length 0: for graphs alone (--format onnx, program), and at least 1"),
+])  # fmt: skip
+def test_what_a_format_has_not_is_refused_in_one_line(home, here, options, message, capfd):
+    assert message in refusal(["export", f"--ckpt={home}/runs/tiny", "--out=x", *options], capfd)
+    assert not (here / "x").exists()
 
 
 def test_the_folder_holds_what_it_takes_to_listen_and_no_more(home):

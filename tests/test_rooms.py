@@ -30,6 +30,7 @@ ALLOWED: dict[str, set[str] | None] = {
     "optim": {"machine"},
     "module": {"sde", "denoiser", "guidance", "networks", "loss", "optim", "samplers", "random"},
     "callbacks": {"module", "metrics", "samplers", "audio", "page", "pictures", "random"},
+    "deploy": {"denoiser", "guidance", "samplers"},
     "checkpoint": EVERYTHING,
     "cli": EVERYTHING,
     "__main__": {"cli"},
@@ -47,6 +48,7 @@ OUTSIDE = {
     "loss": {"torch"},
     "samplers": {"torch", "torchdiffeq", "yaml"},
     "guidance": {"torch"},
+    "deploy": {"torch", "onnxscript", "onnxruntime", "numpy"},
     "machine": {"torch"},
     "optim": {"torch"},
 }

@@ -1,4 +1,4 @@
-"""Write a model for others to use: a folder with its weights, what they are, and a card of facts.
+"""Write a model for others to use: a folder with its weights or its graph, what they are, and a card of facts.
 
 Nothing of this machine goes along: no path, and of the training no more than how it was done.
 """
@@ -11,11 +11,12 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import yaml
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
 from safetensors.torch import save
 from torch import Tensor
 
@@ -25,6 +26,7 @@ from diffwave_sde.cli import runs
 from diffwave_sde.cli.evaluate import SHOWN
 from diffwave_sde.cli.sample import writable
 from diffwave_sde.data.sources import parts
+from diffwave_sde.deploy import graph
 from diffwave_sde.module import KEY
 from diffwave_sde.samplers.grids import LearnedGrid
 
@@ -32,19 +34,78 @@ CARD = "README.md"
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
 
-def save_safetensors(model: Trained, folder: Path, dtype: str) -> Path:
+def save_safetensors(model: Trained, folder: Path, options: Namespace) -> None:
     """The weights as safetensors."""
     weights = model.module.denoiser.state_dict()
-    file = folder / WEIGHTS
-    stored = {name: _stored(name, x, dtype, model.path) for name, x in weights.items()}
-    file.write_bytes(save(stored, {"format": "pt"}))  # save_file would let nobody else read it
-    return file
+    stored = {name: _stored(name, x, options.dtype or "float16", model.path) for name, x in weights.items()}
+    (folder / WEIGHTS).write_bytes(save(stored, {"format": "pt"}))  # save_file would let nobody else read it
 
 
-FORMATS: dict[str, tuple[str, Callable[[Trained, Path, str], Path]]] = {
-    "safetensors": (WEIGHTS, save_safetensors),
+def save_onnx(model: Trained, folder: Path, options: Namespace) -> None:
+    """The network with its preconditioning as an ONNX graph, the sampler's numbers, and a script that takes both."""
+    graph.save_onnx(model.module.denoiser, options.length or model.length, folder / "model.onnx")
+    _save_numbers(model, folder, options)
+    shutil.copyfile(Path(graph.__file__).with_name(SCRIPT), folder / SCRIPT)
+
+
+def save_program(model: Trained, folder: Path, options: Namespace) -> None:
+    """The same graph as PyTorch's own, and the sampler's numbers."""
+    graph.save_program(model.module.denoiser, options.length or model.length, folder / "model.pt2")
+    _save_numbers(model, folder, options)
+
+
+def _save_numbers(model: Trained, folder: Path, options: Namespace) -> None:
+    module = model.module
+    guided = module.guided()
+    guided = guided(module.denoiser) if guided is not None and guided.weight != 1 else None
+    numbers = {
+        "rate": model.rate,
+        "length": options.length or model.length,
+        "mu": model.mu,
+        "labels": list(model.labels) if module.denoiser.net.classes else [],
+        **graph.sampling(module.denoiser, module.sampler, guided),
+    }
+    (folder / NUMBERS).write_text(json.dumps(numbers), encoding="utf-8")
+
+
+class Format(NamedTuple):
+    """What a model can be written as.
+
+    file: its name.
+    save: what writes it, and what belongs to it, into a folder.
+    dtypes: of the numbers, the default first.
+    use: how it is used, for the card.
+    """
+
+    file: str
+    save: Callable[[Trained, Path, Namespace], None]
+    dtypes: tuple[str, ...]
+    use: str
+
+
+NUMBERS, SCRIPT = "sampling.json", "sample.py"
+"""The files beside a graph."""
+
+FORMATS = {
+    "safetensors": Format(
+        WEIGHTS, save_safetensors, ("float16", "float32"), "```sh\ndiffwave-sde sample --ckpt {name} --n 16\n```"
+    ),
+    "onnx": Format(
+        "model.onnx",
+        save_onnx,
+        ("float32",),
+        "```sh\npip install numpy onnxruntime\npython sample.py --n 16\n```\n\n`model.onnx` answers D (B, 1, T) for "
+        "u (B, S, 1, T), t (B,) and label (B,); `sampling.json` has the numbers of the sampler.",
+    ),
+    "program": Format(
+        "model.pt2",
+        save_program,
+        ("float32",),
+        '```python\ndenoise = torch.export.load("model.pt2").module()\nD = denoise(u, t, label)\n```\n\nD (B, 1, T) '
+        "for u (B, S, 1, T) float32, t (B,) float64 and label (B,), -1 for none; `sampling.json` has the numbers of "
+        "the sampler.",
+    ),
 }
-"""What a model can be written as: the name of the file, and what writes it into a folder."""
 
 
 def parser() -> ArgumentParser:
@@ -53,10 +114,19 @@ def parser() -> ArgumentParser:
     p.add_argument("--config", action="config", help="YAML file with values of these options")
     p.add_argument("--ckpt", type=str, required=True, help="checkpoint, or a run's folder")
     p.add_argument("--out", type=str, required=True, help="folder to write, such as models/NAME")
-    p.add_argument("--format", type=Literal[tuple(FORMATS)], default="safetensors", help="what to write")
     p.add_argument(
-        "--dtype", type=Literal[tuple(DTYPES)], default="float16", help="numbers of matrices; vectors are float32"
+        "--format",
+        type=Literal[tuple(FORMATS)],
+        default="safetensors",
+        help="safetensors, the weights, for this program; onnx, a graph for onnxruntime with a script that samples "
+        "from it; program, a graph for torch.export.load",
     )
+    p.add_argument(
+        "--dtype",
+        type=Literal[tuple(DTYPES)] | None,
+        help="numbers of matrices; vectors are float32 (default: float16; graphs are float32)",
+    )
+    p.add_argument("--length", type=int | None, help="samples of a graph's sounds (default: those of the training)")
     p.add_argument("--licence", type=str, default="not stated", help="the card's line on who may do what with it")
     p.add_argument("--command", type=str | None, help="the card's line on the command that trained it")
     p.add_argument(
@@ -71,21 +141,29 @@ def run(argv: list[str]) -> None:
     config = parser().parse_args(argv[1:])
     out = Path(config.out).resolve()
     _vacant(out, config.out, config.overwrite)
+    form = FORMATS[config.format]
+    config.dtype = config.dtype or form.dtypes[0]
+    if config.dtype not in form.dtypes:
+        raise ValueError(f"--dtype {config.dtype}: {form.file} is in {form.dtypes[0]}; leave --dtype out")
+    if config.length is not None and (config.length < 1 or form.file == WEIGHTS):
+        raise ValueError(f"--length {config.length}: for graphs alone (--format onnx, program), and at least 1 sample")
     figures = "" if config.evaluation is None else _figures(Path(config.evaluation))
     model = checkpoint.load(config.ckpt)
     recipe = portable(checkpoint.read(model.path)[KEY], model)
     writable(out.parent)
     with _replacing(out) as folder:
-        written = FORMATS[config.format][1](model, folder, config.dtype)
-        head = f"# What {written.name} is; both are one model, which `diffwave-sde sample` takes.\n"
+        with Console(stderr=True).status(f"writing {form.file}"):
+            form.save(model, folder, config)
+        both = "; both are one model, which `diffwave-sde sample` takes" if form.file == WEIGHTS else ""
+        head = f"# What {form.file} is{both}.\n"
         text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
         (folder / RECIPE).write_text(head + text, encoding="utf-8")
-        size = _size(written, config.dtype)
+        size = _size(folder / form.file, config.dtype)
         facts = [*_facts(model, recipe), ("size", size), ("licence", config.licence)]
         if config.command:
             facts.append(("trained by", f"`{config.command}`"))
-        (folder / CARD).write_text(_card(out.name, model, facts) + figures, encoding="utf-8")
-    print(f"{Path(config.out) / written.name}: {size}, step {model.step:,}; {RECIPE} and {CARD} are beside it")
+        (folder / CARD).write_text(_card(out.name, model, form.use, facts) + figures, encoding="utf-8")
+    print(f"{Path(config.out) / form.file}: {size}, step {model.step:,}; {RECIPE} and {CARD} are beside it")
 
 
 def portable(recipe: dict[str, Any], model: Trained) -> dict[str, Any]:
@@ -142,7 +220,7 @@ def _vacant(out: Path, given: str, overwrite: bool) -> None:
         raise FileExistsError(f"{given} is a file: choose another --out")
     if not overwrite:
         raise FileExistsError(f"{given} exists: add --overwrite to replace it, or choose another --out")
-    own = {RECIPE, CARD, *(name for name, _ in FORMATS.values())}
+    own = {RECIPE, CARD, NUMBERS, SCRIPT, *(form.file for form in FORMATS.values())}
     if foreign := sorted(p.name for p in out.iterdir() if p.name not in own):
         raise FileExistsError(f"{given} holds {foreign[0]}, which no export wrote: choose another --out, or move it")
 
@@ -191,11 +269,11 @@ def _size(file: Path, dtype: str) -> str:
     return f"{file.stat().st_size / 1e6:.1f} MB in {dtype}"
 
 
-def _card(name: str, model: Trained, facts: Iterable[tuple[str, str]]) -> str:
+def _card(name: str, model: Trained, use: str, facts: Iterable[tuple[str, str]]) -> str:
     classes = f": {', '.join(model.labels)}" if model.module.denoiser.net.classes else ""
     return (
         f"# {name}\n\nA diffusion model of short sounds{classes}. {RECIPE} tells all that it was made with.\n\n"
-        f"```sh\ndiffwave-sde sample --ckpt {name} --n 16\n```\n\n" + _table(("", ""), facts)
+        f"{use.replace('{name}', name)}\n\n" + _table(("", ""), facts)
     )
 
 

@@ -178,7 +178,7 @@ class NoiseEmbedding(nn.Module):
         out = self.mlp(torch.cat((phase.sin(), phase.cos()), 1))
         if self.label is not None:
             if label is None:
-                label = torch.full((len(noise),), -1, device=noise.device)
+                label = torch.full((noise.shape[0],), -1, device=noise.device)
             out = out + self.label(torch.where(label < 0, self.classes, label))
         return functional.silu(out)
 

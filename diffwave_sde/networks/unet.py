@@ -252,7 +252,7 @@ class UNet(Network):
             views.append(self.front.analyse(harmonic_features(u, self.harmonics)))
         if self.position:
             place = position_features(coefficients.shape[-1], self.front.hop, self.position, coefficients)
-            views.append(place.expand(len(u), -1, -1))
+            views.append(place.expand(u.shape[0], -1, -1))
         views = torch.cat(views, 1)
         return functional.pad(views, (0, frames - views.shape[-1]))
 

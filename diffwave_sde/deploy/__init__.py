@@ -1,0 +1,1 @@
+"""A model as a graph: what runs where this package, or PyTorch itself, is not."""

@@ -1,0 +1,127 @@
+"""The network with its preconditioning as one graph of tensors, and a sampler as a table of numbers.
+
+A graph answers D(u, t): from u (B, S, 1, T) float32, t (B,) float64 and label (B,) int64, negative for none, D
+(B, 1, T). B is open, T is fixed. What a sampler does between two calls is linear, with numbers that depend on time
+alone:
+
+    u ← A u + a D + b (D - D before) + c ε
+
+so that a table of them and a loop of a few lines are a whole sampling; `sample.py` beside this file is that loop.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffwave_sde.denoiser import Condition, Denoiser
+from diffwave_sde.guidance import ClassifierFree
+from diffwave_sde.samplers import DDIM, DPMSolver2M, DPMSolverSDE, Sampler
+from diffwave_sde.samplers.grids import LearnedGrid, TimesGrid
+
+STEPS = (10, 20, 35, 50)  # of the tables that go along, beside the model's own number
+
+
+class Graph(nn.Module):
+    """The denoiser as a function of tensors alone."""
+
+    def __init__(self, denoiser: Denoiser):
+        super().__init__()
+        self.denoiser = denoiser
+
+    def forward(self, u: Tensor, t: Tensor, label: Tensor) -> Tensor:
+        """u (B, S, 1, T), t (B,), label (B,) -> D (B, 1, T)."""
+        return self.denoiser(u, t, Condition(label=label))
+
+
+def trace(denoiser: Denoiser, length: int) -> torch.export.ExportedProgram:
+    """The program of `Graph` for sounds of `length` samples, in float32, any number of them at once."""
+    example = (
+        torch.zeros(2, denoiser.sde.blocks, 1, length),
+        torch.ones(2, dtype=torch.float64),
+        torch.tensor([0, -1]),
+    )
+    many = {0: torch.export.Dim("batch", min=1, max=2**16)}
+    graph = Graph(denoiser).eval()
+    with torch.no_grad():
+        graph(*example)  # once in earnest, so that what a process keeps for later is no tensor of the trace
+        return torch.export.export(graph, example, dynamic_shapes=(many,) * 3)
+
+
+def save_program(denoiser: Denoiser, length: int, file: Path) -> None:
+    """Writes what `torch.export.load` reads, on any machine with PyTorch."""
+    torch.export.save(trace(denoiser, length), file)
+
+
+def save_onnx(denoiser: Denoiser, length: int, file: Path) -> None:
+    """Writes an ONNX file, weights included.
+
+    Raises:
+        ValueError: without the packages that it takes.
+    """
+    try:
+        import onnxscript  # noqa: F401  torch.onnx writes with it
+    except ImportError as error:
+        raise ValueError(
+            f"ONNX needs a package that is not here ({error}): pip install 'diffwave-sde[onnx]'"
+        ) from error
+    # Of operators that a network of ours has not.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    program = torch.onnx.export(
+        trace(denoiser, length), dynamo=True, input_names=["u", "t", "label"], output_names=["D"], verbose=False
+    )
+    program.save(str(file), external_data=False)
+
+
+def plan(denoiser: Denoiser, sampler: Sampler, guidance: ClassifierFree | None) -> dict[str, Any]:
+    """A sampler as a table: times (N,), and for each of N - 1 steps A (S, S), a (S,), b (S,) and c (S, S).
+
+    The sounds are D at the last of the times. `guided` tells at which times the classifier-free guidance acts.
+
+    Raises:
+        ValueError: if the sampler is none whose steps are of that form.
+    """
+    sampler = sampler.on(denoiser.sde)
+    if not isinstance(sampler, (DDIM, DPMSolver2M, DPMSolverSDE)):
+        raise ValueError(
+            f"{type(sampler).__name__} cannot be written as a table: train with, or name in config.yaml, one of "
+            "Preferred, DDIM, DPMSolver2M and DPMSolverSDE"
+        )
+    times = sampler.grid(denoiser.sde, sampler.steps)
+    none, still = torch.zeros(denoiser.sde.blocks), torch.zeros(denoiser.sde.blocks, denoiser.sde.blocks)
+    steps = []
+    for i, row in enumerate(sampler.plan(denoiser, times)):
+        a, A, *rest = (c[0] for c in row)
+        b = none if isinstance(sampler, DDIM) else rest.pop(0)
+        (c,) = rest or (still,)
+        steps.append({"A": A.tolist(), "a": a.tolist(), "b": (b if i else none).tolist(), "c": c.tolist()})
+    acts = [False] * len(times) if guidance is None else guidance.acts(times).tolist()
+    return {"sampler": type(sampler).__name__, "times": times.tolist(), "steps": steps, "guided": acts}
+
+
+def sampling(denoiser: Denoiser, sampler: Sampler, guidance: ClassifierFree | None) -> dict[str, Any]:
+    """All the numbers that a sampling takes beside the graph.
+
+    prior: (S, S), what white noise is multiplied by for the first u.
+    guidance: the weight w; where a plan is guided, D is D + (w - 1) (D - D without the class).
+    plans: `plan` by its number of steps; `default` is the model's own.
+    """
+    sampler = sampler.on(denoiser.sde)
+    plans = {str(sampler.steps): plan(denoiser, sampler, guidance)}
+    if not isinstance(sampler.grid, (TimesGrid, LearnedGrid)):  # which are of one number of steps, or a few
+        for steps in STEPS:
+            other = copy.copy(sampler)
+            other.steps = steps
+            plans[str(steps)] = plan(denoiser, other, guidance)
+    last = torch.tensor([denoiser.sde.t_max], dtype=torch.float64)
+    return {
+        "prior": denoiser.sde.kernel(last).L[0].tolist(),
+        "guidance": 1.0 if guidance is None else guidance.weight,
+        "default": sampler.steps,
+        "plans": plans,
+    }

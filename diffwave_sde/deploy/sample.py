@@ -1,0 +1,106 @@
+"""Make sounds from model.onnx and sampling.json beside this file, with numpy and onnxruntime alone.
+
+python sample.py [--n 4] [--label kick] [--steps 35] [--seed 0] [--out sounds]
+"""
+
+import argparse
+import json
+import time
+import wave
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+HERE = Path(__file__).resolve().parent
+
+
+def sample(graph, table, label, noise, plan):
+    """Sounds (B, T), companded if the training data was.
+
+    graph: (u (B, S, 1, T), t (B,), label (B,)) -> D (B, 1, T).
+    table: what sampling.json holds.
+    label: class ids (B,), -1 for none.
+    noise: (shape) -> standard normal numbers.
+    plan: one of the table's plans.
+    """
+    shape = (len(label), len(table["prior"]), 1, table["length"])
+    u, before = mix(table["prior"], noise(shape)), None
+    for i, t in enumerate(plan["times"]):
+        D = denoised(graph, u, t, label, table["guidance"] if plan["guided"][i] else 1.0)
+        if i == len(plan["steps"]):
+            return D[:, 0]
+        step = plan["steps"][i]
+        u = mix(step["A"], u) + along(step["a"], D)
+        if np.any(step["c"]):
+            u = u + mix(step["c"], noise(shape))
+        if before is not None:
+            u = u + along(step["b"], D - before)
+        before = D
+
+
+def denoised(graph, u, t, label, weight):
+    """D (B, 1, T), led to the class by classifier-free guidance."""
+    if weight == 1.0:
+        return graph(u, np.full(len(u), t), label)
+    both = graph(np.concatenate((u, u)), np.full(2 * len(u), t), np.concatenate((label, np.full_like(label, -1))))
+    D, without = np.split(both, 2)
+    return D + np.float32(weight - 1) * (D - without)
+
+
+def mix(matrix, u):
+    """A matrix (S, S) on the blocks of u (B, S, 1, T)."""
+    return np.einsum("ij,bjct->bict", np.float32(matrix), u)
+
+
+def along(vector, D):
+    """A vector (S,) times D (B, 1, T) -> (B, S, 1, T)."""
+    return np.float32(vector)[:, None, None] * D[:, None]
+
+
+def load(folder=HERE, threads=0):
+    """The graph as a function, and the table."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads  # 0: as many as there are cores
+    session = onnxruntime.InferenceSession(str(Path(folder) / "model.onnx"), options, ["CPUExecutionProvider"])
+    table = json.loads((Path(folder) / "sampling.json").read_text())
+    return lambda u, t, label: session.run(None, {"u": np.float32(u), "t": t, "label": label})[0], table
+
+
+def expand(y, mu):
+    """The waveform of a companded one; mu = 0 is none."""
+    if not mu:
+        return y
+    return np.sign(y) * np.expm1(np.minimum(np.abs(y), 1) * np.log1p(mu)) / mu
+
+
+def main():
+    graph, table = load()
+    names = table["labels"]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--n", type=int, default=4, help="number of sounds (default 4)")
+    parser.add_argument("--label", choices=names, help="class of all of them (default: each in turn)")
+    parser.add_argument("--steps", choices=list(table["plans"]), default=str(table["default"]), help="network calls")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the noise (default 0)")
+    parser.add_argument("--out", type=Path, default=Path("sounds"), help="folder for the WAV files (default sounds)")
+    options = parser.parse_args()
+    asked = [options.label] if options.label else names
+    label = np.array([names.index(asked[i % len(asked)]) if names else -1 for i in range(options.n)])
+    rng = np.random.default_rng(options.seed)
+    began = time.perf_counter()
+    y = sample(graph, table, label, lambda shape: rng.standard_normal(shape, np.float32), table["plans"][options.steps])
+    seconds = time.perf_counter() - began
+    x = np.rint(np.clip(expand(y, table["mu"]), -1, 1) * 32767).astype("<i2")
+    options.out.mkdir(parents=True, exist_ok=True)
+    for i, sound in enumerate(x):
+        name = f"{i:03d}-{names[label[i]] if names else 'sound'}.wav"
+        with wave.open(str(options.out / name), "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(table["rate"])
+            file.writeframes(sound.tobytes())
+    print(f"{options.n} sounds in {options.out}: {x.size / table['rate']:.2f} s of sound in {seconds:.2f} s")
+
+
+if __name__ == "__main__":
+    main()
