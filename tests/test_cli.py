@@ -212,6 +212,25 @@ def test_a_learnt_grid_is_one_command_and_one_option(run, here, capsys):
     assert (here / "grids.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_sounds_of_half_precision_are_nearly_those_of_the_seed(run, here):
+    for name in ("32", "bf16"):
+        main(
+            [
+                "sample",
+                f"--ckpt={run}",
+                "--n=2",
+                "--sampler=DDIM",
+                "--sampler.steps=4",
+                f"--precision={name}",
+                f"--out={name}",
+            ]
+        )
+        assert json.loads((here / name / "sounds.json").read_text())["precision"] == name
+    for file in sorted((here / "32").glob("*.wav")):
+        exact, near = (torch.from_numpy(soundfile.read(here / name / file.name)[0]) for name in ("32", "bf16"))
+        assert 0 < (near - exact).norm() < 0.03 * exact.norm()
+
+
 def test_samplers_without_a_grid_sample_too(run, here):
     main(["sample", f"--ckpt={run}", "--n=1", "--sampler=GottaGoFast", "--sampler.calls=20", "--out=out"])
     assert json.loads((here / "out" / "sounds.json").read_text())["nfe"] <= 20

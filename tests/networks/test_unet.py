@@ -6,10 +6,26 @@ from layouts import LAYOUTS, SMALL, Asked, noise_of, randn, shifted, small
 from torch import nn
 from truth import concrete
 
-from diffwave_sde.networks import MDCT, Network, UNet
+from diffwave_sde.networks import MDCT, Half, Network, UNet
 from diffwave_sde.networks.blocks import Attention, Fourier, NoiseEmbedding, ResBlock, normalise, position_features
 
 # -------------------------------------------------------------------------------------- shapes
+
+
+def test_a_network_that_multiplies_in_bfloat16_says_nearly_the_same():
+    net, twin = (small(front=MDCT(20), classes=3, multiresolution=True).eval() for _ in range(2))
+    half = Half(twin)
+    assert (half.inputs, half.classes, half.outputs) == (net.inputs, net.classes, net.outputs)
+    u, noise, asked = randn(4, 1, 1000), noise_of(4), Asked(torch.tensor([0, 1, 2, -1]))
+    with torch.no_grad():
+        exact, near = net(u, noise, asked), half(u, noise, asked)
+    assert near.dtype == torch.float32
+    error = (near - exact).norm() / exact.norm()
+    assert 1e-4 < error < 3e-2  # 8 bits, through a dozen layers
+    kinds = {type(m).__name__: m.weight.dtype for m in half.modules() if getattr(m, "weight", None) is not None}
+    assert kinds["Conv1d"] == kinds["Linear"] == torch.bfloat16
+    assert kinds["GroupNorm"] == kinds["Embedding"] == torch.float32
+    assert twin.front.cosines.dtype == torch.float32
 
 
 @pytest.mark.parametrize("cls", concrete(Network))
