@@ -1,0 +1,266 @@
+"""How fast sounds are made, and what fewer calls cost.
+
+    python benchmarks/sampling.py [--ckpt drums] [--threads 2] [--device cpu] [--markdown FILE]
+
+First: a whole sampling by the model's own sampler and guidance, for one sound and for a batch, in each precision, and
+on a CPU by onnxruntime where that is installed; over the time of its bare network calls; and the same number of calls
+of CRASH's network and of audio-diffusion-pytorch's. All take turns, and a line's time is the least of its rounds.
+
+Then, for samplers and numbers of steps: Fréchet distances of so many sounds from clips that were not trained on, over
+those of the model's own sampler in 50 steps.
+
+Last: the seconds of a request for one sound in a process that is warm, of `diffwave-sde sample --n 1` and of `--help`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from network import networks, timed
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from tables import markdown
+
+from diffwave_sde import audio, checkpoint
+from diffwave_sde.cli import main as program
+from diffwave_sde.data.module import AudioDataModule
+from diffwave_sde.denoiser import Condition
+from diffwave_sde.guidance import Guidance
+from diffwave_sde.machine import bfloat16_is_fast
+from diffwave_sde.metrics import EMBEDDINGS, evaluate
+from diffwave_sde.metrics.evaluation import SoundSet
+from diffwave_sde.module import DiffusionModule
+from diffwave_sde.networks import Half
+from diffwave_sde.samplers import DPMSolver2M, DPMSolver3M, DPMSolverSDE, Sampler
+
+PEERS = ("crash", "audio-diffusion-pytorch, 7 levels")
+
+
+def model(name: str, device: torch.device, half: bool = False) -> checkpoint.Trained:
+    """A trained model, its products in bfloat16 if so wanted."""
+    found = checkpoint.load(name, device=str(device))
+    if half:
+        found.module.denoiser.net = Half(found.module.denoiser.net)
+    return found
+
+
+def sampling(module: DiffusionModule, length: int, batch: int) -> Callable[[], object]:
+    """A whole sampling of so many sounds."""
+    label = torch.arange(batch) % 3
+
+    @torch.inference_mode()
+    def call() -> torch.Tensor:
+        return module.sample(length, label, module.generators(range(batch), seed=1))
+
+    return call
+
+
+def bare(module: DiffusionModule, length: int, batch: int) -> Callable[[], object]:
+    """The network calls of it and nothing else."""
+    denoiser, device = module.denoiser, module.device
+    sampler = module.sampler.on(denoiser.sde)
+    times = sampler.grid(denoiser.sde, sampler.steps)
+    led = module.guided()
+    acts = led(denoiser).acts(times).tolist() if led is not None else [False] * len(times)
+    u = {n: torch.randn(n, denoiser.sde.blocks, 1, length, device=device) for n in (batch, 2 * batch)}
+    label = {n: torch.zeros(n, dtype=torch.long, device=device) for n in u}
+    at = denoiser.nodes(times, u[batch])
+
+    @torch.inference_mode()
+    def call() -> None:
+        for i, twice in enumerate(acts):
+            n = batch * (1 + twice)
+            at(u[n], i, Condition(label=label[n]))
+
+    return call
+
+
+def other(net: dict, length: int, batch: int, calls: int, device: torch.device) -> Callable[[], object]:
+    """So many calls of another network."""
+    torch.manual_seed(0)
+    module = checkpoint.build({"net": net}).to(device).eval()
+    u = torch.randn(batch, 1, 1, length, device=device)
+    t, label = torch.full((batch,), 0.5, dtype=torch.float64, device=device), torch.zeros(batch, dtype=torch.long)
+    condition = Condition(label=label.to(device))
+
+    @torch.inference_mode()
+    def call() -> None:
+        for _ in range(calls):
+            module.denoiser(u, t, condition)
+
+    return call
+
+
+def onnx(name: str, folder: Path, batch: int, threads: int) -> Callable[[], object]:
+    """A whole sampling by onnxruntime."""
+    from diffwave_sde.deploy.sample import load, sample
+
+    if not (folder / "graph").is_dir():
+        program(["export", f"--ckpt={name}", "--format=onnx", f"--out={folder}/graph"])
+    graph, table = load(folder / "graph", threads)
+    plan, rng = table["plans"][str(table["default"])], np.random.default_rng(0)
+    label = np.arange(batch) % 3
+    return lambda: sample(graph, table, label, lambda shape: rng.standard_normal(shape, np.float32), plan)
+
+
+def speeds(options: argparse.Namespace, device: torch.device, folder: Path) -> Table:
+    """The first table."""
+    halves = [False, True] if bfloat16_is_fast(device) else [False]
+    models = {half: model(options.ckpt, device, half) for half in halves}
+    own, length = models[False], models[False].length
+    sampler = own.module.sampler.on(own.module.denoiser.sde)
+    lines: dict[tuple[str, int], Callable[[], object]] = {}
+    floors: dict[tuple[str, int], Callable[[], object]] = {}
+    for batch in (1, options.batch):
+        for half, found in models.items():
+            key = f"{options.ckpt}, {'bfloat16' if half else 'float32'}", batch
+            lines[key], floors[key] = sampling(found.module, length, batch), bare(found.module, length, batch)
+        if device.type == "cpu" and all(map(importlib.util.find_spec, ("onnxscript", "onnxruntime"))):
+            lines[f"{options.ckpt}, onnxruntime", batch] = onnx(options.ckpt, folder, batch, options.threads)
+    nets = networks()
+    for name in () if options.no_peers else PEERS:
+        if name in nets:
+            lines[f"{name}, {sampler.steps} calls", 1] = other(nets[name], length, 1, sampler.steps, device)
+    best = {key: float("inf") for key in (*lines, *(("bare", key) for key in floors))}
+    for i in track(range(options.rounds), "timing", console=Console(stderr=True)):
+        for key, call in lines.items():
+            if i == 0 or key in floors or key[0].startswith(options.ckpt):
+                best[key] = min(best[key], timed(call, device))
+        for key, call in floors.items():
+            best["bare", key] = min(best["bare", key], timed(call, device))
+    table = Table(
+        *("", "sounds at a time", "s a sound", "real-time factor", "over its bare calls"),
+        title=f"{type(sampler).__name__}, {sampler.steps} steps, guidance {own.module.guided() or 'none'}; "
+        f"{device} ({options.threads} threads)",
+    )
+    for (name, batch), _ in lines.items():
+        seconds = best[name, batch]
+        over = f"{seconds / best['bare', (name, batch)]:.3f}" if (name, batch) in floors else ""
+        rate = batch * length / own.rate / seconds
+        table.add_row(name, str(batch), f"{seconds / batch:.3f}", f"{rate:.2f}", over)
+    return table
+
+
+def samplers() -> dict[str, tuple[Sampler | None, Guidance | None, bool]]:
+    """Ways of sampling: sampler, guidance, half precision; None is the model's own."""
+    found: dict[str, tuple[Sampler | None, Guidance | None, bool]] = {}
+    for steps in (50, 35, 25, 20, 15, 10):
+        found[f"DPMSolverSDE({steps}), η = 0.3"] = (DPMSolverSDE(steps, eta=0.3), None, False)
+    found["DPMSolverSDE(35), η = 0.3, bfloat16"] = (DPMSolverSDE(35, eta=0.3), None, True)
+    for steps in (35, 20, 15, 10):
+        found[f"DPMSolver2M({steps})"] = (DPMSolver2M(steps), None, False)
+    for steps in (20, 15, 10):
+        found[f"DPMSolver3M({steps})"] = (DPMSolver3M(steps), None, False)
+    found["DPMSolverSDE(35), no guidance"] = (DPMSolverSDE(35, eta=0.3), Guidance(1.0), False)
+    return found
+
+
+def qualities(options: argparse.Namespace, device: torch.device) -> Table:
+    """The second table."""
+    models = {half: model(options.ckpt, device, half) for half in (False, True)}
+    own = models[False]
+    data = AudioDataModule(options.dataset, mu=0, workers=0)
+    data.prepare_data()
+    data.setup("fit")
+    rows = np.concatenate([data.splits[part] for part in ("validation", "test")])
+    clips = torch.from_numpy(data.store.read(np.sort(rows))).float() / 32768
+    real = SoundSet(clips, tuple(data.labels[i] for i in data.store.label_ids[np.sort(rows)]), "held out")
+    embeddings = [kind() for kind in EMBEDDINGS.values()]
+    label = torch.arange(options.sounds) % len(own.labels)
+    table = Table("", "passes of the network a sound", *[f"{n}, over its 50 steps" for n in EMBEDDINGS], *EMBEDDINGS)
+    first: dict[str, float] = {}
+    for name, (sampler, guidance, half) in track(samplers().items(), "listening", console=Console(stderr=True)):
+        if half and not bfloat16_is_fast(device):
+            continue
+        module = models[half].module
+        made = []
+        with torch.inference_mode():
+            for i in torch.arange(options.sounds).split(20):
+                made.append(
+                    module.sample(
+                        own.length, label[i], module.generators(i.tolist(), seed=1), sampler, guidance=guidance
+                    )[:, 0]
+                )
+        sounds = SoundSet(
+            audio.expand(torch.cat(made), own.mu).cpu(), tuple(own.labels[i] for i in label.tolist()), "generated"
+        )
+        found = evaluate(real, sounds, embeddings, rounds=10, count=options.sounds)["embeddings"]
+        led = module.guided(guidance)
+        times = sampler.grid(module.denoiser.sde, sampler.steps)
+        passes = len(times) + (int(led(module.denoiser).acts(times).sum()) if led and led.weight != 1 else 0)
+        values = {k: v["all"]["frechet"] for k, v in found.items()}
+        first = first or {k: v["value"] for k, v in values.items()}
+        cells = [f"{values[k]['value'] / first[k]:.2f}" for k in EMBEDDINGS]
+        cells += [f"{values[k]['value'] / values[k]['floor']:.2f} floors" for k in EMBEDDINGS]
+        table.add_row(name, str(passes), *cells)
+    table.caption = f"{options.sounds} sounds"
+    return table
+
+
+def starts(options: argparse.Namespace, device: torch.device, folder: Path) -> Table:
+    """The third table."""
+    found = model(options.ckpt, device)
+    request = sampling(found.module, found.length, 1)
+    request()
+    commands = {
+        "diffwave-sde sample --n 1": ["sample", f"--ckpt={options.ckpt}", "--n=1", f"--device={device}"],
+        "diffwave-sde --help": ["--help"],
+        "diffwave-sde fit --help": ["fit", "--help"],
+    }
+    table = Table("", "s, least of three")
+    table.add_row("one sound, in a warm process", f"{min(timed(request, device) for _ in range(3)):.2f}")
+    for name, arguments in commands.items():
+        taken = []
+        for i in range(3):
+            out = [f"--out={folder}/{i}"] if "sample" in arguments else []
+            start = time.perf_counter()
+            subprocess.run([sys.executable, "-m", "diffwave_sde", *arguments, *out], check=True, capture_output=True)
+            taken.append(time.perf_counter() - start)
+        table.add_row(f"`{name}`", f"{min(taken):.2f}")
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ckpt", default="drums", help="checkpoint, run or model (default: the model drums)")
+    parser.add_argument("--dataset", default="drums", help="what its sounds are laid against (default drums)")
+    parser.add_argument("--batch", type=int, default=8, help="sounds at a time, beside one (default 8)")
+    parser.add_argument("--sounds", type=int, default=60, help="sounds for the second table (default 60)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of timing (default 3)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads (default: cores)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
+    parser.add_argument("--tables", default="speed,quality,start", help="which of the three (default all)")
+    parser.add_argument("--no-peers", action="store_true", help="no other networks in the first table")
+    parser.add_argument("--markdown", type=Path, help="file to write the tables to as well")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    device = torch.device(options.device)
+    wanted = options.tables.split(",")
+    tables = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if "speed" in wanted:
+            tables.append(speeds(options, device, folder))
+        if "quality" in wanted:
+            tables.append(qualities(options, device))
+        if "start" in wanted:
+            tables.append(starts(options, device, folder))
+    for table in tables:
+        Console().print(table)
+    if options.markdown:
+        with audio.replacing(options.markdown) as temporary:
+            temporary.write_text("\n".join(f"{t.title or ''}\n\n{markdown(t)}" for t in tables))
+
+
+if __name__ == "__main__":
+    main()
