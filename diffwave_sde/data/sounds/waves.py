@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from scipy.signal import sosfilt
 
 T60 = math.log(1000)  # decay times are times to fall by 60 dB
 TOP = 0.45  # no partial above this share of the sample rate
@@ -79,8 +80,6 @@ def biquad(kind: str, hz: float, q: float, clock: Clock) -> np.ndarray:
 
 def shape(wave: np.ndarray, clock: Clock, *sections: tuple[str, float, float]) -> np.ndarray:
     """Send a wave through biquads, each (kind, Hz, Q)."""
-    from scipy.signal import sosfilt  # a second to import, which who only listens would wait for
-
     return sosfilt(np.stack([biquad(*section, clock) for section in sections]), wave)
 
 
