@@ -174,20 +174,30 @@ class DiffusionModule(LightningModule):
 
     def prepare_step(self, batch: Any, counter: int) -> tuple[Tensor, Condition, Draw]:
         """The clips, condition and draws of training batch number `counter`: a pure function of these and the seed."""
-        world, rank = (self.trainer.world_size, self.global_rank) if self._trainer is not None else (1, 0)
-        return self.replay(batch, counter, rank, world)
+        if self._trainer is None:
+            return self.replay(batch, counter)
+        trainer = self.trainer
+        return self.replay(batch, counter, self.global_rank, trainer.world_size, trainer.accumulate_grad_batches)
 
-    def replay(self, batch: Any, counter: int, rank: int = 0, world: int = 1) -> tuple[Tensor, Condition, Draw]:
-        """As `prepare_step`, for any rank of any number of processes: what a spike's record is replayed with."""
+    def replay(
+        self, batch: Any, counter: int, rank: int = 0, world: int = 1, parts: int = 1
+    ) -> tuple[Tensor, Condition, Draw]:
+        """As `prepare_step`, for any rank of any number of processes: what a spike's record is replayed with.
+
+        `parts` batches are accumulated for a step of the optimizer.
+        """
         x = batch.audio
-        # Where a clip stands in the global batch, not in this process's share of it, decides what it draws.
-        places = [i * world + rank for i in range(len(x))]
+        step, part = divmod(counter, parts)
+        # Where a clip stands in all that the optimizer's step is made of, not in this process's share of it nor in one
+        # of several batches, decides what it draws.
+        places = [(part * len(x) + i) * world + rank for i in range(len(x))]
+        total = len(x) * world * parts
         torch.manual_seed(stream(self.seed, "dropout", counter, rank).initial_seed())
-        generators = [stream(self.seed, TRAINING, counter, p, device=x.device) for p in places]
+        generators = [stream(self.seed, TRAINING, step, p, device=x.device) for p in places]
         position = torch.tensor(places, device=x.device)
-        shared = stream(self.seed, TRAINING, counter, "shared", device=x.device)
-        draw = self.loss.draw(self.denoiser.sde, x, generators, position, len(x) * world, shared)
-        hidden = torch.rand(len(x) * world, generator=stream(self.seed, "label", counter))[places]
+        shared = stream(self.seed, TRAINING, step, "shared", device=x.device)
+        draw = self.loss.draw(self.denoiser.sde, x, generators, position, total, shared)
+        hidden = torch.rand(total, generator=stream(self.seed, "label", step))[places]
         label = torch.where((hidden < self.label_dropout).to(x.device), -1, batch.label)
         return x, Condition(label=label), draw
 

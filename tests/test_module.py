@@ -36,6 +36,19 @@ def test_ranks_draw_together_what_one_process_draws_alone():
         assert torch.equal(own.label, condition.label[rank::2])
 
 
+def test_accumulated_batches_draw_together_what_one_batch_draws():
+    module = DiffusionModule(small())
+    whole = batch(range(8))
+    _, condition, draw = module.replay(whole, counter=7)
+    for rank, part in ((r, p) for r in range(2) for p in range(2)):
+        rows = [4 * part + rank, 4 * part + rank + 2]
+        share = Batch(*(field[rows] for field in whole))
+        _, own, drawn = module.replay(share, counter=2 * 7 + part, rank=rank, world=2, parts=2)
+        assert torch.equal(drawn.t, draw.t[rows])
+        assert torch.equal(drawn.eps, draw.eps[rows])
+        assert torch.equal(own.label, condition.label[rows])
+
+
 def test_a_step_draws_anew_and_a_replayed_one_draws_the_same():
     module = DiffusionModule(small())
     first, again, other = (module.replay(batch(range(4)), counter=c)[2] for c in (1, 1, 2))

@@ -39,12 +39,12 @@ class SpikeDetector(Callback):
 
         step, loss, grad_norm    of the whole global batch
         reasons                  what stood out, and by how much
-        skipped, world           whether the step was left out; number of processes
+        skipped, world, parts    whether the step was left out; number of processes, and of batches accumulated
         batches                  a record of each process and accumulated batch: rank, counter (of the batch),
                                  index (rows of the store), names (files), losses and sigma (noise levels)
 
-    and `module.replay(batch of those rows, counter, rank, world)` draws what it drew. `train/grad_norm` and the number
-    of spikes so far, `train/spikes`, are logged every `log_every_n_steps`.
+    and `module.replay(batch of those rows, counter, rank, world, parts)` draws what it drew. `train/grad_norm` and the
+    number of spikes so far, `train/spikes`, are logged every `log_every_n_steps`.
 
     Args:
         threshold: how far from the median a spike is, in robust standard deviations of the logarithm.
@@ -166,7 +166,7 @@ class SpikeDetector(Callback):
         name_rows(batches, getattr(trainer, "datamodule", None))
         record = {
             "step": step, "loss": values[0], "grad_norm": values[1], "reasons": reasons, "skipped": self.skip,
-            "world": trainer.world_size, "batches": batches,
+            "world": trainer.world_size, "parts": trainer.accumulate_grad_batches, "batches": batches,
         }  # fmt: skip
         home = self._home(trainer)
         path = home / f"step={step}.pt"

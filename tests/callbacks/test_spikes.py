@@ -100,7 +100,7 @@ def test_a_record_replays_to_the_very_losses_that_were_kept(model, data, trainer
     assert (record["step"], record["world"], part["rank"], part["counter"]) == (BAD, 1, 0, BAD)
     rows = sounds.splits["train"].tolist()
     batch = sounds.train_dataloader().dataset.__getitems__([rows.index(row) for row in part["index"].tolist()])
-    x, condition, draw = module.train().replay(batch, part["counter"], part["rank"], record["world"])
+    x, condition, draw = module.train().replay(batch, part["counter"], part["rank"], record["world"], record["parts"])
     torch.testing.assert_close(module.loss.at(module.denoiser, x, draw, condition), part["losses"], rtol=1e-6, atol=0)
     torch.testing.assert_close(module.denoiser.sde.kernel(draw.t).snr.rsqrt().float(), part["sigma"])
     torch.testing.assert_close(part["losses"].mean().item(), record["loss"])

@@ -179,6 +179,33 @@ def test_the_command_line_takes_a_number_of_blocks_or_a_list(given, expected):
         parser.parse_args(["--net.transition", "strided"])
 
 
+# -------------------------------------------------------------------------------------- memory
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["float32", "bf16-autocast"])
+def test_what_is_computed_again_gives_the_same_gradient_in_less_memory(half):
+    gradients, kept = [], []
+    for recompute in (False, True):
+        net = small(recompute=recompute, blocks=2, dropout=0.3, front=MDCT(6), multiresolution=True).train()
+        sizes = {}
+
+        def note(x, sizes=sizes):
+            sizes[x.data_ptr()] = x.numel()
+            return x
+
+        torch.manual_seed(1)
+        hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda x: x)
+        with hooks, torch.autocast("cpu", torch.bfloat16, enabled=half):
+            y = net(randn(2, 1, 600), noise_of(2))
+        y.float().square().sum().backward()
+        gradients.append([p.grad for p in net.parameters() if p.grad is not None])
+        kept.append(sum(sizes.values()))
+    assert len(gradients[0]) == len(gradients[1]) > 20
+    for one, other in zip(*gradients, strict=True):
+        assert torch.equal(one, other)
+    assert kept[1] < 0.7 * kept[0]
+
+
 # -------------------------------------------------------------------------------------- views
 
 
