@@ -1,10 +1,9 @@
 """What a network call costs, ours beside those of others, and how far that is from what the machine can do.
 
-    python benchmarks/network.py [--batch 8] [--threads 2] [--device cpu] [--markdown FILE]
+    python benchmarks/network.py [--batch 8] [--length 21000] [--threads 2] [--device cpu] [--markdown FILE]
 
-A call is the denoiser's, preconditioning included, of clips of 21,000 samples; a step of training is its loss and
-gradient, without the optimizer. All networks take turns, round by round, and a network's time is the least of its
-rounds: the machine is not ours alone.
+A call is the denoiser's, preconditioning included; a step of training is its loss and gradient, without the optimizer.
+All networks take turns, round by round, and a network's time is the least of its rounds: the machine is not ours alone.
 
 FLOPs are those of products and convolutions, two for a multiplication and an addition. Bytes are what all operations
 read and write, one by one, as they would if nothing were fused and nothing stayed in a cache: those of a call of
@@ -91,13 +90,14 @@ class Line:
         batch: clips.
         half: whether it computes in bfloat16 where autocast does.
         device: where.
+        length: samples of a clip.
     """
 
-    def __init__(self, net: dict, batch: int, half: bool, device: torch.device):
+    def __init__(self, net: dict, batch: int, half: bool, device: torch.device, length: int):
         torch.manual_seed(0)
         self.denoiser: Denoiser = build({"net": net}).denoiser.to(device)
         self.half, self.device = half, device
-        self.u = torch.randn(batch, self.denoiser.sde.blocks, 1, audio.LENGTH, device=device)
+        self.u = torch.randn(batch, self.denoiser.sde.blocks, 1, length, device=device)
         self.t = torch.full((batch,), 0.5, dtype=torch.float64, device=device)
         self.label = torch.zeros(batch, dtype=torch.long, device=device)
 
@@ -126,6 +126,7 @@ def rates(device: torch.device, half: bool) -> tuple[Callable[[], object], float
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=8, help="clips at a time (default 8)")
+    parser.add_argument("--length", type=int, default=audio.LENGTH, help="samples of a clip (default 21000)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of all networks (default 5)")
     parser.add_argument(
         "--threads", type=int, default=torch.get_num_threads(), help="threads of torch (default: cores)"
@@ -142,7 +143,11 @@ def main() -> None:
     if unknown := [name for name in chosen if name not in nets]:
         parser.error(f"--only {unknown[0]}: choose from {'; '.join(nets)}")
     precisions = [False, True] if bfloat16_is_fast(device) else [False]
-    lines = {(name, half): Line(nets[name], options.batch, half, device) for name in chosen for half in precisions}
+    lines = {
+        (name, half): Line(nets[name], options.batch, half, device, options.length)
+        for name in chosen
+        for half in precisions
+    }
     counted = {}
     for key, line in lines.items():
         with FlopCounterMode(display=False) as flops, Bytes() as moved:
@@ -166,7 +171,7 @@ def main() -> None:
     table = Table(
         *("", "precision", "M weights", "GFLOP a clip", "MB a clip", "ms a clip and call", "over the first"),
         *("limit, ms", "share of the limit", *(() if options.forward else ("ms to train a clip",))),
-        title=f"batches of {options.batch}, {device} ({options.threads} threads)",
+        title=f"{options.length:,} samples, batches of {options.batch}, {device} ({options.threads} threads)",
     )
     first = best[(*next(iter(lines)), "call")]
     for (name, half), line in lines.items():
