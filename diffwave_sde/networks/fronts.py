@@ -33,14 +33,6 @@ class Front(nn.Module, ABC):
     def analyse(self, x: Tensor) -> Tensor:
         """x (B, C, T), T a multiple of the hop -> (B, C·bands, frames)."""
 
-    def turned(self, x: Tensor) -> Tensor:
-        """As `analyse`, every band a quarter of a period on: what a steady line has lost there it has here.
-
-        Raises:
-            NotImplementedError: of a front that has no bands.
-        """
-        raise NotImplementedError(f"{type(self).__name__} has no bands to turn: set quadrature to false")
-
     @abstractmethod
     def synthesise(self, y: Tensor) -> Tensor:
         """The adjoint and inverse: y (B, bands, frames) -> (B, 1, T)."""
@@ -88,7 +80,6 @@ class MDCT(Front):
     """
 
     cosines: Tensor
-    signs: Tensor
     taper: Tensor
 
     def __init__(self, bands: int = 60, window: Literal["sine", "kbd"] = "sine", lowest: int | None = None):
@@ -103,32 +94,21 @@ class MDCT(Front):
         n = torch.arange(bands, dtype=torch.float64) + 0.5
         cosines = math.sqrt(2 / bands) * (math.pi / bands * n * n[:, None]).cos()
         self.register_buffer("cosines", cosines[: self.bands].float(), persistent=False)
-        signs = 1 - 2 * (torch.arange(self.bands)[:, None] % 2)
-        self.register_buffer("signs", signs.float(), persistent=False)
         self.register_buffer("taper", WINDOWS[window](bands).float(), persistent=False)
 
     def coarser(self, factor: int, lowest: int | None = None) -> MDCT:
         return MDCT(self.hop * factor, self.window, lowest)
 
     def analyse(self, x: Tensor) -> Tensor:
-        a, b, c, d = self._quarters(x)
-        return self._transformed(torch.cat((-c.flip(-1) - d, a - b.flip(-1)), -1), x)
-
-    def turned(self, x: Tensor) -> Tensor:
-        # The sine transform of type IV is that of cosines, of the numbers in reverse and with every other sign changed.
-        a, b, c, d = self._quarters(x)
-        return self._transformed(torch.cat((a.flip(-1) + b, c - d.flip(-1)), -1), x) * self.signs.to(x)
-
-    def _quarters(self, x: Tensor) -> tuple[Tensor, ...]:
-        """The windowed frames of x (B, C, T) in four parts, (B·C, frames, b/2) each."""
-        blocks = functional.pad(x, (self.hop, self.hop)).reshape(x.shape[0] * x.shape[1], -1, self.hop)
+        batch, channels, _ = x.shape
+        blocks = functional.pad(x, (self.hop, self.hop)).reshape(batch * channels, -1, self.hop)
         rise, fall = self.taper.to(x).chunk(2)
-        return *(blocks[:, :-1] * rise).chunk(2, -1), *(blocks[:, 1:] * fall).chunk(2, -1)
-
-    def _transformed(self, folded: Tensor, x: Tensor) -> Tensor:
+        a, b = (blocks[:, :-1] * rise).chunk(2, -1)
+        c, d = (blocks[:, 1:] * fall).chunk(2, -1)
+        folded = torch.cat((-c.flip(-1) - d, a - b.flip(-1)), -1)
         with torch.autocast(x.device.type, enabled=False):  # a transform of eight bits would be an isometry no more
             y = folded.flatten(0, 1) @ self.cosines.to(x).T
-        return y.unflatten(0, folded.shape[:2]).mT.reshape(x.shape[0], x.shape[1] * self.bands, -1)
+        return y.unflatten(0, folded.shape[:2]).mT.reshape(batch, channels * self.bands, -1)
 
     def synthesise(self, y: Tensor) -> Tensor:
         frames = y.mT

@@ -102,11 +102,8 @@ class UNet(Network):
         skips: what the way up does with the features of the way down: "concat" or "add" (then over √2 if `rescale`).
         multiresolution: whether each deeper level too sees the waveform, in an MDCT of its own frame rate, and answers
             in it, gate included: a line that leaks through many bands of a short transform is a few of a long one.
-        lowest: how many bands of its transform a deeper level sees and answers in, the lowest; null for all; a list
-            gives one number per deeper level. In the high ones an error at an attack is heard before and after it,
-            for as long as the frames are.
-        quadrature: whether wherever a transform is seen so is the same a quarter of a period on (MDST), compressed:
-            what a steady line has in one frame and lacks in the next, it has there.
+        lowest: how many bands of its transform a deeper level sees and answers in, the lowest; null for all. In the
+            high ones an error at an attack is heard before and after it, for as long as the frames are.
         norm: normalisation of the features: "group" over all frames, or "frame" by frame.
         variance: whether there is a second output, free, ungated and zero at the start, for a learned variance
             (Nichol and Dhariwal 2021, section 3.1).
@@ -144,8 +141,7 @@ class UNet(Network):
         skips: Literal["concat", "add"] = "concat",
         variance: bool = False,
         multiresolution: bool = False,
-        lowest: int | Sequence[int | None] | None = None,
-        quadrature: bool = False,
+        lowest: int | None = None,
         norm: Literal["group", "frame"] = "group",
         recompute: bool = False,
     ):
@@ -169,7 +165,6 @@ class UNet(Network):
         self.inputs, self.classes, self.outputs = inputs or 1, classes or 0, 2 if variance else 1
         self.front = front or Waveform()
         self.position, self.compress, self.recompute = position, compress, recompute
-        self.quadrature = quadrature
         self.rescale, self.harmonics, self.concat = rescale, tuple(harmonics), skips == "concat"
         self.stride = math.prod(factors)
         bands = self.front.bands
@@ -190,15 +185,13 @@ class UNet(Network):
                 return ResBlock(inputs, width, embedding, kernel, (1, 1), dropout, rescale, rate(factor), norm)
             return plain(inputs, width, kernel, factor, resample)
 
-        seen = 1 + compress + quadrature
-        views = self.inputs * bands * (seen + 2 * len(self.harmonics)) + position
+        views = self.inputs * bands * (1 + compress + 2 * len(self.harmonics)) + position
         self.gates = gates = self.inputs if gate else 0
         self.fronts, self.see, self.say = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for level, width in enumerate(channels[1:] if multiresolution else ()):
-            kept = lowest if lowest is None or isinstance(lowest, int) else lowest[level]
-            finer = self.front.coarser(math.prod(factors[: level + 1]), kept)
+            finer = self.front.coarser(math.prod(factors[: level + 1]), lowest)
             self.fronts.append(finer)
-            self.see.append(nn.Conv1d(self.inputs * finer.bands * seen, width, 1))
+            self.see.append(nn.Conv1d(self.inputs * finer.bands * (1 + compress), width, 1))
             self.say.append(head(width, finer.bands * (1 + gates), kernel, norm))
         self.stem = nn.Conv1d(views, channels[0], kernel, padding=kernel // 2)
         self.down, self.shrink, self.grow, self.up = (nn.ModuleList() for _ in range(4))
@@ -234,11 +227,11 @@ class UNet(Network):
         out = [sum(parts) for parts in zip(*(a[:1] for a in answers), strict=True)] + answers[0][1:]
         return torch.cat(out, 1)[..., :length]
 
-    def _look(self, front: Front, u: Tensor, gain: Tensor) -> tuple[Tensor, ...]:
-        """u in the frames of a front, as it is and over σ; with `quadrature` also turned and over σ."""
+    @staticmethod
+    def _look(front: Front, u: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
+        """u in the frames of a front, as it is and over σ."""
         coefficients = front.analyse(u)
-        turned = (front.turned(u).float() * gain,) if self.quadrature else ()
-        return coefficients, coefficients.float() * gain, *turned
+        return coefficients, coefficients.float() * gain
 
     def _answer(self, front: Front, head: nn.Module, relative: Tensor, x: Tensor) -> list[Tensor]:
         """The outputs of a level from its features x, as waveforms: the prediction, and a free one if there is one."""
@@ -251,13 +244,12 @@ class UNet(Network):
             y = y + a * view.clamp(-6, 6)
         return [front.synthesise(out) for out in (y, *rest)]
 
-    def _seen(self, look: tuple[Tensor, ...]) -> list[Tensor]:
+    def _seen(self, look: tuple[Tensor, Tensor]) -> list[Tensor]:
         """What any level sees of the waveforms: the frames, and compressed what they are over σ."""
-        coefficients, relative, *turned = look
-        small = [relative] * self.compress + turned
-        return [coefficients, *(compressed(x).to(coefficients.dtype) for x in small)]
+        coefficients, relative = look
+        return [coefficients, compressed(relative).to(coefficients.dtype)] if self.compress else [coefficients]
 
-    def _views(self, u: Tensor, look: tuple[Tensor, ...], frames: int) -> Tensor:
+    def _views(self, u: Tensor, look: tuple[Tensor, Tensor], frames: int) -> Tensor:
         """What the network sees: (B, views, frames), from the waveforms, their frames, and these over σ."""
         coefficients, views = look[0], self._seen(look)
         if self.harmonics:
@@ -268,7 +260,7 @@ class UNet(Network):
         views = torch.cat(views, 1)
         return functional.pad(views, (0, frames - views.shape[-1]))
 
-    def _features(self, views: Tensor, looks: list[tuple[Tensor, ...]], embedding: Tensor) -> list[Tensor]:
+    def _features(self, views: Tensor, looks: list[tuple[Tensor, Tensor]], embedding: Tensor) -> list[Tensor]:
         """Down, across and up again: views (B, views, N), N a multiple of the stride -> features of each level.
 
         The outermost first, (B, channels[0], N); the deeper ones only where they have views of their own.
