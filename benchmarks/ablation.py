@@ -137,9 +137,9 @@ def trained(options: argparse.Namespace, line: str, args: list[str], seed: int) 
         steps = options.steps
         if options.minutes:
             # How many steps the time is good for, found with a few: the rate falls towards an end that must be known.
-            few = [4, 12]
+            few = [2, 6]
             took = [fit(options, args, home / f"trial-{n}", seed, n, log) for n in few]
-            steps = max(50, round(60 * options.minutes / max((took[1] - took[0]) / (few[1] - few[0]), 1e-3)))
+            steps = max(2, round(60 * options.minutes / max((took[1] - took[0]) / (few[1] - few[0]), 1e-3)))
         seconds = fit(options, args, home, seed, steps, log)
         with audio.replacing(done) as temporary:
             temporary.write_text(json.dumps({"steps": steps, "seconds": seconds}))
