@@ -136,10 +136,14 @@ def trained(options: argparse.Namespace, line: str, args: list[str], seed: int) 
         log = home / "fit.log"
         steps = options.steps
         if options.minutes:
-            # How many steps the time is good for, found with a few: the rate falls towards an end that must be known.
-            few = [2, 6]
-            took = [fit(options, args, home / f"trial-{n}", seed, n, log) for n in few]
-            steps = max(2, round(60 * options.minutes / max((took[1] - took[0]) / (few[1] - few[0]), 1e-3)))
+            # How many steps the time is good for must be known before, since the rate falls towards an end. Two trials
+            # tell, the longer one so long that its steps take more than its start may vary.
+            few, some = 2, 6
+            short, long = (fit(options, args, home / f"trial-{n}", seed, n, log) for n in (few, some))
+            while long - short < 20:
+                some *= 3
+                long = fit(options, args, home / f"trial-{some}", seed, some, log)
+            steps = max(2, round(60 * options.minutes * (some - few) / (long - short)))
         seconds = fit(options, args, home, seed, steps, log)
         with audio.replacing(done) as temporary:
             temporary.write_text(json.dumps({"steps": steps, "seconds": seconds}))
