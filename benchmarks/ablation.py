@@ -26,6 +26,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from peers import SMALL
 from rich.console import Console
 from rich.table import Table
 from tables import markdown
@@ -44,12 +45,7 @@ LEAN = [
     "--trainer.limit_val_batches=0",
 ]
 PEER = "--model.net=peers.AudioDiffusion"
-SMALL = [  # the outer seven levels: 40 M weights where all nine have 217 M
-    "--model.net.channels=[8,32,64,128,256,512,512]",
-    "--model.net.factors=[1,4,4,4,2,2,2]",
-    "--model.net.items=[1,2,2,2,2,2,2]",
-    "--model.net.attentions=[0,0,0,0,0,1,1]",
-]
+SMALLER = [f"--model.net.{name}={value}" for name, value in SMALL.items()]
 CONFIGS = HERE.parent / "configs"
 V = ["--config", str(CONFIGS / "sde" / "cosine-vp.yaml"), "--config", str(CONFIGS / "loss" / "v.yaml")]
 NET, LOSS = "--model.net.init_args", "--model.loss.init_args"
@@ -77,9 +73,9 @@ TABLES: dict[str, dict[str, list[str]]] = {
     "peers": {
         "default": [],
         "crash": ["--config", str(CONFIGS / "network" / "crash.yaml")],
-        "audio-diffusion-pytorch, 7 levels": [PEER, *SMALL],
+        "audio-diffusion-pytorch, 7 levels": [PEER, *SMALLER],
         "audio-diffusion-pytorch, 9 levels": [PEER],
-        "audio-diffusion-pytorch, 7 levels, its own V diffusion": [PEER, *SMALL, *V],
+        "audio-diffusion-pytorch, 7 levels, its own V diffusion": [PEER, *SMALLER, *V],
     },
     "real": {
         "default": [],

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import torch
 import yaml
+from peers import SMALL
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -37,13 +38,6 @@ from diffwave_sde.denoiser import Condition, Denoiser
 from diffwave_sde.machine import bfloat16_is_fast
 
 PEER = {"class_path": "peers.AudioDiffusion", "init_args": {"inputs": 1}}
-# The outer seven levels of it: 40 M weights where all nine have 217 M.
-SMALL = {
-    "channels": [8, 32, 64, 128, 256, 512, 512],
-    "factors": [1, 4, 4, 4, 2, 2, 2],
-    "items": [1, 2, 2, 2, 2, 2, 2],
-    "attentions": [0, 0, 0, 0, 0, 1, 1],
-}
 
 
 def networks() -> dict[str, dict]:

@@ -16,6 +16,14 @@ from torch.nn import functional
 
 from diffwave_sde.networks import Network
 
+# The outer seven levels of audio-diffusion-pytorch's U-Net: 40 M weights where all nine have 217 M.
+SMALL = {
+    "channels": [8, 32, 64, 128, 256, 512, 512],
+    "factors": [1, 4, 4, 4, 2, 2, 2],
+    "items": [1, 2, 2, 2, 2, 2, 2],
+    "attentions": [0, 0, 0, 0, 0, 1, 1],
+}
+
 
 class AudioDiffusion(Network):
     """The U-Net of audio-diffusion-pytorch 0.1, by default as in its README.

@@ -37,33 +37,32 @@ DTYPES = {"float16": torch.float16, "float32": torch.float32}
 def save_safetensors(model: Trained, folder: Path, options: Namespace) -> None:
     """The weights as safetensors."""
     weights = model.module.denoiser.state_dict()
-    stored = {name: _stored(name, x, options.dtype or "float16", model.path) for name, x in weights.items()}
+    stored = {name: _stored(name, x, options.dtype, model.path) for name, x in weights.items()}
     (folder / WEIGHTS).write_bytes(save(stored, {"format": "pt"}))  # save_file would let nobody else read it
 
 
 def save_onnx(model: Trained, folder: Path, options: Namespace) -> None:
     """The network with its preconditioning as an ONNX graph, the sampler's numbers, and a script that takes both."""
-    graph.save_onnx(model.module.denoiser, options.length or model.length, folder / "model.onnx")
+    graph.save_onnx(model.module.denoiser, options.length, folder / "model.onnx")
     _save_numbers(model, folder, options)
     shutil.copyfile(Path(graph.__file__).with_name(SCRIPT), folder / SCRIPT)
 
 
 def save_program(model: Trained, folder: Path, options: Namespace) -> None:
     """The same graph as PyTorch's own, and the sampler's numbers."""
-    graph.save_program(model.module.denoiser, options.length or model.length, folder / "model.pt2")
+    graph.save_program(model.module.denoiser, options.length, folder / "model.pt2")
     _save_numbers(model, folder, options)
 
 
 def _save_numbers(model: Trained, folder: Path, options: Namespace) -> None:
     module = model.module
-    guided = module.guided()
-    guided = guided(module.denoiser) if guided is not None and guided.weight != 1 else None
+    guidance = module.guided()
     numbers = {
         "rate": model.rate,
-        "length": options.length or model.length,
+        "length": options.length,
         "mu": model.mu,
         "labels": list(model.labels) if module.denoiser.net.classes else [],
-        **graph.sampling(module.denoiser, module.sampler, guided),
+        **graph.sampling(module.denoiser, module.sampler, guidance and guidance(module.denoiser)),
     }
     (folder / NUMBERS).write_text(json.dumps(numbers), encoding="utf-8")
 
@@ -149,6 +148,7 @@ def run(argv: list[str]) -> None:
         raise ValueError(f"--length {config.length}: for graphs alone (--format onnx, program), and at least 1 sample")
     figures = "" if config.evaluation is None else _figures(Path(config.evaluation))
     model = checkpoint.load(config.ckpt)
+    config.length = config.length or model.length
     recipe = portable(checkpoint.read(model.path)[KEY], model)
     writable(out.parent)
     with _replacing(out) as folder:

@@ -21,8 +21,7 @@ from torch import Tensor, nn
 
 from diffwave_sde.denoiser import Condition, Denoiser
 from diffwave_sde.guidance import ClassifierFree
-from diffwave_sde.samplers import DDIM, DPMSolver2M, DPMSolverSDE, Sampler
-from diffwave_sde.samplers.grids import LearnedGrid, TimesGrid
+from diffwave_sde.samplers import Sampler
 
 STEPS = (10, 20, 35, 50)  # of the tables that go along, beside the model's own number
 
@@ -87,19 +86,19 @@ def plan(denoiser: Denoiser, sampler: Sampler, guidance: ClassifierFree | None) 
         ValueError: if the sampler is none whose steps are of that form.
     """
     sampler = sampler.on(denoiser.sde)
-    if not isinstance(sampler, (DDIM, DPMSolver2M, DPMSolverSDE)):
+    if not hasattr(sampler, "linear"):
         raise ValueError(
             f"{type(sampler).__name__} cannot be written as a table: train with, or name in config.yaml, one of "
             "Preferred, DDIM, DPMSolver2M and DPMSolverSDE"
         )
     times = sampler.grid(denoiser.sde, sampler.steps)
-    none, still = torch.zeros(denoiser.sde.blocks), torch.zeros(denoiser.sde.blocks, denoiser.sde.blocks)
+    blocks = denoiser.sde.blocks
+    none, still = torch.zeros(blocks), torch.zeros(blocks, blocks)
     steps = []
     for i, row in enumerate(sampler.plan(denoiser, times)):
-        a, A, *rest = (c[0] for c in row)
-        b = none if isinstance(sampler, DDIM) else rest.pop(0)
-        (c,) = rest or (still,)
-        steps.append({"A": A.tolist(), "a": a.tolist(), "b": (b if i else none).tolist(), "c": c.tolist()})
+        A, a, b, c = sampler.linear(tuple(x[0] for x in row))
+        b, c = none if b is None or i == 0 else b, still if c is None else c
+        steps.append({"A": A.tolist(), "a": a.tolist(), "b": b.tolist(), "c": c.tolist()})
     acts = [False] * len(times) if guidance is None else guidance.acts(times).tolist()
     return {"sampler": type(sampler).__name__, "times": times.tolist(), "steps": steps, "guided": acts}
 
@@ -113,7 +112,7 @@ def sampling(denoiser: Denoiser, sampler: Sampler, guidance: ClassifierFree | No
     """
     sampler = sampler.on(denoiser.sde)
     plans = {str(sampler.steps): plan(denoiser, sampler, guidance)}
-    if not isinstance(sampler.grid, (TimesGrid, LearnedGrid)):  # which are of one number of steps, or a few
+    if sampler.grid.flexible:
         for steps in STEPS:
             other = copy.copy(sampler)
             other.steps = steps

@@ -60,6 +60,11 @@ class _TwoCalls(_Exponential):
         run.past[:] = [D]
         return u
 
+    def linear(self, coefficients: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """A step as u ← A u + a D + b (D - D before) + c ε: (A, a, b, c), None for a part that it has not."""
+        a, A, slope, *noise = coefficients
+        return A, a, slope, noise[0] if noise else None
+
 
 class DPMSolver2M(_TwoCalls):
     """DPM-Solver++(2M): D extrapolated from the last two calls. One call a step, order 2. Source: Lu 2022b, alg. 2.

@@ -18,7 +18,13 @@ from diffwave_sde.sde import SDE
 
 
 class Grid(ABC):
-    """A rule for the times of a sampler."""
+    """A rule for the times of a sampler.
+
+    Attributes:
+        flexible: whether it has times for any number of steps.
+    """
+
+    flexible: bool = True
 
     @abstractmethod
     def _times(self, sde: SDE, steps: int) -> Tensor:
@@ -135,6 +141,8 @@ class TimesGrid(Grid):
         times: falling times in (0, t_max]; as many as the sampler has steps.
     """
 
+    flexible = False
+
     def __init__(self, times: list[float]):
         self.times = times
 
@@ -150,6 +158,8 @@ class LearnedGrid(Grid):
     Args:
         file: the YAML file that it wrote, with a list of times for each number of steps.
     """
+
+    flexible = False
 
     def __init__(self, file: str):
         try:

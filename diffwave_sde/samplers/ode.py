@@ -60,6 +60,11 @@ class DDIM(GridSampler):
         a = end.M - (A @ start.M[:, :, None]).squeeze(-1)
         return rows(a, A, fresh[:, None, None] * end.L)
 
+    def linear(self, coefficients: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """A step as u ← A u + a D + b (D - D before) + c ε: (A, a, b, c), None for a part that it has not."""
+        a, A, noise = coefficients
+        return A, a, None, noise
+
     def step(self, run: Run, u: Tensor, i: int, coefficients: tuple[Tensor, ...]) -> Tensor:
         a, A, fresh = coefficients
         u = lift(a, run(u, i)) + apply(A, u)

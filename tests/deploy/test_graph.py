@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from diffwave_sde import audio
 from diffwave_sde.denoiser import Condition, Denoiser, Epsilon, V
 from diffwave_sde.deploy import graph
 from diffwave_sde.guidance import ClassifierFree
@@ -118,7 +119,5 @@ def test_a_sampler_that_is_no_table_is_refused():
 
 def test_companding_is_undone():
     y = torch.linspace(-1.1, 1.1, 101, dtype=torch.float64)
-    from diffwave_sde import audio
-
     for mu in (0, 255.0):
         assert torch.allclose(torch.from_numpy(player.expand(y.numpy(), mu)), audio.expand(y, mu), atol=1e-12)
