@@ -7,8 +7,10 @@
 Every line is the default training with something changed: `diffwave-sde fit` with the options shown, in a process of
 its own. Then as many sounds of each class are made and laid against clips that were not trained on: Fréchet distances
 over their floor (real against real at the same count), each the mean over seeds and the spread between them; and the
-share whose class a classifier of the data recognises. The cost of a network call, in batches of eight, is measured when
-all is done, line by line in turn, and told over that of the first line.
+share whose class a classifier of the data recognises. Of `real`, the loss of clips held out as well, and how far
+generated sounds are from the nearest one trained on, over the same distance of clips held out (medians, log-mel). The
+cost of a network call, in batches of eight, is measured when all is done, line by line in turn, and told over that of
+the first line.
 
 `choices` gives each line the same steps, `peers` the same time. Runs are kept in --root, and what is there already is
 not trained or measured again: a stopped benchmark goes on.
@@ -30,12 +32,13 @@ from peers import SMALL
 from rich.console import Console
 from rich.table import Table
 from tables import markdown
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffwave_sde import audio, checkpoint
 from diffwave_sde.guidance import Guidance
-from diffwave_sde.metrics import EMBEDDINGS, evaluate
-from diffwave_sde.metrics.evaluation import SoundSet
+from diffwave_sde.metrics import EMBEDDINGS, LogMel, evaluate
+from diffwave_sde.metrics.evaluation import SoundSet, neighbours
 from diffwave_sde.samplers import DPMSolver2M, DPMSolverSDE
 
 HERE = Path(__file__).resolve().parent
@@ -83,6 +86,7 @@ TABLES: dict[str, dict[str, list[str]]] = {
         "gain": ["--data.augment=Augment", "--data.augment.gain=6"],
         "pitch": ["--data.augment=Augment", "--data.augment.pitch=1"],
         "shift": ["--data.augment=Augment", "--data.augment.shift=3"],
+        "decay": ["--data.augment=Augment", "--data.augment.decay=20"],
         "mix": ["--data.augment=Augment", "--data.augment.mix=0.3"],
         "all of them": ["--config", str(CONFIGS / "data" / "augmented.yaml")],
     },
@@ -106,7 +110,9 @@ def plain(line: str) -> str:
 
 def fit(options: argparse.Namespace, args: list[str], home: Path, seed: int, steps: int, log: Path) -> float:
     """Trains one line for so many steps; the seconds that the command took."""
-    command = [sys.executable, "-m", "diffwave_sde", "fit", f"--data.dataset={options.dataset}", *LEAN, *args]
+    own = CONFIGS / "data" / f"{options.dataset}.yaml"
+    data = ["--config", str(own)] if own.is_file() else [f"--data.dataset={options.dataset}"]
+    command = [sys.executable, "-m", "diffwave_sde", "fit", *data, *LEAN, *args]
     command += [f"--seed_everything={seed}", f"--model.seed={seed}", f"--data.seed={options.data_seed}"]
     command += [f"--trainer.max_steps={steps}", f"--trainer.default_root_dir={home}", *options.args]
     environment = os.environ | {
@@ -158,9 +164,13 @@ def measured(options: argparse.Namespace, line: str, home: Path) -> dict:
     data = checkpoint.data(checkpoint.find(home), mu=0)
     data.prepare_data()
     data.setup("fit")
-    rows = torch.cat([torch.as_tensor(data.splits[part]) for part in ("validation", "test")]).sort().values.numpy()
-    clips = torch.from_numpy(data.store.read(rows)).float().view(len(rows), -1) / 32768
-    labels = [data.store.labels[i] for i in data.store.label_ids[rows]]
+
+    def read(*parts: str) -> tuple[Tensor, list[str]]:
+        rows = torch.cat([torch.as_tensor(data.splits[part]) for part in parts]).sort().values.numpy()
+        clips = torch.from_numpy(data.store.read(rows)).float().view(len(rows), -1) / 32768
+        return clips, [data.store.labels[i] for i in data.store.label_ids[rows]]
+
+    clips, labels = read("validation", "test")
     label = torch.arange(options.sounds) % classes
     sounds = [
         module.sample(model.length, label[i], module.generators(i.tolist(), seed=1), **HEARD.get(line, {}))[:, 0]
@@ -177,7 +187,11 @@ def measured(options: argparse.Namespace, line: str, home: Path) -> dict:
         rounds=10,
         count=options.sounds,
     )
+    heard, held, known = (LogMel()(x) for x in (generated, clips, read("train")[0][:2000]))
     figures = {
+        "val/loss": float(torch.cat([module.fixed(batch)[0] for batch in data.val_dataloader()]).mean()),
+        # How far a generated sound is from the nearest one trained on, where one that nobody has seen is 1.
+        "away": float(neighbours(known, heard).distance.median() / neighbours(known, held).distance.median()),
         "weights": sum(p.numel() for p in module.denoiser.parameters()),
         "embeddings": found["embeddings"],
         **json.loads((home / "done.json").read_text()),
@@ -224,7 +238,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000, help="optimizer steps of each line (default 1000)")
     parser.add_argument("--minutes", type=float, default=0.0, help="minutes of training instead, as many for each line")
     parser.add_argument("--seeds", default="0", help="seeds, a,b,... (default 0)")
-    parser.add_argument("--dataset", default="drums", help="dataset, or a folder of sounds")
+    parser.add_argument("--dataset", default="drums", help="a name of configs/data, or a folder of sounds")
     parser.add_argument("--data-seed", type=int, default=0, help="seed of the data and its splits (default 0)")
     parser.add_argument("--sounds", type=int, default=60, help="sounds to make of each line (default 60)")
     parser.add_argument(
@@ -247,6 +261,7 @@ def main() -> None:
     table = Table(
         *("", "M weights", "GFLOP a call", "cost of a call", "steps", *[f"{name}, over floor" for name in EMBEDDINGS]),
         *(() if options.blind else ("right class",)),
+        *(("val/loss", "away from trained") if options.table == "real" else ()),
         title=f"{options.name}, {budget}, seeds {options.seeds}, {options.threads} threads",
     )
     console = Console()
@@ -267,6 +282,8 @@ def main() -> None:
             cells.append(_mean([f["value"] / f["floor"] for f in all_]))
         if not options.blind:
             cells.append(_mean([p["learnt"]["all"]["accuracy"]["value"] for p in parts], 2))
+        if options.table == "real":
+            cells += [_mean([f["val/loss"] for f in figures], 4), _mean([f["away"] for f in figures], 2)]
         table.add_row(line, *cells)
     table.caption = f"a call of the first line: {1e3 * spent[chosen[0]][1]:.1f} ms a clip"
     console.print(table)

@@ -218,18 +218,24 @@ class DiffusionModule(LightningModule):
     def test_step(self, batch: Any, batch_idx: int) -> None:
         self._evaluate(batch, "test")
 
-    def _evaluate(self, batch: Any, name: str) -> None:
+    def fixed(self, batch: Any) -> tuple[Tensor, Draw]:
+        """The losses (B,) of clips as validation takes them, and what was drawn for it.
+
+        A clip's time and noise follow from its place in the store: they are the same at every validation, so that
+        "best" is not the luck of t. Steps of the golden ratio spread the times evenly over any run of clips.
+        """
         x = batch.audio
-        # A clip's time and noise follow from its place in the store: they are the same at every validation, so that
-        # "best" is not the luck of t. Steps of the golden ratio spread the times evenly over any run of clips.
         quantile = (batch.index.double() * 0.6180339887498949 + 0.5) % 1
         noise = [stream(self.seed, VALIDATION, int(i), device=x.device) for i in batch.index]
         draw = self.loss.draw(self.denoiser.sde, x, noise)
         # Of the law that is meant, not of one that moves as training goes on.
         draw = replace(draw, t=self.loss.time.law(self.denoiser.sde, quantile), weight=None)
-        losses = self.loss.at(self.denoiser, x, draw, Condition(label=batch.label))
+        return self.loss.at(self.denoiser, x, draw, Condition(label=batch.label)), draw
+
+    def _evaluate(self, batch: Any, name: str) -> None:
+        losses, draw = self.fixed(batch)
         self.buckets[f"{name}_loss"].update(losses, self._sigma(draw))
-        self.log(f"{name}/loss", losses.mean(), prog_bar=True, sync_dist=True, batch_size=len(x))
+        self.log(f"{name}/loss", losses.mean(), prog_bar=True, sync_dist=True, batch_size=len(losses))
 
     def on_validation_epoch_end(self) -> None:
         self._log_buckets("val")
