@@ -39,6 +39,7 @@ from diffwave_sde import audio, checkpoint
 from diffwave_sde.guidance import Guidance
 from diffwave_sde.metrics import EMBEDDINGS, LogMel, evaluate
 from diffwave_sde.metrics.evaluation import SoundSet, neighbours
+from diffwave_sde.module import DiffusionModule
 from diffwave_sde.samplers import DPMSolver2M, DPMSolverSDE
 
 HERE = Path(__file__).resolve().parent
@@ -159,7 +160,7 @@ def measured(options: argparse.Namespace, line: str, home: Path) -> dict:
     kept = home / f"figures-{options.sounds}-{what}-{plain(line) if line in HEARD else 'own'}.json"
     if kept.is_file():
         return json.loads(kept.read_text())
-    model = checkpoint.load(home)
+    model = checkpoint.load(home, kind=DiffusionModule)
     module, classes = model.module, len(model.labels)
     data = checkpoint.data(checkpoint.find(home), mu=0)
     data.prepare_data()

@@ -39,7 +39,7 @@ from diffwave_sde.guidance import Guidance
 from diffwave_sde.machine import bfloat16_is_fast
 from diffwave_sde.metrics import EMBEDDINGS, evaluate
 from diffwave_sde.metrics.evaluation import SoundSet
-from diffwave_sde.module import DiffusionModule
+from diffwave_sde.model import Model
 from diffwave_sde.networks import Half
 from diffwave_sde.samplers import DPMSolver2M, DPMSolver3M, DPMSolverSDE, Sampler
 
@@ -54,7 +54,7 @@ def model(name: str, device: torch.device, half: bool = False) -> checkpoint.Tra
     return found
 
 
-def sampling(module: DiffusionModule, length: int, batch: int) -> Callable[[], object]:
+def sampling(module: Model, length: int, batch: int) -> Callable[[], object]:
     """A whole sampling of so many sounds."""
     label = torch.arange(batch) % 3
 
@@ -65,7 +65,7 @@ def sampling(module: DiffusionModule, length: int, batch: int) -> Callable[[], o
     return call
 
 
-def bare(module: DiffusionModule, length: int, batch: int) -> Callable[[], object]:
+def bare(module: Model, length: int, batch: int) -> Callable[[], object]:
     """The network calls of it and nothing else."""
     denoiser, device = module.denoiser, module.device
     sampler = module.sampler.on(denoiser.sde)
@@ -88,7 +88,7 @@ def bare(module: DiffusionModule, length: int, batch: int) -> Callable[[], objec
 def other(net: dict, length: int, batch: int, calls: int, device: torch.device) -> Callable[[], object]:
     """So many calls of another network."""
     torch.manual_seed(0)
-    module = checkpoint.build({"net": net}).to(device).eval()
+    module = checkpoint.build({"net": net}, Model).to(device).eval()
     u = torch.randn(batch, 1, 1, length, device=device)
     t, label = torch.full((batch,), 0.5, dtype=torch.float64, device=device), torch.zeros(batch, dtype=torch.long)
     condition = Condition(label=label.to(device))

@@ -6,9 +6,10 @@ are made it stands for a checkpoint. Such folders in `models/` come with the pro
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 import yaml
@@ -17,8 +18,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from diffwave_sde.data.module import AudioDataModule
-from diffwave_sde.module import KEY, DiffusionModule, check_fit, unlike
+from diffwave_sde.model import KEY, Model, check_fit, unlike
+
+if TYPE_CHECKING:
+    from diffwave_sde.data.module import AudioDataModule
 
 WEIGHTS, RECIPE = "model.safetensors", "config.yaml"
 """The files of an exported model."""
@@ -40,7 +43,7 @@ class Trained:
     path: the checkpoint, or the weights of an exported model.
     """
 
-    module: DiffusionModule
+    module: Model
     labels: tuple[str, ...]
     rate: int
     length: int
@@ -143,6 +146,9 @@ def data(path: str | Path, **changes: Any) -> AudioDataModule:
     Raises:
         ValueError: if the checkpoint does not say what it was trained on.
     """
+    # Of Lightning, which takes longer to import than a sound to make; who only listens does without.
+    from diffwave_sde.data.module import AudioDataModule
+
     path = find(path)
     recipe = read(path)[KEY]
     if "config" not in recipe:
@@ -150,20 +156,28 @@ def data(path: str | Path, **changes: Any) -> AudioDataModule:
     return AudioDataModule(**{**recipe["config"]["data"], "workers": 0, **changes})
 
 
-def build(config: dict[str, Any]) -> DiffusionModule:
-    """The module that `config`, the `model` part of a configuration, describes."""
+M = TypeVar("M", bound=Model)
+
+
+def build(config: dict[str, Any], kind: type[M]) -> M:
+    """What the `model` part of a configuration describes, of this kind: as much of it as the kind has arguments for."""
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(DiffusionModule, "model")
-    return parser.instantiate_classes(parser.parse_object({"model": config})).model
+    parser.add_class_arguments(kind, "model")
+    known = inspect.signature(kind).parameters
+    given = {k: v for k, v in config.items() if k in known}
+    return parser.instantiate_classes(parser.parse_object({"model": given})).model
 
 
-def load(path: str | Path, weights: Literal["averaged", "raw"] = "averaged", device: str = "cpu") -> Trained:
+def load(
+    path: str | Path, weights: Literal["averaged", "raw"] = "averaged", device: str = "cpu", kind: type[Model] = Model
+) -> Trained:
     """The model of a checkpoint.
 
     Args:
         path: as in `find`.
         weights: the averaged ones (EMA), or the raw ones as the optimizer left them.
         device: where to put it.
+        kind: what it is wanted as; a DiffusionModule has its losses too.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -177,9 +191,9 @@ def load(path: str | Path, weights: Literal["averaged", "raw"] = "averaged", dev
     if is_export(path):
         if weights == "raw":
             raise ValueError(f"{path} holds the averaged weights alone: leave --weights out")
-        module = _complete(path, recipe, state["state_dict"])
+        module = _complete(path, recipe, state["state_dict"], kind)
     else:
-        module = build(recipe["config"]["model"])
+        module = build(recipe["config"]["model"], kind)
         _fill(module, state, weights)
     return Trained(
         module.to(device).eval().requires_grad_(False),
@@ -192,21 +206,22 @@ def load(path: str | Path, weights: Literal["averaged", "raw"] = "averaged", dev
     )
 
 
-def _fill(module: DiffusionModule, state: dict[str, Any], weights: str) -> None:
+def _fill(module: Model, state: dict[str, Any], weights: str) -> None:
     """Put the weights of a checkpoint into its model."""
     # Lightning's weight averaging leaves the averaged weights in state_dict and puts the raw ones beside them.
     values = state.get("current_model_state", state["state_dict"]) if weights == "raw" else state["state_dict"]
+    values = {name: value for name, value in values.items() if hasattr(module, name.partition(".")[0])}
     check_fit(module, values)
     module.load_state_dict(values)
 
 
-def _complete(path: Path, recipe: dict[str, Any], weights: dict[str, Tensor]) -> DiffusionModule:
+def _complete(path: Path, recipe: dict[str, Any], weights: dict[str, Tensor], kind: type[M]) -> M:
     """The model of an exported folder, which holds the denoiser alone."""
     beside = path.with_name(RECIPE)
     try:
         # Nobody listens with the optimizer, which may be a class of one's own, or of another version.
         config = {k: v for k, v in recipe["config"]["model"].items() if k not in ("optimizer", "scheduler")}
-        module = build(config)
+        module = build(config, kind)
     except (ArgumentError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         by = recipe.get("version", "another version")
         raise ValueError(f"{beside}, written by {by}, describes no model that can be made: {_first(error)}") from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -13,20 +13,17 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 
-from diffwave_sde.denoiser import Condition, Denoiser, Parametrization
+from diffwave_sde.denoiser import Condition, Parametrization
 from diffwave_sde.guidance import Guidance
 from diffwave_sde.loss import Draw, Loss, Objective
+from diffwave_sde.model import KEY, Model, check_fit
 from diffwave_sde.networks import Network
 from diffwave_sde.optim import MuonAdamW, WarmupDecay  # noqa: F401  an optimizer to name on the command line
-from diffwave_sde.random import Generator, stream
-from diffwave_sde.samplers import Preferred, Sampler
-from diffwave_sde.samplers.base import Progress
-from diffwave_sde.sde import EDM, SDE, float64
+from diffwave_sde.random import stream
+from diffwave_sde.samplers import Sampler
+from diffwave_sde.sde import SDE, float64
 
-KEY = "diffwave_sde"
-"""Where a checkpoint keeps what it takes to build the model again."""
-
-VALIDATION, TRAINING, SAMPLING = "validation", "training", "sampling"
+VALIDATION, TRAINING = "validation", "training"
 
 
 class NoiseBuckets(Metric):
@@ -55,7 +52,7 @@ class NoiseBuckets(Metric):
         return {n: t / c for n, t, c, full in zip(names, self.total, self.count, counts, strict=True) if full > 0}
 
 
-class DiffusionModule(LightningModule):
+class DiffusionModule(Model, LightningModule):
     """A diffusion model of short sounds, and how it is trained.
 
     Args:
@@ -88,18 +85,10 @@ class DiffusionModule(LightningModule):
         compile: bool = False,
         seed: int = 0,
     ):
-        super().__init__()
-        sde = sde or EDM()
-        if net.inputs != sde.blocks:
-            raise ValueError(
-                f"the network takes {net.inputs} input channels but {type(sde).__name__} has {sde.blocks} blocks: "
-                f"set the network's inputs to {sde.blocks}"
-            )
         if not 0 <= label_dropout <= 1:
             raise ValueError(f"label_dropout = {label_dropout:g} is a share: choose it between 0 and 1")
-        if sigma_data is not None and sigma_data <= 0:
-            raise ValueError(f"sigma_data = {sigma_data:g} must be positive, or null to measure it")
-        self.denoiser = Denoiser(net, sde, parametrization, sigma_data or 0.5)
+        super().__init__(net, sde, parametrization, sampler, guidance, sigma_data, seed)
+        sde = self.denoiser.sde
         self.loss = loss or Loss()
         if any(p.requires_grad for p in sde.parameters()) and not self.loss.invariant:
             # Any other loss it would lower by running to where the loss is least.
@@ -111,10 +100,9 @@ class DiffusionModule(LightningModule):
             raise ValueError(
                 "guidance compares with no class, which label_dropout = 0 never trains: set it to 0.1, say"
             )
-        self.sampler, self.guidance = sampler or Preferred(), guidance
         self.optimizer, self.scheduler = optimizer, scheduler
         self.measure = sigma_data is None
-        self.label_dropout, self.compile_net, self.seed = label_dropout, compile, seed
+        self.label_dropout, self.compile_net = label_dropout, compile
         self.buckets = nn.ModuleDict({f"{name}_loss": NoiseBuckets() for name in ("train", "val", "test")})
         self.recipe: dict[str, Any] = {}
         """What a checkpoint needs so that the model can be built and heard again; the command line fills it in."""
@@ -256,64 +244,3 @@ class DiffusionModule(LightningModule):
         """New sounds of the classes of the batch, companded, (B, 1, T)."""
         generators = self.generators(batch.index.tolist())
         return self.sample(batch.audio.shape[-1], batch.label, generators)
-
-    def generators(self, numbers: Sequence[int], seed: int | None = None) -> list[torch.Generator]:
-        """One generator for each sound, by its number: it does not matter what is made beside it."""
-        seed = self.seed if seed is None else seed
-        return [stream(seed, SAMPLING, int(n), device=self.device) for n in numbers]
-
-    def guided(self, asked: Guidance | None = None) -> Guidance | None:
-        """The guidance that sounds are made with: as asked for, else the module's own; None without two classes."""
-        return (asked or self.guidance) if self.denoiser.net.classes > 1 else None
-
-    def sample(
-        self,
-        length: int,
-        label: Tensor | None,
-        generator: Generator,
-        sampler: Sampler | None = None,
-        progress: Progress | None = None,
-        count: int | None = None,
-        wrap: Callable[[Denoiser], nn.Module] | None = None,
-        guidance: Guidance | None = None,
-    ) -> Tensor:
-        """New sounds, companded as the training data was: (B, 1, length).
-
-        Args:
-            length: samples.
-            label: the class of each, (B,), long, negative for none; or None.
-            generator: one, or one for each sound.
-            sampler: the module's own by default.
-            progress: called with (steps done, steps in all).
-            count: B, where neither `label` nor `generator` tells.
-            wrap: what the denoiser is wrapped in, such as guidance.StaticClip; null for nothing.
-            guidance: the module's own by default.
-        """
-        if count is None:
-            count = len(label) if label is not None else len(generator)
-        u = self.denoiser.sde.prior((count, 1, length), generator, self.device)
-        condition = Condition(label=None if label is None else label.to(self.device))
-        denoiser, guidance = self.denoiser, self.guided(guidance)
-        if guidance is not None and label is not None:
-            denoiser = guidance(denoiser)
-        if wrap is not None:
-            denoiser = wrap(denoiser)
-        return (sampler or self.sampler)(denoiser, u, condition, generator, progress)
-
-
-def unlike(model: nn.Module, state: dict[str, Tensor]) -> str | None:
-    """The first, by name, of the weights that only one of `model` and `state` has, or that differ in shape."""
-    mine, theirs = ({k: v.shape for k, v in part.items()} for part in (model.state_dict(), state))
-    return next((name for name in sorted(mine.keys() | theirs.keys()) if mine.get(name) != theirs.get(name)), None)
-
-
-def check_fit(model: nn.Module, state: dict[str, Tensor]) -> None:
-    """Raise a ValueError of one line if the weights `state` are not those of a model of this layout."""
-    name = unlike(model, state)
-    if name is None:
-        return
-    here, there = (f"{tuple(part[name].shape)}" if name in part else "nothing" for part in (model.state_dict(), state))
-    raise ValueError(
-        f"the checkpoint is of another model: {name} is {there} there and {here} here; "
-        "use the configuration beside it, runs/NAME/config.yaml"
-    )

@@ -14,7 +14,10 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
-from diffwave_sde.audio import replacing
+from torch import Tensor
+
+from diffwave_sde import audio
+from diffwave_sde.pictures import spectrogram_png
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,22 @@ def write(path: str | os.PathLike, title: str, rows: Sequence[str], columns: Seq
     home = Path(path).parent
     body = _list(home, rows, columns[0]) if len(columns) == 1 else _table(home, rows, columns)
     text = _PAGE.format(title=escape(title), note=f"<p>{escape(note)}</p>" if note else "", body=body)
-    with replacing(path) as temporary:
+    with audio.replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_sounds(folder: Path, names: Sequence[str], sounds: Tensor, rate: int = audio.RATE) -> list[Path]:
+    """Write waveforms (n, T) as `folder/NAME.wav`, each with its picture; the WAV files, their names as of `slug`."""
+    files = [folder / f"{slug(name)}.wav" for name in names]
+    for file, name, sound in zip(files, names, sounds, strict=True):
+        audio.write(file, sound, rate)
+        spectrogram_png(file.with_suffix(".png"), sound[None], [name], rate)
+    return files
+
+
+def slug(name: str) -> str:
+    """A file's name for the name of a sound: what could mean a folder, or trouble in a shell, becomes a dash."""
+    return "".join(c if c.isalnum() or c in "._" else "-" for c in name)
 
 
 def _table(home: Path, rows: Sequence[str], columns: Sequence[Column]) -> str:

@@ -16,7 +16,7 @@ from diffwave_sde import checkpoint
 from diffwave_sde.cli import evaluate, lightning, main, runs
 from diffwave_sde.data.sources import Rendered
 from diffwave_sde.metrics import MEASUREMENTS
-from diffwave_sde.module import DiffusionModule
+from diffwave_sde.model import Model
 from diffwave_sde.sde import VDM
 
 SMALL = [
@@ -281,7 +281,7 @@ def test_sounds_are_led_as_the_model_says_or_as_asked(run, here):
 def test_a_stopped_sample_keeps_what_it_has_and_goes_on(run, here, monkeypatch, capfd):
     options = ["sample", f"--ckpt={run}", "--batch_size=2", "--sampler=DDIM", "--sampler.steps=3"]
     main([*options, "--n=5", "--out=whole"])
-    made, sample = [], DiffusionModule.sample
+    made, sample = [], Model.sample
 
     def interrupted(self, length, label, *rest, **more):
         if len(made) == 1:
@@ -289,7 +289,7 @@ def test_a_stopped_sample_keeps_what_it_has_and_goes_on(run, here, monkeypatch, 
         made.append(len(label))
         return sample(self, length, label, *rest, **more)
 
-    monkeypatch.setattr(DiffusionModule, "sample", interrupted)
+    monkeypatch.setattr(Model, "sample", interrupted)
     with pytest.raises(SystemExit) as stop:
         main([*options, "--n=5", "--out=out"])
     assert stop.value.code == 130
@@ -297,7 +297,7 @@ def test_a_stopped_sample_keeps_what_it_has_and_goes_on(run, here, monkeypatch, 
     assert listed == sorted(f.name for f in (here / "out").glob("*.wav")) == ["000-cymbal.wav", "001-kick.wav"]
     assert "001-kick.wav" in (here / "out" / "index.html").read_text()
     assert not list((here / "out").glob("*.tmp"))
-    monkeypatch.setattr(DiffusionModule, "sample", lambda *a, **k: (made.append(len(a[2])), sample(*a, **k))[1])
+    monkeypatch.setattr(Model, "sample", lambda *a, **k: (made.append(len(a[2])), sample(*a, **k))[1])
     main([*options, "--n=5", "--out=out"])
     assert made == [2, 2, 1]
     assert "2 of which were there already" in capfd.readouterr().out

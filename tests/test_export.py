@@ -20,7 +20,7 @@ from diffwave_sde import checkpoint
 from diffwave_sde.cli import export, main, runs
 from diffwave_sde.cli.evaluate import SHOWN
 from diffwave_sde.denoiser import Condition
-from diffwave_sde.module import KEY
+from diffwave_sde.model import KEY
 from diffwave_sde.random import randn
 from diffwave_sde.samplers import DPMSolverSDE
 

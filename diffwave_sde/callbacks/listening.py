@@ -17,7 +17,6 @@ from torch import Tensor
 from diffwave_sde import audio, page
 from diffwave_sde.callbacks.last import stopped
 from diffwave_sde.callbacks.making import classes_of, make, together
-from diffwave_sde.pictures import spectrogram_png
 from diffwave_sde.samplers import Sampler
 
 DATA = "data"
@@ -103,8 +102,8 @@ class Listening(Callback):
     def _write(self, trainer, step: int, rows: Sequence[str], names, classes, sounds: Tensor) -> None:
         home, rate = self._home(trainer), getattr(trainer.datamodule, "rate", audio.RATE)
         if not (home / DATA).exists() and (examples := self._examples(trainer, names, classes)) is not None:
-            write_sounds(home / DATA, rows, examples, rate)
-        files = write_sounds(home / f"step={step}", rows, sounds, rate)
+            page.write_sounds(home / DATA, rows, examples, rate)
+        files = page.write_sounds(home / f"step={step}", rows, sounds, rate)
         write_page(home, Path(self.folder or trainer.default_root_dir).resolve().name)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
@@ -126,20 +125,6 @@ class Listening(Callback):
         out = torch.zeros(self.count, read.shape[-1])
         out[torch.tensor(chosen) >= 0] = torch.from_numpy(read).float() / 32768
         return out
-
-
-def write_sounds(folder: Path, names: Sequence[str], sounds: Tensor, rate: int = audio.RATE) -> list[Path]:
-    """Write waveforms (n, T) as `folder/NAME.wav`, each with its picture; the WAV files, their names as of `slug`."""
-    files = [folder / f"{slug(name)}.wav" for name in names]
-    for file, name, sound in zip(files, names, sounds, strict=True):
-        audio.write(file, sound, rate)
-        spectrogram_png(file.with_suffix(".png"), sound[None], [name], rate)
-    return files
-
-
-def slug(name: str) -> str:
-    """A file's name for the name of a sound: what could mean a folder, or trouble in a shell, becomes a dash."""
-    return "".join(c if c.isalnum() or c in "._" else "-" for c in name)
 
 
 def write_page(home: Path, title: str) -> None:

@@ -16,7 +16,6 @@ from rich.console import Console
 from rich.table import Table
 
 from diffwave_sde import audio, checkpoint, page, samplers
-from diffwave_sde.callbacks.listening import write_sounds
 from diffwave_sde.cli import runs, sample
 from diffwave_sde.cli.bar import bar
 from diffwave_sde.data import sources
@@ -218,7 +217,7 @@ def _page(out: Path, real: SoundSet, generated: SoundSet, found: dict, most: int
     ):
         sounds = torch.nn.functional.pad(part.sounds[which], (0, length - part.sounds.shape[1]))
         names = [f"{k:02d}" for k in range(len(which))]
-        columns.append(page.Column(title, write_sounds(out / title.split()[0], names, sounds)))
+        columns.append(page.Column(title, page.write_sounds(out / title.split()[0], names, sounds)))
     note = (
         f"{generated.name} beside {real.name}. A real sound lies {near['typical']:.2f} from its nearest other one in "
         "the median; a pair far below that may be a training sound learnt by heart."

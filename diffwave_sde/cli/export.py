@@ -27,7 +27,8 @@ from diffwave_sde.cli.evaluate import SHOWN
 from diffwave_sde.cli.sample import writable
 from diffwave_sde.data.sources import parts
 from diffwave_sde.deploy import graph
-from diffwave_sde.module import KEY
+from diffwave_sde.model import KEY
+from diffwave_sde.module import DiffusionModule
 from diffwave_sde.samplers.grids import LearnedGrid
 
 CARD = "README.md"
@@ -147,7 +148,7 @@ def run(argv: list[str]) -> None:
     if config.length is not None and (config.length < 1 or form.file == WEIGHTS):
         raise ValueError(f"--length {config.length}: for graphs alone (--format onnx, program), and at least 1 sample")
     figures = "" if config.evaluation is None else _figures(Path(config.evaluation))
-    model = checkpoint.load(config.ckpt)
+    model = checkpoint.load(config.ckpt, kind=DiffusionModule)  # the card tells its loss
     config.length = config.length or model.length
     recipe = portable(checkpoint.read(model.path)[KEY], model)
     writable(out.parent)

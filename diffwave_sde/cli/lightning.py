@@ -117,7 +117,7 @@ class CLI(LightningCLI):
         data = AudioDataModule(**vars(options.data.clone()))
         # Made once for its complaints, before an hour goes into a store that a mistyped model will not use.
         _fill(options.model.net, inputs=_blocks(options.model.sde))
-        checkpoint.build(self._plain(options)["model"])
+        checkpoint.build(self._plain(options)["model"], DiffusionModule)
         # The store comes next: its classes are the network's.
         data.prepare_data()
         data.setup("fit")

@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 
 from diffwave_sde import checkpoint
-from diffwave_sde.data.sources import parts
 
 RUNS = Path("runs")
 DEFAULT = "drums"  # the model to take where there is no run
@@ -17,6 +16,9 @@ _CLAIMED = "DIFFWAVE_RUN"  # set for the processes that this one starts
 
 def name_of(dataset: str) -> str:
     """The default name of a run: that of its data, fit for a folder."""
+    # With the sounds that can be built come their libraries, which take a second to import.
+    from diffwave_sde.data.sources import parts
+
     names = "-".join(Path(part).name for part in parts(dataset))
     return re.sub(r"[^\w.-]+", "-", names).strip("-.") or "run"
 

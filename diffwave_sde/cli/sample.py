@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.table import Table
 
 from diffwave_sde import audio, checkpoint, guidance, page, samplers
-from diffwave_sde.callbacks.listening import write_sounds
 from diffwave_sde.cli import runs
 from diffwave_sde.cli.bar import bar
 from diffwave_sde.networks import Half
@@ -184,7 +183,7 @@ class Folder:
     def add(self, numbers: list[int], names: list[str], sounds: torch.Tensor, rate: int, nfe: int) -> None:
         """Write sounds (n, length), and the list and the page of all there are."""
         titles = [f"{i:03d} {name}" for i, name in zip(numbers, names, strict=True)]
-        files = write_sounds(self.path, titles, sounds, rate)
+        files = page.write_sounds(self.path, titles, sounds, rate)
         peaks = 20 * sounds.abs().amax(1).clamp_min(1e-6).log10()
         for i, file, name, peak in zip(numbers, files, names, peaks.tolist(), strict=True):
             self.sounds[i] = {"number": i, "file": file.name, "label": name, "peak_dbfs": round(peak, 2)}

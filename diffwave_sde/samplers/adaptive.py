@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchdiffeq import odeint
 
 from diffwave_sde.denoiser import Condition, Denoiser
 from diffwave_sde.random import randn
@@ -145,6 +144,9 @@ class ProbabilityFlow(Sampler):
 
         span = float64(torch.tensor([start, end], device=u.device)).log()
         options = {"dtype": span.dtype}
+        # It needs scipy, which takes a second to import.
+        from torchdiffeq import odeint
+
         solution = odeint(slope, u, span, rtol=self.relative, atol=self.absolute, method=self.method, options=options)
         return solution[-1], count
 

@@ -1,0 +1,119 @@
+"""A model as a listener has it: a denoiser, and how sounds are drawn from it. What trains it is in `module`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from diffwave_sde.denoiser import Condition, Denoiser, Parametrization
+from diffwave_sde.guidance import Guidance
+from diffwave_sde.networks import Network
+from diffwave_sde.random import Generator, stream
+from diffwave_sde.samplers import Preferred, Sampler
+from diffwave_sde.samplers.base import Progress
+from diffwave_sde.sde import EDM, SDE
+
+KEY = "diffwave_sde"
+"""Where a checkpoint keeps what it takes to build the model again."""
+
+SAMPLING = "sampling"
+
+
+class Model(nn.Module):
+    """A network, the process that it was trained for, and the sampler that it is heard by.
+
+    Args:
+        net: the network.
+        sde: the forward process.
+        parametrization: what the network's output stands for; Karras's preconditioning by default.
+        sampler: the sampler; Preferred by default.
+        guidance: how far sounds are led to their class; null for not at all. Of no effect where there is one class.
+        sigma_data: standard deviation of the data; null for 0.5 until it is known.
+        seed: seed of every draw.
+    """
+
+    def __init__(
+        self,
+        net: Network,
+        sde: SDE | None = None,
+        parametrization: Parametrization | None = None,
+        sampler: Sampler | None = None,
+        guidance: Guidance | None = None,
+        sigma_data: float | None = None,
+        seed: int = 0,
+    ):
+        super().__init__()
+        sde = sde or EDM()
+        if net.inputs != sde.blocks:
+            raise ValueError(
+                f"the network takes {net.inputs} input channels but {type(sde).__name__} has {sde.blocks} blocks: "
+                f"set the network's inputs to {sde.blocks}"
+            )
+        if sigma_data is not None and sigma_data <= 0:
+            raise ValueError(f"sigma_data = {sigma_data:g} must be positive, or null to measure it")
+        self.denoiser = Denoiser(net, sde, parametrization, sigma_data or 0.5)
+        self.sampler, self.guidance, self.seed = sampler or Preferred(), guidance, seed
+
+    def generators(self, numbers: Sequence[int], seed: int | None = None) -> list[torch.Generator]:
+        """One generator for each sound, by its number: it does not matter what is made beside it."""
+        seed = self.seed if seed is None else seed
+        return [stream(seed, SAMPLING, int(n), device=self.denoiser.sigma_data.device) for n in numbers]
+
+    def guided(self, asked: Guidance | None = None) -> Guidance | None:
+        """The guidance that sounds are made with: as asked for, else the model's own; None without two classes."""
+        return (asked or self.guidance) if self.denoiser.net.classes > 1 else None
+
+    def sample(
+        self,
+        length: int,
+        label: Tensor | None,
+        generator: Generator,
+        sampler: Sampler | None = None,
+        progress: Progress | None = None,
+        count: int | None = None,
+        wrap: Callable[[Denoiser], nn.Module] | None = None,
+        guidance: Guidance | None = None,
+    ) -> Tensor:
+        """New sounds, companded as the training data was: (B, 1, length).
+
+        Args:
+            length: samples.
+            label: the class of each, (B,), long, negative for none; or None.
+            generator: one, or one for each sound.
+            sampler: the model's own by default.
+            progress: called with (steps done, steps in all).
+            count: B, where neither `label` nor `generator` tells.
+            wrap: what the denoiser is wrapped in, such as guidance.StaticClip; null for nothing.
+            guidance: the model's own by default.
+        """
+        if count is None:
+            count = len(label) if label is not None else len(generator)
+        device = self.denoiser.sigma_data.device
+        u = self.denoiser.sde.prior((count, 1, length), generator, device)
+        condition = Condition(label=None if label is None else label.to(device))
+        denoiser, guidance = self.denoiser, self.guided(guidance)
+        if guidance is not None and label is not None:
+            denoiser = guidance(denoiser)
+        if wrap is not None:
+            denoiser = wrap(denoiser)
+        return (sampler or self.sampler)(denoiser, u, condition, generator, progress)
+
+
+def unlike(model: nn.Module, state: dict[str, Tensor]) -> str | None:
+    """The first, by name, of the weights that only one of `model` and `state` has, or that differ in shape."""
+    mine, theirs = ({k: v.shape for k, v in part.items()} for part in (model.state_dict(), state))
+    return next((name for name in sorted(mine.keys() | theirs.keys()) if mine.get(name) != theirs.get(name)), None)
+
+
+def check_fit(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Raise a ValueError of one line if the weights `state` are not those of a model of this layout."""
+    name = unlike(model, state)
+    if name is None:
+        return
+    here, there = (f"{tuple(part[name].shape)}" if name in part else "nothing" for part in (model.state_dict(), state))
+    raise ValueError(
+        f"the checkpoint is of another model: {name} is {there} there and {here} here; "
+        "use the configuration beside it, runs/NAME/config.yaml"
+    )
