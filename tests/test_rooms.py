@@ -20,7 +20,7 @@ ALLOWED: dict[str, set[str] | None] = {
     "pictures": {"audio"},
     "data": {"audio"},
     "sde": {"random"},
-    "networks": set(),  # never sde: a network sees a noise level, not a process
+    "networks": {"machine"},  # never sde: a network sees a noise level, not a process
     "denoiser": {"sde", "random"},
     "guidance": {"denoiser", "networks", "sde"},
     "loss": {"sde", "denoiser", "random"},

@@ -1,6 +1,6 @@
 """Make sounds from model.onnx and sampling.json beside this file, with numpy and onnxruntime alone.
 
-python sample.py [--n 4] [--label kick] [--steps 35] [--seed 0] [--out sounds]
+python sample.py [--n 4] [--label kick] [--steps 28] [--seed 0] [--out sounds]
 """
 
 import argparse

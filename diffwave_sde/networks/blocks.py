@@ -11,6 +11,29 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
+class Conv(nn.Conv1d):
+    """A convolution over frames.
+
+    kept: whether its weights are kept in the order in which oneDNN multiplies them, for who only listens on a CPU;
+        else they are put in that order at every call, which for one sound takes longer than the products.
+    """
+
+    kept: bool = False
+    _ready: tuple[int, Tensor] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, inputs, N) -> (B, channels, N')."""
+        if not self.kept:
+            return super().forward(x)
+        x = x.to(self.weight.dtype)[:, :, None]
+        options = (0, *self.padding), (1, *self.stride), (1, *self.dilation), self.groups
+        if self._ready is None or self._ready[0] != x.shape[-1]:
+            # The order depends on the number of frames: in that of another one the products take ten times as long.
+            plain = self.weight[:, :, None].to_mkldnn()
+            self._ready = x.shape[-1], torch._C._nn.mkldnn_reorder_conv2d_weight(plain, *options, x.shape)
+        return torch.mkldnn_convolution(x, self._ready[1], self.bias, *options)[:, :, 0]
+
+
 class FrameNorm(nn.Module):
     """Normalises the channels of each frame by themselves: a loud attack does not scale the features of a quiet tail.
 
@@ -88,16 +111,16 @@ class ResBlock(nn.Module):
             normalise(inputs, norm),
             nn.SiLU(),
             *change,
-            nn.Conv1d(inputs, channels, kernel, padding=first * (kernel // 2), dilation=first),
+            Conv(inputs, channels, kernel, padding=first * (kernel // 2), dilation=first),
         )
         self.norm = normalise(channels, norm)
         self.film = zeroed(nn.Linear(embedding, 2 * channels))
-        last = nn.Conv1d(channels, channels, kernel, padding=second * (kernel // 2), dilation=second)
+        last = Conv(channels, channels, kernel, padding=second * (kernel // 2), dilation=second)
         self.after = nn.Sequential(nn.SiLU(), nn.Dropout(dropout), zeroed(last))
         if change:
-            self.skip = nn.Sequential(*change, nn.Conv1d(inputs, channels, 1))
+            self.skip = nn.Sequential(*change, Conv(inputs, channels, 1))
         else:
-            self.skip = nn.Conv1d(inputs, channels, 1) if inputs != channels else nn.Identity()
+            self.skip = Conv(inputs, channels, 1) if inputs != channels else nn.Identity()
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """x (B, inputs, N), embedding (B, E) -> (B, channels, N), or as many frames as `resample` makes of N."""
@@ -114,8 +137,8 @@ class Attention(nn.Module):
             raise ValueError(f"heads = {heads} does not divide the {channels} channels of the bottleneck")
         self.heads, self.rescale = heads, rescale
         self.norm = normalise(channels)
-        self.qkv = nn.Conv1d(channels, 3 * channels, 1)
-        self.out = zeroed(nn.Conv1d(channels, channels, 1))
+        self.qkv = Conv(channels, 3 * channels, 1)
+        self.out = zeroed(Conv(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, channels, N) -> the same shape."""
@@ -131,9 +154,7 @@ class Fourier(nn.Module):
         super().__init__()
         self.rescale = rescale
         self.norm, self.norm2 = normalise(channels), normalise(channels)
-        self.feed = nn.Sequential(
-            nn.Conv1d(channels, 2 * channels, 1), nn.GELU(), zeroed(nn.Conv1d(2 * channels, channels, 1))
-        )
+        self.feed = nn.Sequential(Conv(channels, 2 * channels, 1), nn.GELU(), zeroed(Conv(2 * channels, channels, 1)))
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, channels, N) -> the same shape."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from diffwave_sde.machine import bfloat16_is_fast
+from diffwave_sde.networks.blocks import Conv
 from diffwave_sde.networks.unet import Network
 
 
@@ -24,6 +26,9 @@ class Half(nn.Module):
         for layer in net.modules():
             if isinstance(layer, (nn.Conv1d, nn.Linear)):
                 layer.to(torch.bfloat16)
+            if isinstance(layer, Conv):
+                device = layer.weight.device
+                layer.kept = device.type == "cpu" and torch.backends.mkldnn.is_available() and bfloat16_is_fast(device)
 
     def forward(self, u: Tensor, noise: Tensor, condition: object | None = None) -> Tensor:
         with torch.autocast(u.device.type, torch.bfloat16):

@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from diffwave_sde.networks.blocks import Conv
+
 
 def lowpass(factor: int) -> Tensor:
     """h (7f,), symmetric, in float64, of sum 1; for f = 1 the one tap that changes nothing."""
@@ -91,7 +93,7 @@ DOWN = {"strided": nn.AvgPool1d, "fir": Decimate}
 UP = {"strided": Repeat, "fir": Interpolate}
 
 
-class Shrink(nn.Conv1d):
+class Shrink(Conv):
     """To the level below: a strided convolution, or a decimation and then a convolution.
 
     Args:
@@ -115,7 +117,7 @@ class Shrink(nn.Conv1d):
         return super().forward(self.lower(x))
 
 
-class Grow(nn.Conv1d):
+class Grow(Conv):
     """To the level above: repetition and then a convolution, or a convolution and then an interpolation.
 
     The filter comes last, since the convolution is f times cheaper before it and they commute.

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from diffwave_sde.networks.blocks import (
     MIXERS,
+    Conv,
     NoiseEmbedding,
     ResBlock,
     add,
@@ -35,9 +36,7 @@ def check(name: str, value: str, choices: Collection[str]) -> None:
 
 def head(width: int, outputs: int, kernel: int, norm: str) -> nn.Sequential:
     """The last layers of a level, zero at the start."""
-    return nn.Sequential(
-        normalise(width, norm), nn.SiLU(), zeroed(nn.Conv1d(width, outputs, kernel, padding=kernel // 2))
-    )
+    return nn.Sequential(normalise(width, norm), nn.SiLU(), zeroed(Conv(width, outputs, kernel, padding=kernel // 2)))
 
 
 class Network(nn.Module, ABC):
@@ -191,9 +190,9 @@ class UNet(Network):
         for level, width in enumerate(channels[1:] if multiresolution else ()):
             finer = self.front.coarser(math.prod(factors[: level + 1]), lowest)
             self.fronts.append(finer)
-            self.see.append(nn.Conv1d(self.inputs * finer.bands * (1 + compress), width, 1))
+            self.see.append(Conv(self.inputs * finer.bands * (1 + compress), width, 1))
             self.say.append(head(width, finer.bands * (1 + gates), kernel, norm))
-        self.stem = nn.Conv1d(views, channels[0], kernel, padding=kernel // 2)
+        self.stem = Conv(views, channels[0], kernel, padding=kernel // 2)
         self.down, self.shrink, self.grow, self.up = (nn.ModuleList() for _ in range(4))
         self.pyramid, self.enter = nn.ModuleList(), nn.ModuleList()
         for width, deeper, factor, count in zip(channels, channels[1:], factors, counts, strict=False):
@@ -203,7 +202,7 @@ class UNet(Network):
             self.up.append(stack((1 + self.concat) * width, width, count))
             if progressive:
                 self.pyramid.append(Decimate(factor))
-                self.enter.append(nn.Conv1d(views, deeper, 1))
+                self.enter.append(Conv(views, deeper, 1))
         inner = channels[-1]
         self.inward, self.outward = stack(inner, inner, counts[-1]), stack(inner, inner, counts[-1])
         self.mix = nn.ModuleList(mixer(inner, heads, rescale) for _ in range(mixers) for mixer in MIXERS[bottleneck])

@@ -154,29 +154,42 @@ class DPMSolverSDE(_TwoCalls):
         u' = σ'/σ e^(-η h) u + m' (1 - e^(-(1+η) h)) D + σ' √(1 - e^(-2ηh)) ε,    h = λ' - λ
 
     Fresh noise forgets the errors that the network made on the way; in steps as long as h = 1 it also loses some of
-    what is as soft as the noise, such as tails. Source: Lu 2022b, § 5, η = 1; Xue et al. 2023, eq. 6 with τ² = η.
+    what is as soft as the noise, such as tails. Source: Lu et al. 2022b, § 5, η = 1; Xue et al. 2023, eq. 6, τ² = η.
 
     Args:
         steps: steps, and network calls.
         grid: where the steps lie; equal steps of the log-SNR by default.
         eta: η; 1 is the published one, 0 is DPMSolver2M.
+        quiet: η of the steps that begin below the noise level `below`; null for that of all.
+        below: σ = 1 / √snr.
     """
 
     order = 2
 
-    def __init__(self, steps: int = 20, grid: Grid | None = None, eta: float = 1.0):
+    def __init__(
+        self,
+        steps: int = 20,
+        grid: Grid | None = None,
+        eta: float = 1.0,
+        quiet: float | None = None,
+        below: float = 0.3,
+    ):
         super().__init__(steps, grid)
-        if eta < 0:
-            raise ValueError(f"eta = {eta:g} is a share of variance: choose 0 or more")
-        self.eta = eta
+        for name, value in (("eta", eta), ("quiet", quiet or 0.0)):
+            if value < 0:
+                raise ValueError(f"{name} = {value:g} is a share of variance: choose 0 or more")
+        if below <= 0:
+            raise ValueError(f"below = {below:g} is a noise level: choose it above 0")
+        self.eta, self.quiet, self.below = eta, eta if quiet is None else quiet, below
 
     def plan(self, denoiser: Denoiser, times: Tensor) -> list[tuple[Tensor, ...]]:
         kernel = denoiser.sde.kernel(times)
         h, m, sigma = log_snr(kernel).diff(), kernel.M[1:, 0], kernel.L[:, 0, 0]
-        A = sigma[1:] / sigma[:-1] * (-self.eta * h).exp()
-        a = -m * torch.expm1(-(1 + self.eta) * h)
-        fresh = sigma[1:] * (-torch.expm1(-2 * self.eta * h)).sqrt()
-        noise = (fresh[:, None, None],) if self.eta else ()
+        eta = torch.where(kernel.snr[:-1].rsqrt() < self.below, self.quiet, self.eta).to(h)
+        A = sigma[1:] / sigma[:-1] * (-eta * h).exp()
+        a = -m * torch.expm1(-(1 + eta) * h)
+        fresh = sigma[1:] * (-torch.expm1(-2 * eta * h)).sqrt()
+        noise = (fresh[:, None, None],) if self.eta or self.quiet else ()
         return rows(a[:, None], A[:, None, None], (extrapolation(h) * a)[:, None], *noise)
 
 

@@ -113,6 +113,28 @@ class KarrasGrid(Grid):
         return _ends(sde, sde.time(sigma**-2))
 
 
+class LogNormalGrid(Grid):
+    """Equal steps of the quantile of log σ ~ N(mean, std²), σ = 1 / √snr: short steps around e^mean, long ones far off.
+
+    As a training may draw its times (LogNormalSigma), so a sampler may spend its calls: where sounds are decided.
+
+    Args:
+        mean: of log σ.
+        std: of log σ; the larger, the more alike are the steps of the log-SNR.
+    """
+
+    def __init__(self, mean: float = -3.0, std: float = 5.0):
+        if std <= 0:
+            raise ValueError(f"std = {std:g} must be positive")
+        self.mean, self.std = mean, std
+
+    def _times(self, sde: SDE, steps: int) -> Tensor:
+        high, low = torch.special.ndtr((_snr(sde).rsqrt().log() - self.mean) / self.std).tolist()
+        quantile = torch.linspace(high, low, steps, dtype=torch.float64)
+        sigma = (self.mean + self.std * torch.special.ndtri(quantile)).exp()
+        return _ends(sde, sde.time(sigma**-2))
+
+
 class DiscreteGrid(Grid):
     """Steps of a discrete chain of N equal ones, evenly strided. Source: Nichol and Dhariwal 2021, § 4.
 

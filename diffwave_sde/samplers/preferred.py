@@ -6,7 +6,7 @@ from torch import Tensor
 
 from diffwave_sde.samplers.base import GridSampler, Progress, Run, Sampler
 from diffwave_sde.samplers.exponential import DPMSolverSDE
-from diffwave_sde.samplers.grids import Grid
+from diffwave_sde.samplers.grids import Grid, LogNormalGrid
 from diffwave_sde.samplers.ode import DDIM
 from diffwave_sde.sde import SDE
 
@@ -14,20 +14,22 @@ from diffwave_sde.sde import SDE
 class Preferred(Sampler):
     """The sampler of choice for the process: DPMSolverSDE, and DDIM for a state of two blocks, which that cannot take.
 
-    A little fresh noise forgets the errors that a network makes on the way; much of it costs tails (docs/samplers.md).
+    A little fresh noise forgets the errors that a network makes on the way; more of it where they are heard as a
+    wavering costs little there, for steps are short (docs/samplers.md).
 
     Args:
         steps: steps, and network calls.
-        grid: where the steps lie; that sampler's own by default.
+        grid: where the steps lie; LogNormalGrid by default, and DDIM's own.
         eta: share of fresh noise: 0 is the flow, 1 the process's own; of no use to DDIM here, which takes the flow.
+        quiet: the same below a noise level σ = 1 / √snr of 0.3; null for `eta`.
     """
 
-    def __init__(self, steps: int = 35, grid: Grid | None = None, eta: float = 0.3):
-        self.steps, self.grid, self.eta = steps, grid, eta
-        DPMSolverSDE(steps, grid, eta)  # refuses what it would refuse later
+    def __init__(self, steps: int = 28, grid: Grid | None = None, eta: float = 0.3, quiet: float | None = 1.0):
+        self.steps, self.grid, self.eta, self.quiet = steps, grid, eta, quiet
+        DPMSolverSDE(steps, grid, eta, quiet)  # refuses what it would refuse later
 
     def on(self, sde: SDE) -> GridSampler:
-        sampler = DPMSolverSDE(self.steps, self.grid, self.eta)
+        sampler = DPMSolverSDE(self.steps, self.grid or LogNormalGrid(), self.eta, self.quiet)
         return sampler if sampler.takes(sde) else DDIM(self.steps, self.grid)
 
     def solve(self, run: Run, u: Tensor, progress: Progress | None) -> Tensor:

@@ -6,8 +6,17 @@ from layouts import LAYOUTS, SMALL, Asked, noise_of, randn, shifted, small
 from torch import nn
 from truth import concrete
 
+from diffwave_sde.machine import bfloat16_is_fast
 from diffwave_sde.networks import MDCT, Half, Network, UNet
-from diffwave_sde.networks.blocks import Attention, Fourier, NoiseEmbedding, ResBlock, normalise, position_features
+from diffwave_sde.networks.blocks import (
+    Attention,
+    Conv,
+    Fourier,
+    NoiseEmbedding,
+    ResBlock,
+    normalise,
+    position_features,
+)
 
 # -------------------------------------------------------------------------------------- shapes
 
@@ -23,9 +32,23 @@ def test_a_network_that_multiplies_in_bfloat16_says_nearly_the_same():
     error = (near - exact).norm() / exact.norm()
     assert 1e-4 < error < 3e-2  # 8 bits, through a dozen layers
     kinds = {type(m).__name__: m.weight.dtype for m in half.modules() if getattr(m, "weight", None) is not None}
-    assert kinds["Conv1d"] == kinds["Linear"] == torch.bfloat16
+    assert kinds["Conv"] == kinds["Linear"] == torch.bfloat16
     assert kinds["GroupNorm"] == kinds["Embedding"] == torch.float32
     assert twin.front.cosines.dtype == torch.float32
+
+
+@pytest.mark.skipif(not bfloat16_is_fast("cpu"), reason="weights are kept in oneDNN's order on CPUs with AMX alone")
+def test_weights_that_are_kept_in_order_say_the_same_at_any_length_in_any_batch():
+    kept, plain = (Half(small(front=MDCT(20), classes=3, multiresolution=True).eval()) for _ in range(2))
+    for layer in plain.modules():
+        if isinstance(layer, Conv):
+            assert layer.kept
+            layer.kept = False
+    with torch.no_grad():
+        for batch, length in ((2, 1000), (1, 1000), (3, 2400), (3, 1000)):
+            u, noise = randn(batch, 1, length), noise_of(batch)
+            a, b = kept(u, noise), plain(u, noise)
+            assert (a - b).norm() < 1e-2 * b.norm()  # the same products, summed in another order
 
 
 @pytest.mark.parametrize("cls", concrete(Network))

@@ -268,8 +268,11 @@ def test_dpm_solver_2m_is_algorithm_2_of_lu():
     same(run(DPMSolver2M(12), sde, u), D(sde, x, times[-1]), 1e-6)
 
 
-@pytest.mark.parametrize("eta", [0.0, 0.3, 1.0, 1.5])
-def test_sde_dpm_solver_is_that_of_lu_and_of_xue(eta):
+# The steps that begin below σ = 0.9 are of the second η; None for that of all.
+@pytest.mark.parametrize(
+    ("high", "quiet"), [(0.0, None), (0.3, None), (1.0, None), (1.5, None), (0.3, 1.0), (0.0, 1.0), (1.0, 0.0)]
+)
+def test_sde_dpm_solver_is_that_of_lu_and_of_xue(high, quiet):
     sde, times = VP(), LogSNRGrid()(VP(), 12)
     kernel = sde.kernel(times)
     alpha, sigma = kernel.M[:, 0], kernel.L[:, 0, 0]
@@ -279,11 +282,12 @@ def test_sde_dpm_solver_is_that_of_lu_and_of_xue(eta):
     for i in range(11):
         h, clean = lam[i + 1] - lam[i], D(sde, x, times[i])
         mixed = clean if last is None else clean + h / (lam[i] - lam[i - 1]) / 2 * (clean - last)
-        fresh = z(generator, x) if eta else 0
+        eta = high if quiet is None or sigma[i] / alpha[i] >= 0.9 else quiet
+        fresh = z(generator, x) if high or quiet else 0
         x = sigma[i + 1] / sigma[i] * (-eta * h).exp() * x - alpha[i + 1] * torch.expm1(-(1 + eta) * h) * mixed
         x, last = x + sigma[i + 1] * (1 - (-2 * eta * h).exp()).sqrt() * fresh, clean
-    same(run(DPMSolverSDE(12, eta=eta), sde, u), D(sde, x, times[-1]), 1e-6)
-    if not eta:
+    same(run(DPMSolverSDE(12, None, high, quiet, 0.9), sde, u), D(sde, x, times[-1]), 1e-6)
+    if not (high or quiet):
         same(run(DPMSolverSDE(12, eta=0.0), sde, u), run(DPMSolver2M(12), sde, u), 1e-12)
 
 
@@ -482,6 +486,8 @@ def test_adaptive_samplers_report_how_far_they_are(kind):
         (lambda: ProbabilityFlow(absolute=-1.0), "absolute = -1"),
         (lambda: EulerMaruyama(eta=-1.0), "eta = -1"),
         (lambda: DPMSolverSDE(eta=-0.5), "eta = -0.5"),
+        (lambda: DPMSolverSDE(quiet=-0.5), "quiet = -0.5"),
+        (lambda: DPMSolverSDE(below=0.0), "below = 0"),
         (lambda: MaximumLikelihood(spread=2.0), "spread = 2"),
         (lambda: AnnealedLangevin(step=5.0), "step = 5"),
         (lambda: PredictorCorrector(snr=0.0), "snr = 0"),

@@ -7,6 +7,7 @@ from diffwave_sde.samplers import (
     CrashGrid,
     DiscreteGrid,
     KarrasGrid,
+    LogNormalGrid,
     LogSNRGrid,
     QuadraticGrid,
     TimesGrid,
@@ -79,6 +80,18 @@ def test_karras_steps_are_equal_in_a_power_of_sigma(name, rho):
     spacing(PROCESSES[name], KarrasGrid(rho), lambda snr: snr ** (-0.5 / rho), 1e-4 if "under" in name else 1e-9)
 
 
+@pytest.mark.parametrize("name", PROCESSES)
+def test_log_normal_steps_hold_equal_shares_of_the_law(name):
+    law = torch.distributions.Normal(torch.tensor(-2.0).double(), torch.tensor(4.0).double())
+    tolerance = 1e-4 if "under" in name else 1e-7
+    spacing(PROCESSES[name], LogNormalGrid(-2.0, 4.0), lambda snr: law.cdf(snr.rsqrt().log()), tolerance)
+
+
+def test_a_wide_law_is_that_of_equal_steps_of_the_log_snr():
+    a, b = LogNormalGrid(0.0, 1e4)(EDM(), 20), LogSNRGrid()(EDM(), 20)
+    torch.testing.assert_close(a, b, rtol=1e-5, atol=0)
+
+
 @pytest.mark.parametrize("sde", [EDM(0.002, 80.0), VE(0.01, 50.0)], ids=["EDM", "VE"])
 def test_karras_grid_is_equation_5_of_edm(sde):
     low, high = sde.sigma(torch.tensor([sde.t_min, 1.0], dtype=torch.float64)).tolist()
@@ -115,3 +128,8 @@ def test_bad_grids_are_refused(grid, steps, says):
 def test_a_power_of_nothing_is_refused():
     with pytest.raises(ValueError, match="rho"):
         KarrasGrid(0.0)
+
+
+def test_a_law_without_a_width_is_refused():
+    with pytest.raises(ValueError, match="std = 0"):
+        LogNormalGrid(std=0.0)

@@ -41,6 +41,7 @@ KINDS = {
     "MaximumLikelihood-spread": lambda steps=50, grid=None: MaximumLikelihood(steps, grid, 1.0),
     "DPMSolver3M-warm": lambda steps=50, grid=None: DPMSolver3M(steps, grid, warm=True),
     "DPMSolverSDE-half": lambda steps=20, grid=None: DPMSolverSDE(steps, grid, eta=0.5),
+    "DPMSolverSDE-quiet": lambda steps=20, grid=None: DPMSolverSDE(steps, grid, eta=0.3, quiet=1.0),
     "SSCS-BAB": lambda steps=50, grid=None: SSCS(steps, grid, "BAB"),
     "SSCS-ABBA": lambda steps=50, grid=None: SSCS(steps, grid, "ABBA"),
 }
