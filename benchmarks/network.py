@@ -36,6 +36,7 @@ from diffwave_sde.checkpoint import build
 from diffwave_sde.cli.lightning import CONFIGS
 from diffwave_sde.denoiser import Condition, Denoiser
 from diffwave_sde.machine import bfloat16_is_fast
+from diffwave_sde.model import Model
 
 PEER = {"class_path": "peers.AudioDiffusion", "init_args": {"inputs": 1}}
 
@@ -89,7 +90,7 @@ class Line:
 
     def __init__(self, net: dict, batch: int, half: bool, device: torch.device, length: int):
         torch.manual_seed(0)
-        self.denoiser: Denoiser = build({"net": net}).denoiser.to(device)
+        self.denoiser: Denoiser = build({"net": net}, Model).denoiser.to(device)
         self.half, self.device = half, device
         self.u = torch.randn(batch, self.denoiser.sde.blocks, 1, length, device=device)
         self.t = torch.full((batch,), 0.5, dtype=torch.float64, device=device)

@@ -1,17 +1,24 @@
 """What the Trainer costs: its step against a bare loop with the same network, and how long a step waits for data.
 
-    python benchmarks/training.py --steps 20
+    python benchmarks/training.py [--steps 20] [--tables step,processes]
 
 The two take turns, segment by segment, in one process, so that the ratio holds where the machine's speed drifts. The
 Trainer runs with everything that the default run has but validation, checkpoints and listening.
+
+`processes`: a step of two processes that share their gradients (DDP over gloo), of two that know nothing of each other,
+and of one, a thread and a batch each: what sharing the machine costs, and what sharing gradients.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
+from pathlib import Path
 
 import torch
 import yaml
@@ -25,6 +32,7 @@ from diffwave_sde.cli.lightning import CONFIGS
 from diffwave_sde.data.module import AudioDataModule
 from diffwave_sde.denoiser import Condition
 from diffwave_sde.machine import bfloat16_is_fast
+from diffwave_sde.module import DiffusionModule
 
 
 class Watch(Callback):
@@ -68,9 +76,57 @@ def timed_loader(loader, waits: list[float]):
     return loader
 
 
+def together(processes: int, runs: int, options: argparse.Namespace, folder: Path) -> float:
+    """Seconds of a step of `runs` trainings at once, each of so many processes, of one thread each."""
+
+    def seconds(steps: int) -> float:
+        command = [sys.executable, "-m", "diffwave_sde", "fit", "--trainer.accelerator=cpu", "--trainer.logger=false"]
+        command += ["--trainer.callbacks=[EMA, SpikeDetector, Progress]", "--trainer.limit_val_batches=0"]
+        command += [f"--trainer.devices={processes}", f"--trainer.max_steps={steps}", f"--data.root={folder}"]
+        command += [f"--data.count={options.count}", f"--data.batch_size={options.batch_size}"]
+        began = time.perf_counter()
+        running = [
+            subprocess.Popen(
+                [*command, f"--trainer.default_root_dir={folder}/{k}"],
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            for k in range(runs)
+        ]
+        if any(run.wait() for run in running):
+            raise SystemExit(f"a training stopped: {' '.join(command)}")
+        return time.perf_counter() - began
+
+    few = 3
+    start = seconds(few)
+    return (seconds(few + options.steps) - start) / options.steps
+
+
+def processes(options: argparse.Namespace) -> Table:
+    """The second table."""
+    table = Table(
+        "", "s a step", "clips/s", "over one", title=f"batches of {options.batch_size} a process, one thread each"
+    )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        together(1, 1, argparse.Namespace(**{**vars(options), "steps": 1}), folder)  # makes the store
+        one = together(1, 1, options, folder)
+        lines = {
+            "one process": (one, 1),
+            "two that know nothing of each other": (together(1, 2, options, folder), 2),
+            "two that share their gradients": (together(2, 1, options, folder), 2),
+        }
+    for line, (seconds, count) in lines.items():
+        clips = count * options.batch_size / seconds
+        table.add_row(line, f"{seconds:.3f}", f"{clips:.1f}", f"{clips / (options.batch_size / one):.2f}")
+    return table
+
+
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tables", default="step", help="step, processes, or both, a,b (default step)")
     parser.add_argument(
         "--steps", type=int, default=40, help="the Trainer's steps; about as many bare ones (default 40)"
     )
@@ -81,15 +137,23 @@ def main() -> None:
     )
     parser.add_argument("--count", type=int, default=300, help="built-in sounds to train on (default 300)")
     options = parser.parse_args()
-    seed_everything(0, verbose=False)
+    tables = {"step": step, "processes": processes}
+    if unknown := [name for name in options.tables.split(",") if name not in tables]:
+        parser.error(f"--tables {unknown[0]}: choose step, processes")
+    for name in options.tables.split(","):
+        Console().print(tables[name](options))
 
+
+def step(options: argparse.Namespace) -> Table:
+    """The first table."""
+    seed_everything(0, verbose=False)
     half = bfloat16_is_fast("cpu") if options.precision == "auto" else options.precision == "bf16"
     model = yaml.safe_load((CONFIGS / "base.yaml").read_text())["model"]
     model["net"] = yaml.safe_load((CONFIGS / "network" / "tiny.yaml").read_text())["model"]["net"]
     model["net"]["init_args"] |= {"inputs": 1, "classes": 3}
     with tempfile.TemporaryDirectory() as folder:
         data = AudioDataModule(root=folder, count=options.count, batch_size=options.batch_size, mu=0)
-        module, twin = build(model), build(model)
+        module, twin = (build(model, DiffusionModule) for _ in range(2))
         optimizer = twin.optimizer(twin.denoiser.parameters())
 
         def bare(batch) -> None:
@@ -138,7 +202,7 @@ def main() -> None:
         rate = f"{options.batch_size / seconds:.1f}"
         table.add_row(name, f"{seconds * 1e3:.1f}", rate, f"{seconds / medians[1]:.3f}")
     table.add_row("of it: waiting for data", f"{wait * 1e3:.2f}", "", f"{wait / medians[0]:.2%} of the step")
-    Console().print(table)
+    return table
 
 
 if __name__ == "__main__":

@@ -176,7 +176,7 @@ def portable(recipe: dict[str, Any], model: Trained) -> dict[str, Any]:
         ValueError: if another value names a file.
     """
     config = recipe["config"]
-    data = {key: value for key, value in config["data"].items() if key != "root"}
+    data = {key: value for key, value in config["data"].items() if key not in ("root", "disks")}
     if "dataset" in data:
         data["dataset"] = " + ".join(runs.name_of(part) for part in parts(data["dataset"]))
     config = {**config, "model": _alone(config["model"], "model", model), "data": data}

@@ -30,7 +30,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 
 from diffwave_sde import audio
 from diffwave_sde.data import sources
-from diffwave_sde.data.store import Store
+from diffwave_sde.data.store import Pieces, Store
 
 VERSION = 2  # of the layout and of the windowing: a change rebuilds every store
 CHUNK = 32  # clips between two entries of the journal, and in one task of a worker
@@ -46,6 +46,7 @@ def prepare(
     group_by: str | None = None,
     classes: Iterable[str] = (),
     licence: str | None = None,
+    disks: Iterable[str] = (),
     workers: int | None = None,
     progress: bool = True,
 ) -> Store:
@@ -61,6 +62,8 @@ def prepare(
         group_by: kits for the split, see `Store.open`
         classes: names of the classes to take; none for all
         licence: regular expression that the licence of a recording begins with; None for any
+        disks: folders on other disks, over which a new store's clips are spread in equal pieces; none keeps them
+            under root
         workers: processes; None takes one per core where there is enough to do, 0 and 1 none beside this
         progress: False says nothing
 
@@ -97,20 +100,24 @@ def prepare(
             lock.acquire()
         try:
             if not (home / "settings.json").is_file():
-                _build(source, settings, home, workers, console, say)
+                _build(source, settings, home, tuple(disks), workers, console, say)
         finally:
             lock.release()
     return Store.open(home, group_by)
 
 
-def _build(source: sources.Source, settings: dict, home: Path, workers: int | None, console: Console, say) -> None:
+def _build(
+    source: sources.Source, settings: dict, home: Path, disks: tuple, workers: int | None, console: Console, say
+) -> None:
     began = time.monotonic()
     work = home.with_name(f"{home.name}.partial")
     work.mkdir(exist_ok=True)
     items, length = source.items, settings["length"]
-    clips, journal = work / "clips.npy", work / "journal.jsonl"
+    journal = work / "journal.jsonl"
     entries = _Journal.read(journal, len(items))
-    start = _allocate(clips, len(items), length)
+    pieces = Pieces.of(work, len(items), length)
+    if not (entries >= 0).any():  # what a build that was stopped has made is taken as it is
+        pieces = _allocate(work, home.name, disks, len(items), length)
     todo = np.flatnonzero(entries < 0)
     done = len(items) - len(todo)
     if workers is None:
@@ -119,51 +126,63 @@ def _build(source: sources.Source, settings: dict, home: Path, workers: int | No
     if len(items):
         say(f"{source.name}: preparing {len(items):,} sounds" + (f", {done:,} of them done before" if done else ""))
     tasks = ([(int(i), items[int(i)]) for i in todo[first : first + CHUNK]] for first in range(0, len(todo), CHUNK))
-    with _bar(console, source.name, len(items), done) as advance, _Journal(journal, clips) as log:
-        for results in _convert_all(tasks, workers, (str(clips), start, length)):
+    with _bar(console, source.name, len(items), done) as advance, _Journal(journal, pieces) as log:
+        for results in _convert_all(tasks, workers, pieces):
             log.append(results)
             advance(len(results), sum("reason" in result for result in results))
-    _finish(source, settings, work, home)
-    kinds = Counter(reason.split(":")[0] for _, reason in Store.open(home).refused())
-    n, refused = len(np.load(home / "clips.npy", mmap_mode="r")), sum(kinds.values())
+    _finish(source, settings, work, home, pieces)
+    store = Store.open(home)
+    kinds = Counter(reason.split(":")[0] for _, reason in store.refused())
     why = ", ".join(f"{number} {kind}" for kind, number in kinds.most_common())
-    say(f"{source.name}: {n:,} clips in {time.monotonic() - began:.1f} s -> {home}")
-    if refused:
+    say(f"{source.name}: {len(store):,} clips in {time.monotonic() - began:.1f} s -> {home}")
+    if refused := sum(kinds.values()):
         say(f"{source.name}: {refused:,} files refused ({why}); see {home / 'manifest.csv'}")
 
 
-def _allocate(path: Path, rows: int, length: int) -> int:
-    """Makes room for all rows (no bytes are written), and returns where the first begins."""
-    if path.exists():
-        with open(path, "rb") as file:
-            np.lib.format.read_magic(file)
-            np.lib.format.read_array_header_1_0(file)
-            return file.tell()
-    need, free = rows * length * 2, shutil.disk_usage(path.parent).free
-    if need > free:
-        raise OSError(f"{path.parent}: the store needs {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free")
-    temporary = path.with_suffix(".tmp")
-    start = _header(temporary, rows, length)
-    os.truncate(temporary, start + need)
-    temporary.rename(path)
-    return start
+def _allocate(work: Path, name: str, disks: tuple, rows: int, length: int) -> Pieces:
+    """Makes room for all rows (no bytes are written): in the folder, or in a piece for each disk, linked from there."""
+    for file in work.glob("clips*"):
+        file.unlink()
+    places = [Path(disk).expanduser().resolve() / f"{name}-{k:02d}.npy" for k, disk in enumerate(disks)]
+    links = [work / f"clips-{k:02d}.npy" for k in range(len(places))] or [work / "clips.npy"]
+    pieces = Pieces(tuple(links), -(-rows // len(links)), length)
+    for link, place, own in zip(links, places or links, pieces.rows(rows), strict=True):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        need, free = pieces.bytes(own), shutil.disk_usage(place.parent).free
+        if need > free:
+            raise OSError(f"{place.parent}: the store needs {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free")
+        temporary = place.with_suffix(".tmp")
+        _header(temporary, own, length)
+        os.truncate(temporary, need)
+        temporary.rename(place)
+        if place != link:
+            link.symlink_to(place)
+    return pieces
 
 
-def _header(path: Path, rows: int, length: int) -> int:
+def _remove(work: Path) -> None:
+    """Removes a build, with what it holds on other disks."""
+    for file in work.glob("clips*.npy"):
+        file.resolve().unlink(missing_ok=True)
+    shutil.rmtree(work)
+
+
+def _header(path: Path, rows: int, length: int) -> None:
     with open(path, "r+b" if path.exists() else "wb") as file:
         header = {"descr": "<i2", "fortran_order": False, "shape": (rows, length)}
         np.lib.format.write_array_header_1_0(file, header)
-        return file.tell()
+        if file.tell() != Pieces.START:
+            raise RuntimeError("numpy's header changed its length")
 
 
 class _Journal:
     """What is finished, a JSON line per item, appended once its samples are on the disk."""
 
-    def __init__(self, path: Path, clips: Path) -> None:
-        self.path, self.clips = path, clips
+    def __init__(self, path: Path, pieces: Pieces) -> None:
+        self.path, self.pieces = path, pieces
 
     def __enter__(self) -> _Journal:
-        self.file, self.samples = open(self.path, "ab"), os.open(self.clips, os.O_RDWR)
+        self.file, self.samples = open(self.path, "ab"), self.pieces.open()
         self.waiting: list[dict] = []
         self.written = time.monotonic()
         return self
@@ -175,7 +194,8 @@ class _Journal:
 
     def flush(self) -> None:
         if self.waiting:
-            os.fsync(self.samples)
+            for samples in self.samples:
+                os.fsync(samples)
             self.file.write(b"".join(json.dumps(result).encode() + b"\n" for result in self.waiting))
             self.file.flush()
             os.fsync(self.file.fileno())
@@ -186,7 +206,7 @@ class _Journal:
             self.flush()
         finally:
             self.file.close()
-            os.close(self.samples)
+            _close(self.samples)
 
     @staticmethod
     def read(path: Path, items: int) -> np.ndarray:
@@ -205,13 +225,13 @@ class _Journal:
         return at
 
 
-def _finish(source: sources.Source, settings: dict, work: Path, home: Path) -> None:
+def _finish(source: sources.Source, settings: dict, work: Path, home: Path, pieces: Pieces) -> None:
     """Closes the gaps that refused files left, writes index, manifest and settings, and moves it all into place.
 
     The last rows fill the gaps. Sources lie beyond the final end and targets before it, so that this may stop
     anywhere and be done again.
     """
-    items, length = source.items, settings["length"]
+    items = source.items
     at = _Journal.read(work / "journal.jsonl", len(items))
     good = np.zeros(len(items), bool)
     reasons: list[tuple[str, str]] = list(source.refused)
@@ -224,25 +244,24 @@ def _finish(source: sources.Source, settings: dict, work: Path, home: Path) -> N
     n = int(good.sum())
     if not n:
         found = f"{len(reasons):,} files, for example {reasons[0][0]}: {reasons[0][1]}" if reasons else "no files"
-        shutil.rmtree(work)
+        _remove(work)
         raise ValueError(f"{source.origin}: no usable sound in it ({found})")
-    clips = work / "clips.npy"
-    start, size = _allocate(clips, len(items), length), length * 2
     holes, last = np.flatnonzero(~good[:n]), np.flatnonzero(good[n:]) + n
     rows = np.arange(len(items))
     rows[last] = holes
-    if os.path.getsize(clips) > start + n * size:
-        with open(clips, "r+b") as file:
-            for source_row, hole in zip(last.tolist(), holes.tolist(), strict=True):
-                file.seek(start + source_row * size)
-                clip = file.read(size)
-                file.seek(start + hole * size)
-                file.write(clip)
-            file.flush()
-            os.fsync(file.fileno())
-        os.truncate(clips, start + n * size)
-    if _header(clips, n, length) != start:  # numpy leaves room in the header for the number of rows to change
-        raise RuntimeError("numpy's header changed its length")
+    whole = [pieces.bytes(own) for own in pieces.rows(len(items))]
+    samples = pieces.open()
+    if [os.fstat(file).st_size for file in samples] == whole:  # else it stopped after this
+        for source_row, hole in zip(last.tolist(), holes.tolist(), strict=True):
+            (k, here), (m, there) = pieces.at(source_row), pieces.at(hole)
+            os.pwrite(samples[m], os.pread(samples[k], pieces.length * 2, here), there)
+        for file in samples:
+            os.fsync(file)
+    for file, path, own in zip(samples, pieces.files, pieces.rows(n), strict=True):
+        os.ftruncate(file, pieces.bytes(own))
+        _header(path, own, pieces.length)
+        os.fsync(file)
+    _close(samples)
 
     item_of = np.empty(n, np.int64)
     item_of[rows[good]] = np.flatnonzero(good)
@@ -278,10 +297,11 @@ def _finish(source: sources.Source, settings: dict, work: Path, home: Path) -> N
     np.savez(work / "index.npz", label_ids=order[label_ids], group_ids=group_ids, digests=digests)
     settings = settings | {
         "labels": names, "groups": list(groups), "clips": n, "rejected": len(reasons), "origin": source.origin,
+        "rows_of_a_piece": pieces.each,
     }  # fmt: skip
     with audio.replacing(work / "settings.json") as temporary:
         temporary.write_text(json.dumps(settings, indent=1), encoding="utf-8")
-    for name in ("clips.npy", "index.npz", "manifest.csv", "settings.json"):
+    for name in ("index.npz", "manifest.csv", "settings.json"):
         file = os.open(work / name, os.O_RDWR)
         os.fsync(file)
         os.close(file)
@@ -293,20 +313,20 @@ def _finish(source: sources.Source, settings: dict, work: Path, home: Path) -> N
 # ----------------------------------------------------------------------------------------------- workers
 
 
-def _convert_all(tasks: Iterable[list], workers: int, place: tuple[str, int, int]) -> Iterator[list[dict]]:
+def _convert_all(tasks: Iterable[list], workers: int, pieces: Pieces) -> Iterator[list[dict]]:
     """Converts chunk by chunk, here or in processes, and yields what became of the items of each."""
     if workers < 2:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # sums over several threads round otherwise than over one
         try:
-            target = _open(*place)
+            files = pieces.open()
             for task in tasks:
-                yield _convert(task, target)
-            os.close(target[0])
+                yield _convert(task, (pieces, files))
+            _close(files)
         finally:
             torch.set_num_threads(threads)
         return
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start, place)
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start, (pieces,))
     pending: set = set()
     try:
         for task in tasks:
@@ -323,18 +343,19 @@ def _convert_all(tasks: Iterable[list], workers: int, place: tuple[str, int, int
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-_target: tuple[int, int, int]
+_target: tuple[Pieces, list[int]]
 
 
-def _open(clips: str, start: int, length: int) -> tuple[int, int, int]:
-    return os.open(clips, os.O_RDWR), start, length
+def _close(files: list[int]) -> None:
+    for file in files:
+        os.close(file)
 
 
-def _start(*place) -> None:
+def _start(pieces: Pieces) -> None:
     global _target
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's: it stops the workers
-    _target = _open(*place)
+    _target = pieces, pieces.open()
 
     def follow() -> None:
         # a parent that was killed leaves its workers waiting for ever
@@ -344,17 +365,18 @@ def _start(*place) -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-def _convert(task: list, target: tuple[int, int, int] | None = None) -> list[dict]:
+def _convert(task: list, target: tuple[Pieces, list[int]] | None = None) -> list[dict]:
     """Loads each (i, item), writes its window to row i, and reports on it."""
-    file, start, length = target or _target
+    pieces, files = target or _target
     results = []
     for i, item in task:
         try:
-            clip = item.load(length)
+            clip = item.load(pieces.length)
         except Exception as error:  # whatever one file brings, the build goes on, and the manifest says what it was
             results.append({"i": i, "reason": _reason(item, error)})
             continue
-        os.pwrite(file, clip.window.tobytes(), start + i * clip.window.nbytes)
+        number, start = pieces.at(i)
+        os.pwrite(files[number], clip.window.tobytes(), start)
         results.append({"i": i} | clip._asdict() | {"window": None})
     return results
 

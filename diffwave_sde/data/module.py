@@ -270,6 +270,8 @@ class AudioDataModule(LightningDataModule):
         classes: names of the classes to take; null for all
         licence: regular expression that the licence of a recording begins with, such as CC0; null takes recordings
             of any licence, and of none
+        disks: folders on other disks, over which the clips of a new store are spread in equal pieces; null keeps them
+            under root
 
     Raises:
         ValueError: if an argument is out of its range
@@ -291,6 +293,7 @@ class AudioDataModule(LightningDataModule):
         augment: Augment | None = None,
         classes: list[str] | None = None,
         licence: str | None = None,
+        disks: list[str] | None = None,
     ) -> None:
         super().__init__()
         if length <= audio.PRE_ROLL:
@@ -310,7 +313,7 @@ class AudioDataModule(LightningDataModule):
         self.dataset, self.root, self.length, self.mu = dataset, root, length, mu
         self.batch_size, self.workers, self.count, self.seed = batch_size, workers, count, seed
         self.group_by, self.validation, self.test = group_by, validation, test
-        self.classes, self.licence = classes or (), licence
+        self.classes, self.licence, self.disks = classes or (), licence, disks or ()
         # a configuration, such as a checkpoint's, holds its options only
         self.augment = augment if augment is None or callable(augment) else Augment(**augment)
         if self.augment and self.augment.shift * 1e-3 * audio.RATE > length // 2:
@@ -323,7 +326,7 @@ class AudioDataModule(LightningDataModule):
     def _prepare(self, progress: bool) -> Store:
         return prepare(
             *(self.dataset, self.root, self.length, self.count, self.seed),
-            *(self.group_by, self.classes, self.licence),
+            *(self.group_by, self.classes, self.licence, self.disks),
             progress=progress,
         )
 

@@ -1,7 +1,7 @@
 """The store: every clip of a dataset in one packed 16-bit array, with a manifest that says what each one is.
 
     root/stores/NAME-DIGEST/
-      clips.npy        int16, (clips, length)
+      clips.npy        int16, (clips, length); or clips-00.npy and so on, links to pieces of it on other disks
       index.npz        label ids, digests and kits of the rows
       manifest.csv     a line per file found: row, label, duration, rate, licence, digest, or why it was refused
       settings.json    what it was built from; its folder's DIGEST is that of the settings and the inputs
@@ -16,11 +16,50 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """The files that hold a store's clips, one after another.
+
+    files: .npy files.
+    each: rows of a file, but for the last ones.
+    length: samples of a row, int16.
+    """
+
+    files: tuple[Path, ...]
+    each: int
+    length: int
+
+    START: ClassVar[int] = 128  # bytes before the first row: numpy's header, which has room for a row count to change
+
+    @classmethod
+    def of(cls, folder: Path, rows: int, length: int) -> Pieces:
+        """Those of a folder, which hold so many rows or were made for them; none if it has none."""
+        files = tuple(sorted(folder.glob("clips*.npy")))
+        return cls(files, -(-rows // max(len(files), 1)), length)
+
+    def rows(self, total: int) -> list[int]:
+        """How many of `total` rows each file holds."""
+        return [min(max(total - k * self.each, 0), self.each) for k in range(len(self.files))]
+
+    def bytes(self, rows: int) -> int:
+        """The size of a file of so many rows."""
+        return self.START + rows * self.length * 2
+
+    def at(self, row: int) -> tuple[int, int]:
+        """The number of the file that holds a row, and where in it the row begins."""
+        return row // self.each, self.bytes(row % self.each)
+
+    def open(self, flags: int = os.O_RDWR) -> list[int]:
+        """Descriptors of the files."""
+        return [os.open(file, flags | getattr(os, "O_BINARY", 0)) for file in self.files]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +82,7 @@ class Store:
     rejected: int
     length: int
     rate: int
+    pieces: Pieces
     group_by: str | None = field(default=None)
 
     @classmethod
@@ -63,11 +103,15 @@ class Store:
             with np.load(path / "index.npz") as index:
                 label_ids, digests, group_ids = (index[key] for key in ("label_ids", "digests", "group_ids"))
             labels, names = tuple(settings["labels"]), np.asarray(settings["groups"])
-            size = os.path.getsize(path / "clips.npy")
+            pieces = Pieces.of(path, len(label_ids), settings["length"])
+            pieces = replace(pieces, each=settings.get("rows_of_a_piece", pieces.each))
         except (OSError, KeyError, ValueError) as error:
             raise ValueError(f"{path}: not a store ({error}); prepare the dataset anew") from error
-        if size < len(label_ids) * settings["length"] * 2:
-            raise ValueError(f"{path}: clips.npy is cut short; remove the folder and prepare the dataset anew")
+        for file, rows in zip(pieces.files, pieces.rows(len(label_ids)), strict=True):
+            if not file.exists():
+                raise ValueError(f"{file} leads to {os.readlink(file)}, which is not there: is that disk mounted?")
+            if file.stat().st_size < pieces.bytes(rows):
+                raise ValueError(f"{file} is cut short; remove {path} and prepare the dataset anew")
         if group_by is None:
             groups = digests
         elif group_by == "folder":
@@ -83,7 +127,7 @@ class Store:
             )
         return cls(
             path, labels, label_ids, digests, groups, settings["rejected"], settings["length"],
-            settings["rate"], group_by,
+            settings["rate"], pieces, group_by,
         )  # fmt: skip
 
     def __reduce__(self):
@@ -93,32 +137,30 @@ class Store:
     def __len__(self) -> int:
         return len(self.label_ids)
 
-    @cached_property
-    def clips(self) -> np.memmap:
-        """(n, length) int16, memory-mapped; a sample is its value / 32768."""
-        return np.load(self.path / "clips.npy", mmap_mode="r")
+    @property
+    def clips(self) -> np.ndarray:
+        """All clips, read: (n, length) int16; a sample is its value / 32768."""
+        return self.read(np.arange(len(self)))
 
     @cached_property
-    def _file(self) -> tuple[int, int]:
-        """Descriptor of clips.npy, kept open, and where the rows begin."""
-        return os.open(self.path / "clips.npy", os.O_RDONLY | getattr(os, "O_BINARY", 0)), self.clips.offset
+    def _files(self) -> list[int]:
+        """Descriptors of the pieces, kept open."""
+        return self.pieces.open(os.O_RDONLY)
 
     def read(self, rows: np.ndarray | Iterable[int]) -> np.ndarray:
         """Reads rows, (B,) -> (B, length) int16.
 
-        By read, not through the map: mapped pages stay in the process's resident memory until the system
+        By read, not through a map: mapped pages stay in the process's resident memory until the system
         needs them, and an epoch would count all of the store.
         """
         rows = np.asarray(rows, dtype=np.int64)
         if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
             raise IndexError(f"row outside 0 to {len(self) - 1}")
-        if not hasattr(os, "preadv"):
-            return np.ascontiguousarray(self.clips[rows])
         out = np.empty((len(rows), self.length), np.int16)
-        file, start = self._file
         for row, clip in zip(rows.tolist(), out, strict=True):
-            if os.preadv(file, [memoryview(clip).cast("B")], start + row * clip.nbytes) != clip.nbytes:
-                raise OSError(f"{self.path}: clips.npy is cut short")
+            number, start = self.pieces.at(row)
+            if _read(self._files[number], memoryview(clip).cast("B"), start) != clip.nbytes:
+                raise OSError(f"{self.pieces.files[number]} is cut short")
         return out
 
     def manifest(self) -> Iterator[dict[str, str]]:
@@ -129,6 +171,16 @@ class Store:
     def refused(self) -> list[tuple[str, str]]:
         """(file, reason) of what was found and is not in the store."""
         return [(line["file"], line["reason"]) for line in self.manifest() if line["reason"]]
+
+
+def _read(file: int, into: memoryview, start: int) -> int:
+    """Fills `into` with what a file holds from `start` on; the bytes that were read."""
+    if hasattr(os, "preadv"):
+        return os.preadv(file, [into], start)
+    os.lseek(file, start, os.SEEK_SET)
+    data = os.read(file, len(into))
+    into[: len(data)] = data
+    return len(data)
 
 
 def _matched(path: Path, pattern: str, digests: np.ndarray) -> np.ndarray:

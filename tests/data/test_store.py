@@ -17,7 +17,7 @@ import soundfile
 from diffwave_sde import audio
 from diffwave_sde.data import sounds, sources
 from diffwave_sde.data.build import _Journal, prepare
-from diffwave_sde.data.store import Store
+from diffwave_sde.data.store import Pieces, Store
 
 SHORT = 2_000  # samples: these tests are about files
 
@@ -85,7 +85,8 @@ def test_reading_a_whole_epoch_keeps_none_of_it_in_memory(folder, tmp_path):
             file, {"descr": "<i2", "fortran_order": False, "shape": (rows, audio.LENGTH)}
         )
         os.truncate(file.fileno(), file.tell() + rows * audio.LENGTH * 2)
-    large = replace(it, label_ids=np.zeros(rows, np.int64), length=audio.LENGTH)
+    pieces = Pieces((it.path / "clips.npy",), rows, audio.LENGTH)
+    large = replace(it, label_ids=np.zeros(rows, np.int64), length=audio.LENGTH, pieces=pieces)
 
     def resident() -> int:
         status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
@@ -391,27 +392,64 @@ def test_a_build_that_was_stopped_goes_on_where_it_was(tmp_path, monkeypatch, st
     assert not list((tmp_path / "data").glob("stores/*.partial"))
 
 
-@pytest.mark.parametrize("step", ["truncate", "rename", "savez"])
-def test_a_crash_while_finishing_is_made_good_and_never_looks_whole(folder, tmp_path, monkeypatch, step):
+@pytest.mark.parametrize("disks", [(), ("a", "b")], ids=["one disk", "two disks"])
+@pytest.mark.parametrize("step", ["ftruncate", "rename", "savez"])
+def test_a_crash_while_finishing_is_made_good_and_never_looks_whole(folder, tmp_path, monkeypatch, step, disks):
+    disks = [tmp_path / name for name in disks]
     for k in range(3):
         (folder / "A" / f"bad{k}.wav").write_text("x")
     expected = build(folder, tmp_path / "other")
-    module = np if step == "savez" else os if step == "truncate" else Path
-    plain = getattr(module, step)
+    module = np if step == "savez" else os if step == "ftruncate" else Path
+    plain, cut = getattr(module, step), []
 
     def crash(*args, **kwargs):
         if step == "rename" and not str(args[0]).endswith(".partial"):
             return plain(*args, **kwargs)
-        if step == "truncate" and "clips.npy" not in str(args[0]):
+        cut.append(args)
+        if step == "ftruncate" and len(cut) < len(disks):  # of two pieces the second
             return plain(*args, **kwargs)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
         patched.setattr(module, step, crash)
         with pytest.raises(KeyboardInterrupt):
-            build(folder, tmp_path)
+            build(folder, tmp_path, disks=disks)
     assert not [path for path in (tmp_path / "data" / "stores").glob("*/settings.json") if ".partial" not in str(path)]
-    assert content(build(folder, tmp_path).path) == content(expected.path)
+    resumed = build(folder, tmp_path, disks=disks)
+    assert len(resumed.pieces.files) == max(len(disks), 1)
+    assert np.array_equal(resumed.clips, expected.clips)
+    if not disks:
+        assert content(resumed.path) == content(expected.path)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_store_over_several_disks_holds_the_same_rows(folder, tmp_path, workers):
+    for k in range(3):
+        (folder / "A" / f"bad{k}.wav").write_text("x")
+    whole = build(folder, tmp_path / "whole")
+    disks = [tmp_path / "disks" / name for name in "abcd"]
+    spread = build(folder, tmp_path, disks=disks, workers=workers)
+    held = [np.load(next(disk.iterdir())) for disk in disks]
+    assert [len(piece) for piece in held] == [4, 4, 4, 0]  # room was made for 15, of which three were refused
+    assert np.array_equal(np.concatenate(held), whole.clips)
+    rows = np.random.default_rng(0).integers(0, 12, 50)
+    assert np.array_equal(spread.read(rows), whole.clips[rows])
+    assert np.array_equal(spread.label_ids, whole.label_ids)
+    assert np.array_equal(spread.digests, whole.digests)
+    assert sum(file.stat().st_size for file in spread.path.glob("clips*") if not file.is_symlink()) == 0
+    travelled = pickle.loads(pickle.dumps(spread))
+    assert np.array_equal(travelled.clips, whole.clips)
+    # Where it lies is known from then on.
+    assert build(folder, tmp_path).path == spread.path
+
+
+def test_a_disk_that_is_gone_is_named(folder, tmp_path):
+    it = build(folder, tmp_path, disks=[tmp_path / "a", tmp_path / "b"])
+    (tmp_path / "b").rename(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=r"clips-01.npy leads to .*/b/.* is that disk mounted"):
+        Store.open(it.path)
+    (tmp_path / "elsewhere").rename(tmp_path / "b")
+    assert len(Store.open(it.path).clips) == 12
 
 
 def test_processes_that_want_the_same_store_build_it_once(tmp_path):
