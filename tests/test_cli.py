@@ -17,6 +17,7 @@ from diffwave_sde.cli import evaluate, lightning, main, runs
 from diffwave_sde.data.sources import Rendered
 from diffwave_sde.metrics import MEASUREMENTS
 from diffwave_sde.model import Model
+from diffwave_sde.module import DiffusionModule
 from diffwave_sde.sde import VDM
 
 SMALL = [
@@ -393,6 +394,20 @@ def test_raw_and_averaged_weights_are_both_to_be_had(run):
     raw = checkpoint.load(run, "raw").module.state_dict()
     averaged = checkpoint.load(run).module.state_dict()
     assert any(not torch.equal(raw[k], averaged[k]) for k in raw)
+
+
+def test_who_listens_gets_a_model_and_who_measures_one_with_its_losses(run):
+    heard, whole = checkpoint.load(run).module, checkpoint.load(run, kind=DiffusionModule).module
+    assert type(heard) is Model
+    assert type(whole) is DiffusionModule
+    data = checkpoint.data(checkpoint.find(run))
+    data.prepare_data()
+    losses = torch.cat([whole.fixed(batch)[0] for batch in data.val_dataloader()])
+    assert losses.isfinite().all()
+    assert len(losses) == len(data.splits["validation"])
+    label = torch.tensor([0, 1])
+    a, b = (m.sample(500, label, m.generators([0, 1])) for m in (heard, whole))
+    assert torch.equal(a, b)
 
 
 def test_validation_of_a_checkpoint_repeats_the_loss_of_the_run(run, here, capsys):
