@@ -73,10 +73,10 @@ class MuonAdamW(Optimizer):
 
     Muon steps along the momentum of a matrix with all its singular values made nearly one, so that rare directions are
     learnt as fast as common ones: a U-Net of ours came to the same loss in 250 steps, with AdamW in 450
-    (docs/results.md). A kernel (O, I, K) is taken as the matrix (O, I·K), or as (O·K, I) where O > I: the narrower one,
-    which costs less. A step has the root mean square of one of AdamW's, so that one rate serves both.
+    (docs/results.md). A kernel (O, I, K) is taken as the matrix (O, I·K). A step has the root mean square of one of
+    AdamW's, so that one rate serves both.
 
-        m ← µ m + (1 - µ) g,    W ← W - lr ratio (0.2 √(longer side) orth(µ m + (1 - µ) g) + λ W)
+        m ← µ m + (1 - µ) g,    W ← W - lr ratio (0.2 √max(O, I·K) orth(µ m + (1 - µ) g) + λ W)
 
     Source: Jordan et al. 2024, "Muon", with its quintic iteration; the scale is that of Liu et al. 2025, eq. 4.
 
@@ -141,27 +141,14 @@ class MuonAdamW(Optimizer):
             if not state:
                 state["momentum"] = torch.zeros_like(p)
             momentum = state["momentum"].lerp_(p.grad, 1 - group["momentum"])
-            ahead = as_matrix(p.grad.lerp(momentum, group["momentum"]))
+            ahead = p.grad.lerp(momentum, group["momentum"]).flatten(1)
             alike.setdefault(tuple(ahead.shape), []).append((p, ahead))
         for shape, pairs in alike.items():
             steps = orthogonal(torch.stack([ahead for _, ahead in pairs]), group["iterations"])
             scale = 0.2 * max(shape) ** 0.5
             for (p, _), step in zip(pairs, steps, strict=True):
                 p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(as_kernel(step, p), alpha=-group["lr"] * scale)
-
-
-def as_matrix(kernel: Tensor) -> Tensor:
-    """A kernel (O, I, ...) as a matrix (O, I·K), or (O·K, I) where O > I."""
-    flat = kernel.flatten(2)
-    return flat.mT.flatten(0, 1) if flat.shape[0] > flat.shape[1] else flat.flatten(1)
-
-
-def as_kernel(matrix: Tensor, like: Tensor) -> Tensor:
-    """The inverse of `as_matrix`, in the shape of `like`."""
-    if like.shape[0] > like.shape[1]:
-        matrix = matrix.unflatten(0, (like.shape[0], -1)).mT
-    return matrix.reshape(like.shape)
+                p.add_(step.view_as(p), alpha=-group["lr"] * scale)
 
 
 def orthogonal(matrices: Tensor, iterations: int = 5) -> Tensor:
