@@ -14,6 +14,8 @@ import sde.test_laws as laws
 import torch
 import truth
 
+from diffwave_sde import audio
+
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
 (SOURCE,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
 
@@ -81,3 +83,14 @@ def test_the_commands_of_the_page_run(mine, tmp_path):
     assert "mine.Circle" in config
     assert "mine.Knee" in config
     assert "mine.fade" in (tmp_path / "runs" / "drums-2" / "config.yaml").read_text()
+
+
+def test_the_example_of_listening_from_python_makes_its_sounds(tmp_path, monkeypatch):
+    (source,) = re.findall(r"```python\n(.*?)```", PAGE.with_name("models.md").read_text(encoding="utf-8"), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(source, "models.md", "exec"), {})
+    for name in ("kick", "snare"):
+        sound, rate = audio.read(tmp_path / f"{name}.wav")
+        assert (len(sound), rate) == (21_000, 44_100)
+        assert 0.3 < sound.abs().max() <= 1.0
+        assert sound[:4410].square().mean() > 100 * sound[-4410:].square().mean()  # it decays
