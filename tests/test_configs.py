@@ -9,6 +9,7 @@ import yaml
 
 from diffwave_sde.checkpoint import build
 from diffwave_sde.cli.lightning import CLI, CONFIGS, _blocks, _fill
+from diffwave_sde.module import DiffusionModule
 from diffwave_sde.sde import SDE
 
 FILES = sorted(CONFIGS.rglob("*.yaml"))
@@ -31,7 +32,7 @@ def test_every_configuration_makes_a_model_that_denoises(file):
     options = cli.config["fit"]
     _fill(options.model.net, inputs=_blocks(options.model.sde), classes=3)
     with torch.device("meta"):
-        module = build(cli._plain(options)["model"])
+        module = build(cli._plain(options)["model"], DiffusionModule)
     assert isinstance(module.denoiser.sde, SDE)
     assert module.denoiser.net.inputs == module.denoiser.sde.blocks
     assert sum(p.numel() for p in module.denoiser.net.parameters()) > 1e6
