@@ -73,10 +73,11 @@ class MuonAdamW(Optimizer):
 
     Muon steps along the momentum of a matrix with all its singular values made nearly one, so that rare directions are
     learnt as fast as common ones: a U-Net of ours came to the same loss in 250 steps, with AdamW in 450
-    (docs/results.md). A kernel (O, I, K) is taken as the matrix (O, I·K). A step has the root mean square of one of
-    AdamW's, so that one rate serves both.
+    (docs/results.md). A kernel (O, I, K) is taken as the matrix (O, I·K). One with more rows than columns, such as a
+    head of many bands, is left to AdamW, by which it learns nearly as well: its singular values cost as much as those
+    of all the others together. A step has the root mean square of one of AdamW's, so that one rate serves both.
 
-        m ← µ m + (1 - µ) g,    W ← W - lr ratio (0.2 √max(O, I·K) orth(µ m + (1 - µ) g) + λ W)
+        m ← µ m + (1 - µ) g,    W ← W - lr ratio (0.2 √(I·K) orth(µ m + (1 - µ) g) + λ W)
 
     Source: Jordan et al. 2024, "Muon", with its quintic iteration; the scale is that of Liu et al. 2025, eq. 4.
 
@@ -111,9 +112,10 @@ class MuonAdamW(Optimizer):
                 f"iterations = {iterations} at least 1"
             )
         params = list(params)
-        kernels = [p for p in params if p.ndim > 2]
-        others = [p for p in params if p.ndim <= 2] or [torch.nn.Parameter(torch.zeros(1))]
-        self._adamw = AdamW(others, lr, tuple(betas), eps, weight_decay)
+        wide = [p.ndim > 2 and p.shape[0] <= p[0].numel() for p in params]
+        kernels = [p for p, yes in zip(params, wide, strict=True) if yes]
+        others = [p for p, yes in zip(params, wide, strict=True) if not yes] or [torch.nn.Parameter(torch.zeros(1))]
+        self._adamw = AdamW(others, lr, tuple(betas), eps, weight_decay, fused=True)
         groups = self._adamw.param_groups
         if kernels:
             groups = [*groups, {"params": kernels, "lr": ratio * lr}]
@@ -141,14 +143,18 @@ class MuonAdamW(Optimizer):
             if not state:
                 state["momentum"] = torch.zeros_like(p)
             momentum = state["momentum"].lerp_(p.grad, 1 - group["momentum"])
-            ahead = p.grad.lerp(momentum, group["momentum"]).flatten(1)
+            ahead = narrowed(p.grad.lerp(momentum, group["momentum"]).flatten(1))  # before they are copied together
             alike.setdefault(tuple(ahead.shape), []).append((p, ahead))
         for shape, pairs in alike.items():
             steps = orthogonal(torch.stack([ahead for _, ahead in pairs]), group["iterations"])
-            scale = 0.2 * max(shape) ** 0.5
+            scale = 0.2 * shape[1] ** 0.5
             for (p, _), step in zip(pairs, steps, strict=True):
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(step.view_as(p), alpha=-group["lr"] * scale)
+                p.mul_(1 - group["lr"] * group["weight_decay"]).add_(step.view_as(p), alpha=-group["lr"] * scale)
+
+
+def narrowed(matrices: Tensor) -> Tensor:
+    """Numbers of the type in which they are multiplied fastest: bfloat16, or as they are."""
+    return matrices.to(torch.bfloat16) if bfloat16_is_fast(matrices.device) else matrices
 
 
 def orthogonal(matrices: Tensor, iterations: int = 5) -> Tensor:
@@ -157,12 +163,15 @@ def orthogonal(matrices: Tensor, iterations: int = 5) -> Tensor:
     Values below a few thousandths of a matrix's norm are left behind. In bfloat16 where that is fast.
     Source: Jordan et al. 2024, Newton and Schulz's iteration with (3.4445, -4.7750, 2.0315).
     """
-    x = matrices.to(torch.bfloat16 if bfloat16_is_fast(matrices.device) else torch.float32)
+    x = narrowed(matrices)
     tall = x.shape[1] > x.shape[2]
     x = (x.mT if tall else x).contiguous()
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    # A single matrix as such: on CPUs a batch of one is multiplied at half the speed.
+    x, add_product = (x[0], torch.addmm) if len(x) == 1 else (x, torch.baddbmm)
     for _ in range(iterations):
         square = x @ x.mT
-        polynomial = torch.baddbmm(square, square, square, beta=-4.7750, alpha=2.0315)
-        x = torch.baddbmm(x, polynomial, x, beta=3.4445)
+        polynomial = add_product(square, square, square, beta=-4.7750, alpha=2.0315)
+        x = add_product(x, polynomial, x, beta=3.4445)
+    x = x.view(len(matrices), *x.shape[-2:])
     return (x.mT if tall else x).to(matrices.dtype)
