@@ -112,9 +112,12 @@ class MuonAdamW(Optimizer):
                 f"iterations = {iterations} at least 1"
             )
         params = list(params)
-        wide = [p.ndim > 2 and p.shape[0] <= p[0].numel() for p in params]
-        kernels = [p for p, yes in zip(params, wide, strict=True) if yes]
-        others = [p for p, yes in zip(params, wide, strict=True) if not yes] or [torch.nn.Parameter(torch.zeros(1))]
+
+        def wide(p: Tensor) -> bool:
+            return p.ndim > 2 and p.shape[0] <= p[0].numel()
+
+        kernels = [p for p in params if wide(p)]
+        others = [p for p in params if not wide(p)] or [torch.nn.Parameter(torch.zeros(1))]
         self._adamw = AdamW(others, lr, tuple(betas), eps, weight_decay, fused=True)
         groups = self._adamw.param_groups
         if kernels:
@@ -153,8 +156,8 @@ class MuonAdamW(Optimizer):
 
 
 def narrowed(matrices: Tensor) -> Tensor:
-    """Numbers of the type in which they are multiplied fastest: bfloat16, or as they are."""
-    return matrices.to(torch.bfloat16) if bfloat16_is_fast(matrices.device) else matrices
+    """Numbers of the type in which they are multiplied fastest: bfloat16 or float32."""
+    return matrices.to(torch.bfloat16 if bfloat16_is_fast(matrices.device) else torch.float32)
 
 
 def orthogonal(matrices: Tensor, iterations: int = 5) -> Tensor:
