@@ -10,11 +10,15 @@ import torch
 @lru_cache(maxsize=4)
 def _cpu_has_bfloat16() -> bool:
     ask = getattr(torch.cpu, "get_capabilities", None)  # not before torch 2.10
-    return bool(ask is not None and ask().get("amx_bf16"))
+    able = {} if ask is None else ask()
+    return bool(able.get("amx_bf16") or able.get("avx512_bf16"))
 
 
 def bfloat16_is_fast(device: torch.device | str) -> bool:
-    """Whether products of bfloat16 matrices are faster than those of float32: newer GPUs, and CPUs with AMX."""
+    """Whether products of bfloat16 matrices are faster than those of float32.
+
+    So they are on newer GPUs, and on CPUs with AMX or AVX512_BF16.
+    """
     kind = torch.device(device).type
     if kind == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections import deque
@@ -33,7 +34,7 @@ class Progress(TQDMProgressBar):
             raise ValueError(f"refresh = {refresh:g} and seconds = {seconds:g} must be positive")
         self.refresh, self.seconds, self.bar = refresh, seconds, bar
         self._clock = _Clock()
-        self._shown = 0.0
+        self._shown = -math.inf  # the first step is shown, however short a time the machine has been up
         self._clips = 0  # of a step, on all processes
         self._total: int | None = None  # steps at the end of the run; None where only max_time, or nothing, ends it
         self._lines = False
@@ -87,7 +88,7 @@ class Progress(TQDMProgressBar):
         self._total = int(total) if 0 < total < float("inf") else None
         self.train_progress_bar = self.init_train_tqdm()
         self._clock = _Clock(trainer.global_step)
-        self._shown = 0.0
+        self._shown = -math.inf
 
     def on_train_epoch_start(self, *_: Any) -> None:
         """Nothing: the bar is the run's."""

@@ -84,8 +84,8 @@ def parser() -> ArgumentParser:
         "--precision",
         type=Literal["32", "bf16"],
         default="32",
-        help="bf16: products of bfloat16 numbers, faster on newer GPUs and on CPUs with AMX; the sounds of a seed are "
-        "nearly the same",
+        help="bf16: products of bfloat16 numbers, faster on newer GPUs and on CPUs with AMX or AVX512_BF16; the sounds "
+        "of a seed are nearly the same",
     )
     p.add_argument("--device", type=Device, default="auto", help="where to compute; auto is a CUDA GPU if there is one")
     return p

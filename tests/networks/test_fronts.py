@@ -118,7 +118,8 @@ def test_the_lowest_bands_are_those_of_the_whole(window):
     x = signal(2, 3, 600)
     frames = whole.analyse(x).unflatten(1, (3, 60))
     assert (low.bands, low.hop) == (7, 60)
-    assert torch.equal(low.analyse(x), frames[:, :, :7].flatten(1, 2))
+    # to rounding: a CPU may sum a product of other shape in another order
+    torch.testing.assert_close(low.analyse(x), frames[:, :, :7].flatten(1, 2), rtol=0, atol=1e-13)
     padded = torch.zeros(2, 60, 11, dtype=torch.float64)
     padded[:, :7] = frames[:, 0, :7]
     torch.testing.assert_close(low.synthesise(padded[:, :7]), whole.synthesise(padded))

@@ -37,7 +37,9 @@ def test_a_network_that_multiplies_in_bfloat16_says_nearly_the_same():
     assert twin.front.cosines.dtype == torch.float32
 
 
-@pytest.mark.skipif(not bfloat16_is_fast("cpu"), reason="weights are kept in oneDNN's order on CPUs with AMX alone")
+@pytest.mark.skipif(
+    not bfloat16_is_fast("cpu"), reason="weights are kept in oneDNN's order on CPUs with AMX or AVX512_BF16 alone"
+)
 def test_weights_that_are_kept_in_order_say_the_same_at_any_length_in_any_batch():
     kept, plain = (Half(small(front=MDCT(20), classes=3, multiresolution=True).eval()) for _ in range(2))
     for layer in plain.modules():
