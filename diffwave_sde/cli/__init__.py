@@ -8,6 +8,8 @@ import os
 import re
 import sys
 
+from diffwave_sde.cli import cores
+
 VERBS = {
     "fit": ("diffwave_sde.cli.lightning", "train a model, or go on with one (--ckpt_path last)"),
     "validate": ("diffwave_sde.cli.lightning", "the validation loss of a checkpoint, by noise level"),
@@ -27,7 +29,9 @@ USAGE = "usage: diffwave-sde VERB [options]\n\nScore-based diffusion on raw audi
 
 def main(argv: list[str] | None = None) -> None:
     """Run the program; exits with 2 and one clear line on bad input. DIFFWAVE_TRACEBACK=1 shows where it came from."""
-    argv = sys.argv[1:] if argv is None else argv
+    if argv is None:  # a process of its own, whose threads are its own to choose
+        argv = sys.argv[1:]
+        cores.watch()
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE + "\n`diffwave-sde VERB --help` lists a verb's options, with units and defaults.")
         return

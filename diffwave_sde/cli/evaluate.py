@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from diffwave_sde import audio, checkpoint, page, samplers
-from diffwave_sde.cli import runs, sample
+from diffwave_sde.cli import cores, runs, sample
 from diffwave_sde.cli.bar import bar
 from diffwave_sde.data import sources
 from diffwave_sde.data.module import AudioDataModule
@@ -86,6 +86,7 @@ def run(argv: list[str]) -> None:
     if config.count is not None and config.count < 2:
         raise ValueError(f"--count {config.count}: a distance needs at least 2 sounds")
     embeddings = _embeddings(config.embedding)
+    cores.settle()
     if config.generated is None or config.real is None:
         ckpt = runs.given_or_newest(config.ckpt, "evaluate")
     if config.generated is None:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from diffwave_sde import audio, checkpoint, guidance, page, samplers
-from diffwave_sde.cli import runs
+from diffwave_sde.cli import cores, runs
 from diffwave_sde.cli.bar import bar
 from diffwave_sde.networks import Half
 
@@ -92,13 +92,15 @@ def parser() -> ArgumentParser:
 
 
 def device(name: str) -> str:
-    """The torch device that `--device` means."""
+    """The torch device that `--device` means; on the CPU with as many threads as cores are free."""
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: no CUDA GPU here; leave --device out")
     if name == "mps" and not torch.backends.mps.is_available():
         raise ValueError("--device mps: no such device here; leave --device out")
+    if name == "cpu":
+        cores.settle()
     return name
 
 
