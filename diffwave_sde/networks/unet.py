@@ -95,8 +95,8 @@ class UNet(Network):
         compress: whether asinh(u / σ) is a second view of the input.
         gate: whether the output may pass on u / σ directly.
         loud: whether coefficients above 6 σ pass on what they have beyond it as it is, and the network is left with a
-            remainder of the size of the noise. Without, an attack 50 times louder than the noise must come through all
-            layers to 2 %. For processes of one block.
+            remainder of the size of the noise; it sees asinh(u) for u. Without, an attack 50 times louder than the
+            noise must come through all layers to 2 %. For processes of one block.
         dropout: share of activations dropped in training.
         resample: how the rate changes between levels: "strided", a strided convolution down and the nearest neighbour
             up (in BigGAN blocks the mean of f frames down); or "fir", with a fixed low-pass of 32 dB at the new
@@ -264,7 +264,9 @@ class UNet(Network):
     def _seen(self, look: tuple[Tensor, Tensor]) -> list[Tensor]:
         """What any level sees of the waveforms: the frames, and compressed what they are over σ."""
         coefficients, relative = look
-        return [coefficients, compressed(relative).to(coefficients.dtype)] if self.compress else [coefficients]
+        # What passes as it is need not be seen to the digit, and would drown the features of what is quiet.
+        seen = compressed(coefficients.float()).to(coefficients.dtype) if self.passes else coefficients
+        return [seen, compressed(relative).to(coefficients.dtype)] if self.compress else [seen]
 
     def _views(self, u: Tensor, look: tuple[Tensor, Tensor], frames: int) -> Tensor:
         """What the network sees: (B, views, frames), from the waveforms, their frames, and these over σ."""
