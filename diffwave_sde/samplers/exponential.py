@@ -162,6 +162,9 @@ class DPMSolverSDE(_TwoCalls):
         eta: η; 1 is the published one, 0 is DPMSolver2M.
         quiet: η of the steps that begin below the noise level `below`; null for that of all.
         below: σ = 1 / √snr.
+        noise: standard deviation of the fresh noise over the SDE's. A network takes a little too much of what is as
+            soft as the noise for noise, at every step; a little above 1 gives it back (S_noise of Karras et al. 2022,
+            § 4).
     """
 
     order = 2
@@ -173,14 +176,18 @@ class DPMSolverSDE(_TwoCalls):
         eta: float = 1.0,
         quiet: float | None = None,
         below: float = 0.3,
+        noise: float = 1.0,
     ):
         super().__init__(steps, grid)
         for name, value in (("eta", eta), ("quiet", quiet or 0.0)):
             if value < 0:
                 raise ValueError(f"{name} = {value:g} is a share of variance: choose 0 or more")
+        if noise < 0:
+            raise ValueError(f"noise = {noise:g} is a standard deviation: choose 0 or more, 1 for the SDE's own")
         if below <= 0:
             raise ValueError(f"below = {below:g} is a noise level: choose it above 0")
         self.eta, self.quiet, self.below = eta, eta if quiet is None else quiet, below
+        self.noise = noise
 
     def plan(self, denoiser: Denoiser, times: Tensor) -> list[tuple[Tensor, ...]]:
         kernel = denoiser.sde.kernel(times)
@@ -188,7 +195,7 @@ class DPMSolverSDE(_TwoCalls):
         eta = torch.where(kernel.snr[:-1].rsqrt() < self.below, self.quiet, self.eta).to(h)
         A = sigma[1:] / sigma[:-1] * (-eta * h).exp()
         a = -m * torch.expm1(-(1 + eta) * h)
-        fresh = sigma[1:] * (-torch.expm1(-2 * eta * h)).sqrt()
+        fresh = self.noise * sigma[1:] * (-torch.expm1(-2 * eta * h)).sqrt()
         noise = (fresh[:, None, None],) if self.eta or self.quiet else ()
         return rows(a[:, None], A[:, None, None], (extrapolation(h) * a)[:, None], *noise)
 

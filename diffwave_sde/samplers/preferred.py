@@ -22,14 +22,23 @@ class Preferred(Sampler):
         grid: where the steps lie; LogNormalGrid by default, and DDIM's own.
         eta: share of fresh noise: 0 is the flow, 1 the process's own; of no use to DDIM here, which takes the flow.
         quiet: the same below a noise level σ = 1 / √snr of 0.3; null for `eta`.
+        noise: standard deviation of the fresh noise over the process's own, a little above 1 against tails that fall
+            too fast.
     """
 
-    def __init__(self, steps: int = 28, grid: Grid | None = None, eta: float = 0.3, quiet: float | None = 1.0):
-        self.steps, self.grid, self.eta, self.quiet = steps, grid, eta, quiet
-        DPMSolverSDE(steps, grid, eta, quiet)  # refuses what it would refuse later
+    def __init__(
+        self,
+        steps: int = 28,
+        grid: Grid | None = None,
+        eta: float = 0.3,
+        quiet: float | None = 1.0,
+        noise: float = 1.0,
+    ):
+        self.steps, self.grid, self.eta, self.quiet, self.noise = steps, grid, eta, quiet, noise
+        DPMSolverSDE(steps, grid, eta, quiet, noise=noise)  # refuses what it would refuse later
 
     def on(self, sde: SDE) -> GridSampler:
-        sampler = DPMSolverSDE(self.steps, self.grid or LogNormalGrid(), self.eta, self.quiet)
+        sampler = DPMSolverSDE(self.steps, self.grid or LogNormalGrid(), self.eta, self.quiet, noise=self.noise)
         return sampler if sampler.takes(sde) else DDIM(self.steps, self.grid)
 
     def solve(self, run: Run, u: Tensor, progress: Progress | None) -> Tensor:

@@ -272,7 +272,8 @@ def test_dpm_solver_2m_is_algorithm_2_of_lu():
 @pytest.mark.parametrize(
     ("high", "quiet"), [(0.0, None), (0.3, None), (1.0, None), (1.5, None), (0.3, 1.0), (0.0, 1.0), (1.0, 0.0)]
 )
-def test_sde_dpm_solver_is_that_of_lu_and_of_xue(high, quiet):
+@pytest.mark.parametrize("noise", [1.0, 1.1])
+def test_sde_dpm_solver_is_that_of_lu_and_of_xue(high, quiet, noise):
     sde, times = VP(), LogSNRGrid()(VP(), 12)
     kernel = sde.kernel(times)
     alpha, sigma = kernel.M[:, 0], kernel.L[:, 0, 0]
@@ -285,8 +286,8 @@ def test_sde_dpm_solver_is_that_of_lu_and_of_xue(high, quiet):
         eta = high if quiet is None or sigma[i] / alpha[i] >= 0.9 else quiet
         fresh = z(generator, x) if high or quiet else 0
         x = sigma[i + 1] / sigma[i] * (-eta * h).exp() * x - alpha[i + 1] * torch.expm1(-(1 + eta) * h) * mixed
-        x, last = x + sigma[i + 1] * (1 - (-2 * eta * h).exp()).sqrt() * fresh, clean
-    same(run(DPMSolverSDE(12, None, high, quiet, 0.9), sde, u), D(sde, x, times[-1]), 1e-6)
+        x, last = x + noise * sigma[i + 1] * (1 - (-2 * eta * h).exp()).sqrt() * fresh, clean
+    same(run(DPMSolverSDE(12, None, high, quiet, 0.9, noise), sde, u), D(sde, x, times[-1]), 1e-6)
     if not (high or quiet):
         same(run(DPMSolverSDE(12, eta=0.0), sde, u), run(DPMSolver2M(12), sde, u), 1e-12)
 
@@ -488,6 +489,7 @@ def test_adaptive_samplers_report_how_far_they_are(kind):
         (lambda: DPMSolverSDE(eta=-0.5), "eta = -0.5"),
         (lambda: DPMSolverSDE(quiet=-0.5), "quiet = -0.5"),
         (lambda: DPMSolverSDE(below=0.0), "below = 0"),
+        (lambda: DPMSolverSDE(noise=-1.0), "noise = -1"),
         (lambda: MaximumLikelihood(spread=2.0), "spread = 2"),
         (lambda: AnnealedLangevin(step=5.0), "step = 5"),
         (lambda: PredictorCorrector(snr=0.0), "snr = 0"),
