@@ -59,7 +59,6 @@ TABLES: dict[str, dict[str, list[str]]] = {
         "default": [],
         "no multiresolution": [f"{NET}.multiresolution=false"],
         "no gate": [f"{NET}.gate=false"],
-        "what is loud through all layers": [f"{NET}.loud=false"],
         "no compressed view": [f"{NET}.compress=false"],
         "no position": [f"{NET}.position=0"],
         "no attention": [f"{NET}.bottleneck=none"],

@@ -176,25 +176,18 @@ class Denoiser(nn.Module):
         inner, *rest = self._ask(u, *inside, condition)
         return dot(skip, u) + pad(out, inner) * inner, 0.5 * (1 + rest[0]) if rest else None
 
-    def _coefficients(self, kernel: Kernel) -> tuple[Tensor, ...]:
-        """(skip, out, scale, noise, identity): D = skip · u + out · net(scale · u, noise), float64.
-
-        With net(scale · u, noise) = identity · scale · u it would be D = u / M; of one block.
-        """
+    def _coefficients(self, kernel: Kernel) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(skip, out, scale, noise): D = skip · u + out · net(scale · u, noise), float64."""
         sigma_data = float64(self.sigma_data).to(kernel.M)
         skip, out = self.parametrization(kernel, sigma_data)
         # Each block at unit variance: Var u_s = M_s² σ_d² + Σ_ss.
         scale = (kernel.M.square() * sigma_data.square() + kernel.L.square().sum(-1)).rsqrt()
-        identity = (1 / kernel.M[..., 0] - skip[..., 0]) / (out * scale[..., 0])
-        return skip, out, scale, -(kernel.snr * sigma_data.square()).log() / 8, identity
+        return skip, out, scale, -(kernel.snr * sigma_data.square()).log() / 8
 
-    def _ask(
-        self, u: Tensor, scale: Tensor, noise: Tensor, identity: Tensor, condition: Condition | None
-    ) -> tuple[Tensor, ...]:
+    def _ask(self, u: Tensor, scale: Tensor, noise: Tensor, condition: Condition | None) -> tuple[Tensor, ...]:
         """The network's outputs, (B, C, T) each."""
-        noise, identity = (a.to(u).expand(u.shape[0]) for a in (noise, identity))
-        more = (identity,) if getattr(self.net, "passes", False) else ()
-        return self.net((pad(scale, u) * u).flatten(1, 2), noise, condition, *more).to(u.dtype).split(u.shape[2], 1)
+        inner = self.net((pad(scale, u) * u).flatten(1, 2), noise.to(u).expand(u.shape[0]), condition).to(u.dtype)
+        return inner.split(u.shape[2], 1)
 
     def score(self, u: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """∇ log p(u_t) = Σ⁻¹ (M D - u), (B, S, C, T). Source: Tweedie's formula, Efron 2011, eq. 2.8."""

@@ -23,7 +23,6 @@ class Half(nn.Module):
     def __init__(self, net: Network):
         super().__init__()
         self.net, self.inputs, self.classes, self.outputs = net, net.inputs, net.classes, net.outputs
-        self.passes = getattr(net, "passes", False)
         for layer in net.modules():
             if isinstance(layer, (nn.Conv1d, nn.Linear)):
                 layer.to(torch.bfloat16)
@@ -31,6 +30,6 @@ class Half(nn.Module):
                 device = layer.weight.device
                 layer.kept = device.type == "cpu" and torch.backends.mkldnn.is_available() and bfloat16_is_fast(device)
 
-    def forward(self, u: Tensor, noise: Tensor, *others: object) -> Tensor:
+    def forward(self, u: Tensor, noise: Tensor, condition: object | None = None) -> Tensor:
         with torch.autocast(u.device.type, torch.bfloat16):
-            return self.net(u, noise, *others)
+            return self.net(u, noise, condition)

@@ -46,23 +46,15 @@ class Network(nn.Module, ABC):
     classes: classes that it can be asked for; 0 if none.
     outputs: channels of its output: 1, or 2 if beside the prediction it gives one free number a sample, for instance
         for a learned variance.
-    passes: whether it is told, as a fourth argument `identity` (B,), by which gain its input becomes the output that
-        takes the waveform for free of noise; so that it can pass on what is far above the noise as it is.
     """
 
     inputs: int
     classes: int
     outputs: int = 1
-    passes: bool = False
 
     @abstractmethod
     def forward(self, u: Tensor, noise: Tensor, condition: object | None = None) -> Tensor:
         """u (B, inputs, T) of unit variance, noise (B,), condition with `label` (B,) -> (B, outputs, T); any T."""
-
-
-def _bounded(relative: Tensor) -> Tensor:
-    """u / σ within ±6, which noise does not exceed; beyond 4 is one of 21,000 numbers, which was left as a blip."""
-    return relative.clamp(-6, 6)
 
 
 class UNet(Network):
@@ -94,9 +86,6 @@ class UNet(Network):
         position: number of features of the time since the onset; 0 for none.
         compress: whether asinh(u / σ) is a second view of the input.
         gate: whether the output may pass on u / σ directly.
-        loud: whether coefficients above 6 σ pass on what they have beyond it as it is, and the network is left with a
-            remainder of the size of the noise; it sees asinh(u) for u. Without, an attack 50 times louder than the
-            noise must come through all layers to 2 %. For processes of one block.
         dropout: share of activations dropped in training.
         resample: how the rate changes between levels: "strided", a strided convolution down and the nearest neighbour
             up (in BigGAN blocks the mean of f frames down); or "fir", with a fixed low-pass of 32 dB at the new
@@ -142,7 +131,6 @@ class UNet(Network):
         position: int = 12,
         compress: bool = True,
         gate: bool = True,
-        loud: bool = False,
         dropout: float = 0.0,
         resample: Literal["strided", "fir"] = "strided",
         transition: Literal["convolution", "biggan"] = "convolution",
@@ -176,7 +164,6 @@ class UNet(Network):
         self.inputs, self.classes, self.outputs = inputs or 1, classes or 0, 2 if variance else 1
         self.front = front or Waveform()
         self.position, self.compress, self.recompute = position, compress, recompute
-        self.passes = loud and self.inputs == 1
         self.rescale, self.harmonics, self.concat = rescale, tuple(harmonics), skips == "concat"
         self.stride = math.prod(factors)
         bands = self.front.bands
@@ -222,27 +209,20 @@ class UNet(Network):
         # The prediction, a gate for every input, the free output.
         self.head = head(channels[0], bands * (1 + gates + variance), kernel, norm)
 
-    def forward(
-        self, u: Tensor, noise: Tensor, condition: object | None = None, identity: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, u: Tensor, noise: Tensor, condition: object | None = None) -> Tensor:
         length = u.shape[-1]
         hop = self.front.hop * (self.stride if self.fronts else 1)
         u = functional.pad(u, (0, -length % hop))
         # u / σ from the input of unit variance: noise = ¼ log(σ / σ_d), c_in u √(1 + σ_d² / σ²) = u / σ.
         gain = (1 + (-8 * noise.float()).clamp(max=40).exp()).sqrt()[:, None, None]
-        fronts = (self.front, *self.fronts)
-        looks = [self._look(front, u, gain) for front in fronts]
+        looks = [self._look(front, u, gain) for front in (self.front, *self.fronts)]
         embedding = self.embed(noise, getattr(condition, "label", None))
         # As many as the longest frames of all need: a lapped transform has one more than the samples have hops.
         frames = max(looks[0][0].shape[-1], looks[-1][0].shape[-1] * (self.stride if self.fronts else 1))
         frames += -frames % self.stride
         features = self._features(self._views(u, looks[0], frames), looks[1:], embedding)
-        levels = zip(fronts, (self.head, *self.say), looks, features, strict=True)
-        answers = [self._answer(front.bands, head, look[1], x) for front, head, look, x in levels]
-        if identity is not None:
-            relative = looks[0][1]  # over the gain it is the input again; what of it is beyond the bound is no noise
-            answers[0][0] = answers[0][0] + identity.float()[:, None, None] / gain * (relative - _bounded(relative))
-        answers = [[front.synthesise(y) for y in answer] for front, answer in zip(fronts, answers, strict=True)]
+        levels = zip((self.front, *self.fronts), (self.head, *self.say), looks, features, strict=True)
+        answers = [self._answer(front, head, look[1], x) for front, head, look, x in levels]
         out = [sum(parts) for parts in zip(*(a[:1] for a in answers), strict=True)] + answers[0][1:]
         return torch.cat(out, 1)[..., :length]
 
@@ -252,21 +232,21 @@ class UNet(Network):
         coefficients = front.analyse(u)
         return coefficients, coefficients.float() * gain
 
-    def _answer(self, bands: int, head: nn.Module, relative: Tensor, x: Tensor) -> list[Tensor]:
-        """The outputs of a level from its features x, in its frames: the prediction, and a free one if there is one."""
+    def _answer(self, front: Front, head: nn.Module, relative: Tensor, x: Tensor) -> list[Tensor]:
+        """The outputs of a level from its features x, as waveforms: the prediction, and a free one if there is one."""
         y = head(x)[..., : relative.shape[-1]].float()
-        y, *others = y.chunk(y.shape[1] // bands, 1)
+        y, *others = y.chunk(y.shape[1] // front.bands, 1)
         gates, rest = others[: self.gates], others[self.gates :]
         for a, view in zip(gates, relative.chunk(self.inputs, 1), strict=False):  # none without a gate
-            y = y + a * _bounded(view)
-        return [y, *rest]
+            # Bounded, since far above the noise the network's own output is the finer one; but at 6, which noise
+            # does not exceed: of 21,000 numbers one is beyond 4, and was left behind as a blip.
+            y = y + a * view.clamp(-6, 6)
+        return [front.synthesise(out) for out in (y, *rest)]
 
     def _seen(self, look: tuple[Tensor, Tensor]) -> list[Tensor]:
         """What any level sees of the waveforms: the frames, and compressed what they are over σ."""
         coefficients, relative = look
-        # What passes as it is need not be seen to the digit, and would drown the features of what is quiet.
-        seen = compressed(coefficients.float()).to(coefficients.dtype) if self.passes else coefficients
-        return [seen, compressed(relative).to(coefficients.dtype)] if self.compress else [seen]
+        return [coefficients, compressed(relative).to(coefficients.dtype)] if self.compress else [coefficients]
 
     def _views(self, u: Tensor, look: tuple[Tensor, Tensor], frames: int) -> Tensor:
         """What the network sees: (B, views, frames), from the waveforms, their frames, and these over σ."""
