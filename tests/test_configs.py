@@ -8,19 +8,21 @@ import torch
 import yaml
 
 from diffwave_sde.checkpoint import build
+from diffwave_sde.cli import lightning
 from diffwave_sde.cli.lightning import CLI, CONFIGS, _blocks, _fill
 from diffwave_sde.module import DiffusionModule
 from diffwave_sde.sde import SDE
 
 FILES = sorted(CONFIGS.rglob("*.yaml"))
+NETWORKS = sorted((CONFIGS / "network").glob("*.yaml"))
 
 
 def merged(*files: Path) -> list[str]:
     return [argument for f in files for argument in ("--config", str(f))]
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(CONFIGS)))
-def test_every_configuration_makes_a_model_that_denoises(file):
+def parsed(*files: Path) -> CLI:
+    """The command line of a training with these files, as far as its configuration."""
 
     class Parsed(CLI):
         def before_instantiate_classes(self):
@@ -28,7 +30,13 @@ def test_every_configuration_makes_a_model_that_denoises(file):
 
     cli = Parsed.__new__(Parsed)
     with suppress(StopIteration):
-        cli.__init__(["fit", *merged(file)])
+        cli.__init__(["fit", *merged(*files)])
+    return cli
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(CONFIGS)))
+def test_every_configuration_makes_a_model_that_denoises(file):
+    cli = parsed(file)
     options = cli.config["fit"]
     _fill(options.model.net, inputs=_blocks(options.model.sde), classes=3)
     with torch.device("meta"):
@@ -37,6 +45,17 @@ def test_every_configuration_makes_a_model_that_denoises(file):
     assert module.denoiser.net.inputs == module.denoiser.sde.blocks
     assert sum(p.numel() for p in module.denoiser.net.parameters()) > 1e6
     module.configure_optimizers()
+
+
+@pytest.mark.parametrize("default", ["base", "tiny"])
+@pytest.mark.parametrize("file", NETWORKS, ids=lambda f: f.stem)
+def test_a_network_is_the_same_whichever_is_the_default(file, default, monkeypatch):
+    # The default's file is read first, and which that is depends on the machine: nothing of it may be left.
+    nets = []
+    for first in (default, file.stem):
+        monkeypatch.setattr(lightning, "default_network", lambda first=first: first)
+        nets.append(parsed(file).config["fit"].model.net)
+    assert nets[0] == nets[1]
 
 
 def test_difference_files_repeat_no_value_of_the_base():
