@@ -17,12 +17,8 @@ FILES = sorted(CONFIGS.rglob("*.yaml"))
 NETWORKS = sorted((CONFIGS / "network").glob("*.yaml"))
 
 
-def merged(*files: Path) -> list[str]:
-    return [argument for f in files for argument in ("--config", str(f))]
-
-
-def parsed(*files: Path) -> CLI:
-    """The command line of a training with these files, as far as its configuration."""
+def parsed(file: Path) -> CLI:
+    """The command line of a training with this file, as far as its configuration."""
 
     class Parsed(CLI):
         def before_instantiate_classes(self):
@@ -30,7 +26,7 @@ def parsed(*files: Path) -> CLI:
 
     cli = Parsed.__new__(Parsed)
     with suppress(StopIteration):
-        cli.__init__(["fit", *merged(*files)])
+        cli.__init__(["fit", "--config", str(file)])
     return cli
 
 
