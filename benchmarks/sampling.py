@@ -70,19 +70,27 @@ def bare(module: Model, length: int, batch: int) -> Callable[[], object]:
     denoiser, device = module.denoiser, module.denoiser.sigma_data.device
     sampler = module.sampler.on(denoiser.sde)
     times = sampler.grid(denoiser.sde, sampler.steps)
-    led = module.guided()
-    acts = led(denoiser).acts(times).tolist() if led is not None else [False] * len(times)
+    twice, weakly = passes(module, times, module.guided())
     u = {n: torch.randn(n, denoiser.sde.blocks, 1, length, device=device) for n in (batch, 2 * batch)}
     label = {n: torch.zeros(n, dtype=torch.long, device=device) for n in u}
     at = denoiser.nodes(times, u[batch])
+    weak = denoiser.weak.nodes(times, u[batch]) if any(weakly) else None
 
     @torch.inference_mode()
     def call() -> None:
-        for i, twice in enumerate(acts):
-            n = batch * (1 + twice)
+        for i, (doubled, led) in enumerate(zip(twice, weakly, strict=True)):
+            n = batch * (1 + doubled)
             at(u[n], i, Condition(label=label[n]))
+            if led:
+                weak(u[batch], i, Condition(label=label[batch]))
 
     return call
+
+
+def passes(module: Model, times: torch.Tensor, guidance: Guidance | None) -> tuple[list[bool], list[bool]]:
+    """At which times the network is passed twice, and at which the weak one is."""
+    led, denoiser = guidance or Guidance(1.0), module.denoiser
+    return led.by_class(denoiser).acts(times).tolist(), led.by_weak(denoiser, denoiser.weak).acts(times).tolist()
 
 
 def other(net: dict, length: int, batch: int, calls: int, device: torch.device) -> Callable[[], object]:
@@ -107,10 +115,10 @@ def onnx(name: str, folder: Path, batch: int, threads: int) -> Callable[[], obje
 
     if not (folder / "graph").is_dir():
         program(["export", f"--ckpt={name}", "--format=onnx", f"--out={folder}/graph"])
-    graph, table = load(folder / "graph", threads)
+    graph, table, weak = load(folder / "graph", threads)
     plan, rng = table["plans"][str(table["default"])], np.random.default_rng(0)
     label = np.arange(batch) % 3
-    return lambda: sample(graph, table, label, lambda shape: rng.standard_normal(shape, np.float32), plan)
+    return lambda: sample(graph, table, label, lambda shape: rng.standard_normal(shape, np.float32), plan, weak)
 
 
 def speeds(options: argparse.Namespace, device: torch.device, folder: Path) -> Table:
@@ -178,7 +186,12 @@ def qualities(options: argparse.Namespace, device: torch.device) -> Table:
     real = SoundSet(clips, tuple(data.labels[i] for i in data.store.label_ids[np.sort(rows)]), "held out")
     embeddings = [kind() for kind in EMBEDDINGS.values()]
     label = torch.arange(options.sounds) % len(own.labels)
-    table = Table("", "passes of the network a sound", *[f"{n}, over its 50 steps" for n in EMBEDDINGS], *EMBEDDINGS)
+    table = Table(
+        "",
+        "passes of the network a sound, and of the weak one",
+        *[f"{n}, over its 50 steps" for n in EMBEDDINGS],
+        *EMBEDDINGS,
+    )
     first: dict[str, float] = {}
     for name, (sampler, guidance, half) in track(samplers().items(), "listening", console=Console(stderr=True)):
         if half and not bfloat16_is_fast(device):
@@ -196,15 +209,14 @@ def qualities(options: argparse.Namespace, device: torch.device) -> Table:
             audio.expand(torch.cat(made), own.mu).cpu(), tuple(own.labels[i] for i in label.tolist()), "generated"
         )
         found = evaluate(real, sounds, embeddings, rounds=10, count=options.sounds)["embeddings"]
-        led = module.guided(guidance)
         own_sampler = sampler.on(module.denoiser.sde)
         times = own_sampler.grid(module.denoiser.sde, own_sampler.steps)
-        passes = len(times) + (int(led(module.denoiser).acts(times).sum()) if led and led.weight != 1 else 0)
+        twice, weakly = map(sum, passes(module, times, module.guided(guidance)))
         values = {k: v["all"]["frechet"] for k, v in found.items()}
         first = first or {k: v["value"] for k, v in values.items()}
         cells = [f"{values[k]['value'] / first[k]:.2f}" for k in EMBEDDINGS]
         cells += [f"{values[k]['value'] / values[k]['floor']:.2f} floors" for k in EMBEDDINGS]
-        table.add_row(name, str(passes), *cells)
+        table.add_row(name, f"{len(times) + twice}" + (f" and {weakly}" if weakly else ""), *cells)
     table.caption = f"{options.sounds} sounds"
     return table
 

@@ -169,7 +169,11 @@ def build(config: dict[str, Any], kind: type[M]) -> M:
 
 
 def load(
-    path: str | Path, weights: Literal["averaged", "raw"] = "averaged", device: str = "cpu", kind: type[Model] = Model
+    path: str | Path,
+    weights: Literal["averaged", "raw"] = "averaged",
+    device: str = "cpu",
+    kind: type[Model] = Model,
+    weak: str | Path | None = None,
 ) -> Trained:
     """The model of a checkpoint.
 
@@ -178,6 +182,7 @@ def load(
         weights: the averaged ones (EMA), or the raw ones as the optimizer left them.
         device: where to put it.
         kind: what it is wanted as; a DiffusionModule has its losses too.
+        weak: the checkpoint of a weaker model to be led away from (autoguidance), in place of its own if it has one.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -195,6 +200,8 @@ def load(
     else:
         module = build(recipe["config"]["model"], kind)
         _fill(module, state, weights)
+    if weak is not None:
+        _weaken(module, recipe, path, find(weak))
     return Trained(
         module.to(device).eval().requires_grad_(False),
         tuple(recipe["labels"]),
@@ -204,6 +211,25 @@ def load(
         state["global_step"],
         path,
     )
+
+
+def _weaken(module: Model, recipe: dict[str, Any], path: Path, weaker: Path) -> None:
+    """Let the model of the checkpoint `weaker` be the one that `module` is led away from."""
+    theirs = read(weaker)[KEY]
+    for what in ("labels", "rate", "mu"):
+        if theirs[what] != recipe[what]:
+            raise ValueError(
+                f"--weak {weaker}: its {what} is {theirs[what]} and that of {path} {recipe[what]}: take a model that "
+                "was trained on the same sounds"
+            )
+    for what in ("sde", "parametrization"):
+        if theirs["config"]["model"].get(what) != recipe["config"]["model"].get(what):
+            raise ValueError(
+                f"--weak {weaker}: its {what} is another than that of {path}: take one of the same process"
+            )
+    denoiser = load(weaker).module.denoiser
+    denoiser.weak = None
+    module.denoiser.weak = denoiser
 
 
 def _fill(module: Model, state: dict[str, Any], weights: str) -> None:

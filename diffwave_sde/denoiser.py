@@ -129,6 +129,8 @@ class Denoiser(nn.Module):
         sde: the forward process.
         parametrization: what the network's output stands for.
         sigma_data: standard deviation of the data, in units of the (companded) waveform.
+        weak: a denoiser of the same process whose network has less in it, to be led away from (`guidance`); it has no
+            part in D.
     """
 
     def __init__(
@@ -137,9 +139,10 @@ class Denoiser(nn.Module):
         sde: SDE,
         parametrization: Parametrization | None = None,
         sigma_data: float = 0.5,
+        weak: Denoiser | None = None,
     ):
         super().__init__()
-        self.net, self.sde = net, sde
+        self.net, self.sde, self.weak = net, sde, weak
         self.parametrization = parametrization or Karras()
         self.register_buffer("sigma_data", torch.tensor(float(sigma_data)))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
@@ -108,16 +108,11 @@ class DynamicThreshold(Clip):
 CLIPS: dict[str, type[Clip]] = {"static": StaticClip, "dynamic": DynamicThreshold}
 
 
-class ClassifierFree(Wrapper):
-    """D led away from what it would be without a class: D + (w - 1) (D - D without the class).
-
-    It takes a second pass of the network wherever it acts; both are made in one call, of twice the batch. Where nothing
-    is asked for, nothing changes.
-
-    Source: Ho and Salimans 2022, eq. 6 (their w is ours less 1); at some noise levels alone: Kynkäänniemi et al. 2024.
+class Led(Wrapper):
+    """A denoiser that is led away from a worse answer at some noise levels: D + (w - 1) (D - the worse one).
 
     Args:
-        denoiser: what is wrapped; trained with some of the classes hidden.
+        denoiser: what is wrapped.
         weight: w; 1 leaves D as it is.
         low: noise level, σ = 1 / √snr, from which on it acts.
         high: the one up to which it acts.
@@ -125,18 +120,43 @@ class ClassifierFree(Wrapper):
 
     def __init__(self, denoiser: Denoiser | Wrapper, weight: float = 1.5, low: float = 0.0, high: float = math.inf):
         super().__init__(denoiser)
-        if weight < 0:
-            raise ValueError(f"weight = {weight:g} must be at least 0; 1 is no guidance")
-        if not 0 <= low < high:
-            raise ValueError(f"low = {low:g} and high = {high:g} are noise levels: 0 <= low < high")
+        _check(weight=weight, low=low, high=high)
         self.weight, self.low, self.high = weight, low, high
+
+    def acts(self, t: Tensor) -> Tensor:
+        """Whether it acts at each of the times (N,)."""
+        sigma = self.sde.kernel(t).snr.rsqrt()
+        return (sigma >= self.low) & (sigma <= self.high) & (self.weight != 1)
+
+    def away(self, D: Tensor, worse: Tensor) -> Tensor:
+        """The new D (B, C, T)."""
+        return D + (self.weight - 1) * (D - worse)
+
+
+def _check(**options: float) -> None:
+    """Raises a ValueError of one line if a weight and two noise levels, by name, contradict each other."""
+    (weight, w), (first, low), (last, high) = options.items()
+    if w < 0:
+        raise ValueError(f"{weight} = {w:g} must be at least 0; 1 is no guidance")
+    if not 0 <= low < high:
+        raise ValueError(f"{first} = {low:g} and {last} = {high:g} are noise levels: 0 <= {first} < {last}")
+
+
+class ClassifierFree(Led):
+    """D led away from what it would be without a class: D + (w - 1) (D - D without the class).
+
+    It takes a second pass of the network wherever it acts; both are made in one call, of twice the batch. Where nothing
+    is asked for, nothing changes. The network must be trained with some of the classes hidden.
+
+    Source: Ho and Salimans 2022, eq. 6 (their w is ours less 1); at some noise levels alone: Kynkäänniemi et al. 2024.
+    """
 
     def forward(self, u: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         if not self._asked(condition):
             return self.denoiser(u, t, condition)
         acts = self.acts(t)[:, None, None].to(u.device)
-        both = self.denoiser(torch.cat((u, u)), torch.cat((t, t)), _and_without(condition))
-        return torch.where(acts, self._led(both), both[: len(u)])
+        D, without = self.denoiser(torch.cat((u, u)), torch.cat((t, t)), _and_without(condition)).chunk(2)
+        return torch.where(acts, self.away(D, without), D)
 
     def nodes(self, times: Tensor, like: Tensor) -> Callable[..., tuple[Tensor, Tensor | None]]:
         inner, acts = self.denoiser.nodes(times, like), self.acts(times).tolist()
@@ -145,21 +165,54 @@ class ClassifierFree(Wrapper):
             if not acts[i] or not self._asked(condition):
                 return inner(u, i, condition)
             both, share = inner(torch.cat((u, u)), i, _and_without(condition))
-            return self._led(both), None if share is None else share[: len(u)]
+            return self.away(*both.chunk(2)), None if share is None else share[: len(u)]
 
         return at
-
-    def acts(self, t: Tensor) -> Tensor:
-        """Whether it acts at each of the times (N,)."""
-        sigma = self.sde.kernel(t).snr.rsqrt()
-        return (sigma >= self.low) & (sigma <= self.high)
 
     def _asked(self, condition: Condition | None) -> bool:
         return self.weight != 1 and condition is not None and condition.label is not None
 
-    def _led(self, both: Tensor) -> Tensor:
-        D, without = both.chunk(2)
-        return D + (self.weight - 1) * (D - without)
+
+class AutoGuidance(Led):
+    """D led away from what a weaker network says of the same: D + (w - 1) (D - D of the weaker one).
+
+    Both err in the same places, the weaker one more: the difference points away from the errors. It takes a pass of the
+    weaker network wherever it acts.
+
+    Source: Karras et al. 2024, "Guiding a diffusion model with a bad version of itself", section 3.
+
+    Args:
+        denoiser: what is wrapped.
+        weak: a denoiser for the same process, of a network with less in it or less trained.
+        weight, low, high: as of `Led`.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser | Wrapper,
+        weak: Denoiser,
+        weight: float = 1.5,
+        low: float = 0.0,
+        high: float = math.inf,
+    ):
+        super().__init__(denoiser, weight, low, high)
+        self.weak = weak
+
+    def forward(self, u: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
+        D = self.denoiser(u, t, condition)
+        if self.weight == 1:
+            return D
+        return torch.where(self.acts(t)[:, None, None].to(u.device), self.away(D, self.weak(u, t, condition)), D)
+
+    def nodes(self, times: Tensor, like: Tensor) -> Callable[..., tuple[Tensor, Tensor | None]]:
+        inner, weak = self.denoiser.nodes(times, like), self.weak.nodes(times, like)
+        acts = self.acts(times).tolist()
+
+        def at(u: Tensor, i: int, condition: Condition | None = None) -> tuple[Tensor, Tensor | None]:
+            D, share = inner(u, i, condition)
+            return self.away(D, weak(u, i, condition)[0]) if acts[i] else D, share
+
+        return at
 
 
 def _and_without(condition: Condition) -> Condition:
@@ -170,12 +223,16 @@ def _and_without(condition: Condition) -> Condition:
 
 @dataclass(frozen=True)
 class Guidance:
-    """How far a model is led to the class that it is asked for, and at which noise levels; what a configuration says.
+    """How far a model is led, and at which noise levels; what a configuration says.
 
     Args:
-        weight: 1 is no guidance; more makes sounds clearer examples of their class, and more alike.
-        low: noise level σ from which on it acts; each step that it acts at costs two passes of the network.
+        weight: how far to the class that is asked for; 1 is not at all, more makes sounds clearer examples of their
+            class, and more alike.
+        low: noise level σ from which on that acts; each step that it acts at costs two passes of the network.
         high: noise level σ up to which it acts.
+        auto: how far away from the errors of the model's weak network (autoguidance); 1 is not at all.
+        auto_low: noise level σ from which on that acts; each step that it acts at costs a pass of the weak network.
+        auto_high: noise level σ up to which it acts.
 
     Raises:
         ValueError: if they contradict each other.
@@ -184,15 +241,43 @@ class Guidance:
     weight: float = 1.5
     low: float = 0.0
     high: float = math.inf
+    auto: float = 1.0
+    auto_low: float = 0.0
+    auto_high: float = math.inf
 
     def __post_init__(self) -> None:
-        self(nn.Identity())
+        _check(weight=self.weight, low=self.low, high=self.high)
+        _check(auto=self.auto, auto_low=self.auto_low, auto_high=self.auto_high)
 
-    def __call__(self, denoiser: Denoiser | Wrapper) -> ClassifierFree:
+    def by_class(self, denoiser: Denoiser | Wrapper) -> ClassifierFree:
+        """The part that leads to a class."""
         return ClassifierFree(denoiser, self.weight, self.low, self.high)
 
+    def by_weak(self, denoiser: Denoiser | Wrapper, weak: Denoiser) -> AutoGuidance:
+        """The part that leads away from what a weaker denoiser says."""
+        return AutoGuidance(denoiser, weak, self.auto, self.auto_low, self.auto_high)
+
+    def on(self, denoiser: Denoiser) -> Guidance:
+        """As much of it as a model has the means for: one of no two classes has none to be led to."""
+        weight = self.weight if denoiser.net.classes > 1 else 1.0
+        return replace(self, weight=weight, auto=1.0 if denoiser.weak is None else self.auto)
+
+    def __call__(self, denoiser: Denoiser) -> Denoiser | Wrapper:
+        """The denoiser, led as far as it has the means for."""
+        own, led = self.on(denoiser), denoiser
+        if own.weight != 1:
+            led = own.by_class(led)
+        if own.auto != 1:
+            led = own.by_weak(led, denoiser.weak)
+        return led
+
     def __str__(self) -> str:
-        if self.weight == 1:
-            return "none"
-        levels = [f"from σ = {self.low:g}"] * (self.low > 0) + [f"up to σ = {self.high:g}"] * (self.high < math.inf)
-        return " ".join([f"{self.weight:g}", *levels])
+        parts = [_told(self.weight, self.low, self.high)] if self.weight != 1 else []
+        if self.auto != 1:
+            parts.append(f"auto {_told(self.auto, self.auto_low, self.auto_high)}")
+        return ", ".join(parts) or "none"
+
+
+def _told(weight: float, low: float, high: float) -> str:
+    levels = [f"from σ = {low:g}"] * (low > 0) + [f"up to σ = {high:g}"] * (high < math.inf)
+    return " ".join([f"{weight:g}", *levels])

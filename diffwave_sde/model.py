@@ -29,9 +29,11 @@ class Model(nn.Module):
         sde: the forward process.
         parametrization: what the network's output stands for; Karras's preconditioning by default.
         sampler: the sampler; Preferred by default.
-        guidance: how far sounds are led to their class; null for not at all. Of no effect where there is one class.
+        guidance: how far sounds are led, to their class and away from the errors of the weak network; null for not at
+            all. Of no effect where there is one class, or no weak network.
         sigma_data: standard deviation of the data; null for 0.5 until it is known.
         seed: seed of every draw.
+        weak: a network with less in it, whose errors sounds are led away from; null for none.
     """
 
     def __init__(
@@ -43,17 +45,20 @@ class Model(nn.Module):
         guidance: Guidance | None = None,
         sigma_data: float | None = None,
         seed: int = 0,
+        weak: Network | None = None,
     ):
         super().__init__()
         sde = sde or EDM()
-        if net.inputs != sde.blocks:
-            raise ValueError(
-                f"the network takes {net.inputs} input channels but {type(sde).__name__} has {sde.blocks} blocks: "
-                f"set the network's inputs to {sde.blocks}"
-            )
+        for name, one in {"network": net, "weak network": weak}.items():
+            if one is not None and one.inputs != sde.blocks:
+                raise ValueError(
+                    f"the {name} takes {one.inputs} input channels but {type(sde).__name__} has {sde.blocks} blocks: "
+                    f"set the {name}'s inputs to {sde.blocks}"
+                )
         if sigma_data is not None and sigma_data <= 0:
             raise ValueError(f"sigma_data = {sigma_data:g} must be positive, or null to measure it")
-        self.denoiser = Denoiser(net, sde, parametrization, sigma_data or 0.5)
+        less = None if weak is None else Denoiser(weak, sde, parametrization, sigma_data or 0.5)
+        self.denoiser = Denoiser(net, sde, parametrization, sigma_data or 0.5, less)
         self.sampler, self.guidance, self.seed = sampler or Preferred(), guidance, seed
 
     def generators(self, numbers: Sequence[int], seed: int | None = None) -> list[torch.Generator]:
@@ -62,8 +67,9 @@ class Model(nn.Module):
         return [stream(seed, SAMPLING, int(n), device=self.denoiser.sigma_data.device) for n in numbers]
 
     def guided(self, asked: Guidance | None = None) -> Guidance | None:
-        """The guidance that sounds are made with: as asked for, else the model's own; None without two classes."""
-        return (asked or self.guidance) if self.denoiser.net.classes > 1 else None
+        """The guidance that sounds are made with: as asked for, else the model's own; as far as there are means."""
+        guidance = asked or self.guidance
+        return guidance and guidance.on(self.denoiser)
 
     def sample(
         self,
@@ -93,9 +99,8 @@ class Model(nn.Module):
         device = self.denoiser.sigma_data.device
         u = self.denoiser.sde.prior((count, 1, length), generator, device)
         condition = Condition(label=None if label is None else label.to(device))
-        denoiser, guidance = self.denoiser, self.guided(guidance)
-        if guidance is not None and label is not None:
-            denoiser = guidance(denoiser)
+        guidance = self.guided(guidance)
+        denoiser = guidance(self.denoiser) if guidance else self.denoiser
         if wrap is not None:
             denoiser = wrap(denoiser)
         return (sampler or self.sampler)(denoiser, u, condition, generator, progress)

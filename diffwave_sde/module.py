@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 
-from diffwave_sde.denoiser import Condition, Parametrization
+from diffwave_sde.denoiser import Condition, Denoiser, Parametrization
 from diffwave_sde.guidance import Guidance
 from diffwave_sde.loss import Draw, Loss, Objective
 from diffwave_sde.model import KEY, Model, check_fit
@@ -61,13 +61,17 @@ class DiffusionModule(Model, LightningModule):
         parametrization: what the network's output stands for; Karras's preconditioning by default.
         loss: the objective.
         sampler: the sampler for listening during training and for prediction; Preferred by default.
-        guidance: how far sounds are led to their class; null for not at all. Of no effect where there is one class.
+        guidance: how far sounds are led, to their class and away from the errors of the weak network; null for not at
+            all. Of no effect where there is one class, or no weak network.
         optimizer: the optimizer, given the parameters.
         scheduler: the learning-rate schedule, stepped once per optimizer step; null for a constant rate.
         sigma_data: standard deviation of the data; null to measure it on the training data.
         label_dropout: share of training examples whose class is hidden, so that the model also knows no class; 0 to 1.
         compile: whether the network is compiled (torch.compile) before training.
         seed: seed of every draw of training, validation and listening.
+        weak: a network with less in it, for autoguidance, which learns beside the other one from the same batches; null
+            for none.
+        weak_every: of the clips it learns from every how manieth: its errors must be the other's, and larger.
     """
 
     def __init__(
@@ -84,13 +88,23 @@ class DiffusionModule(Model, LightningModule):
         label_dropout: float = 0.1,
         compile: bool = False,
         seed: int = 0,
+        weak: Network | None = None,
+        weak_every: int = 8,
     ):
+        if weak_every < 1:
+            raise ValueError(f"weak_every = {weak_every} is a number of clips: at least 1, which is all of them")
         if not 0 <= label_dropout <= 1:
             raise ValueError(f"label_dropout = {label_dropout:g} is a share: choose it between 0 and 1")
-        super().__init__(net, sde, parametrization, sampler, guidance, sigma_data, seed)
+        super().__init__(net, sde, parametrization, sampler, guidance, sigma_data, seed, weak)
         sde = self.denoiser.sde
         self.loss = loss or Loss()
-        if any(p.requires_grad for p in sde.parameters()) and not self.loss.invariant:
+        learnt = any(p.requires_grad for p in sde.parameters())
+        if learnt and weak is not None:
+            raise ValueError(
+                f"{type(sde).__name__} is learnt with the network, and a weak one would have a say in it: add "
+                "--model.weak=null"
+            )
+        if learnt and not self.loss.invariant:
             # Any other loss it would lower by running to where the loss is least.
             raise ValueError(
                 f"{type(sde).__name__} is learnt with the network, which the bound on the likelihood alone can teach: "
@@ -102,7 +116,7 @@ class DiffusionModule(Model, LightningModule):
             )
         self.optimizer, self.scheduler = optimizer, scheduler
         self.measure = sigma_data is None
-        self.label_dropout, self.compile_net = label_dropout, compile
+        self.label_dropout, self.compile_net, self.weak_every = label_dropout, compile, weak_every
         self.buckets = nn.ModuleDict({f"{name}_loss": NoiseBuckets() for name in ("train", "val", "test")})
         self.recipe: dict[str, Any] = {}
         """What a checkpoint needs so that the model can be built and heard again; the command line fills it in."""
@@ -115,12 +129,19 @@ class DiffusionModule(Model, LightningModule):
     def setup(self, stage: str) -> None:
         data = getattr(self.trainer, "datamodule", None)
         if stage == "fit" and self.measure and data is not None:
-            self.denoiser.sigma_data.fill_(data.sigma_data)
+            for denoiser in self.denoisers:
+                denoiser.sigma_data.fill_(data.sigma_data)
         if stage == "fit" and data is not None and hasattr(self.denoiser.sde, "adapt"):
             self.denoiser.sde.adapt(lambda: data.diameter)
         if self.compile_net:
             # In place, so that the names of the weights stay as they are.
-            self.denoiser.net.compile()
+            for denoiser in self.denoisers:
+                denoiser.net.compile()
+
+    @property
+    def denoisers(self) -> list[Denoiser]:
+        """All that is trained: the denoiser, and the weak one if there is one."""
+        return [d for d in (self.denoiser, self.denoiser.weak) if d is not None]
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(self.denoiser.parameters())
@@ -152,6 +173,21 @@ class DiffusionModule(Model, LightningModule):
             self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
             self.log_dict({f"train/loss/{k}": v for k, v in self.buckets["train_loss"].compute().items()})
             self.buckets["train_loss"].reset()
+        return loss if self.denoiser.weak is None else loss + self._weak_loss(x, draw, condition)
+
+    def _weak_loss(self, x: Tensor, draw: Draw, condition: Condition) -> Tensor:
+        """The loss of the weak network, which has no weight in common with the other."""
+        rank, world, parts = self._share()
+        step, places, total = self._places(len(x), self.batches - 1, rank, world, parts)
+        every = min(self.weak_every, total)
+        # Others at every step, since each place has its own range of noise levels. A process that has none of them
+        # takes one for nothing, since all must bring a gradient.
+        rows = [i for i, place in enumerate(places) if place % every == step % every]
+        some = torch.tensor(rows or [0], device=x.device)
+        losses = self.loss.at(self.denoiser.weak, x[some], draw[some], condition[some])
+        # Its mean over all processes and batches of a step is that over all the clips that are taken.
+        loss = losses.sum() * (world * parts / len(range(step % every, total, every)) if rows else 0.0)
+        self.log("train/weak_loss", losses.detach().mean(), batch_size=len(some))
         return loss
 
     def _observe(self, draw: Draw, losses: Tensor) -> None:
@@ -162,10 +198,22 @@ class DiffusionModule(Model, LightningModule):
 
     def prepare_step(self, batch: Any, counter: int) -> tuple[Tensor, Condition, Draw]:
         """The clips, condition and draws of training batch number `counter`: a pure function of these and the seed."""
+        return self.replay(batch, counter, *self._share())
+
+    def _share(self) -> tuple[int, int, int]:
+        """This process's rank, the number of processes, and that of batches for a step of the optimizer."""
         if self._trainer is None:
-            return self.replay(batch, counter)
-        trainer = self.trainer
-        return self.replay(batch, counter, self.global_rank, trainer.world_size, trainer.accumulate_grad_batches)
+            return 0, 1, 1
+        return self.global_rank, self.trainer.world_size, self.trainer.accumulate_grad_batches
+
+    @staticmethod
+    def _places(count: int, counter: int, rank: int, world: int, parts: int) -> tuple[int, list[int], int]:
+        """The optimizer's step, the places of a batch's clips among all that it is made of, and how many these are.
+
+        The place, not that in one process's share nor in one of several batches, decides what a clip draws.
+        """
+        step, part = divmod(counter, parts)
+        return step, [(part * count + i) * world + rank for i in range(count)], count * world * parts
 
     def replay(
         self, batch: Any, counter: int, rank: int = 0, world: int = 1, parts: int = 1
@@ -175,11 +223,7 @@ class DiffusionModule(Model, LightningModule):
         `parts` batches are accumulated for a step of the optimizer.
         """
         x = batch.audio
-        step, part = divmod(counter, parts)
-        # Where a clip stands in all that the optimizer's step is made of, not in this process's share of it nor in one
-        # of several batches, decides what it draws.
-        places = [(part * len(x) + i) * world + rank for i in range(len(x))]
-        total = len(x) * world * parts
+        step, places, total = self._places(len(x), counter, rank, world, parts)
         torch.manual_seed(stream(self.seed, "dropout", counter, rank).initial_seed())
         generators = [stream(self.seed, TRAINING, step, p, device=x.device) for p in places]
         position = torch.tensor(places, device=x.device)

@@ -1,8 +1,10 @@
 """The command line, used as a user would: what it makes, and what it says to bad input."""
 
+import copy
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,6 +23,7 @@ from diffwave_sde.module import DiffusionModule
 from diffwave_sde.sde import VDM
 
 SMALL = [
+    f"--config={lightning.CONFIGS / 'experiment' / 'autoguidance.yaml'}",
     "--data.dataset=drums",
     "--data.count=80",
     "--data.length=2000",
@@ -28,6 +31,10 @@ SMALL = [
     "--model.net.channels=[8,8,8]",
     "--model.net.embedding=8",
     "--model.net.heads=2",
+    "--model.weak.channels=[4,4,4]",
+    "--model.weak.embedding=8",
+    "--model.guidance.weight=3",
+    "--model.guidance.auto=1.5",
     "--model.sampler.steps=2",
     # In float32: what bfloat16 rounds, as Muon too does where it is fast, differs from one grouping to another.
     "--trainer.precision=32-true",
@@ -121,6 +128,7 @@ def test_two_processes_train_as_one_with_the_same_global_batch(run, store, here)
 
 # A process and a law of times that are learnt on the way: both have a state of their own.
 LEARNT = [
+    "--model.weak=null",
     "--model.sde=VDM",
     "--model.loss.weight=LikelihoodWeight",
     "--model.loss.time=ImportanceTime",
@@ -262,9 +270,14 @@ def test_a_sample_says_how_it_was_made(run, here, capsys):
 
 def test_sounds_are_led_as_the_model_says_or_as_asked(run, here):
     options = ["sample", f"--ckpt={run}", "--n=2", "--sampler=DDIM", "--sampler.steps=3"]
+    by_class = ["--guidance.weight=3", "--guidance.low=1"]
+    by_weak = ["--guidance.auto=1.5", "--guidance.auto_low=0.1", "--guidance.auto_high=10"]
+    auto = "auto 1.5 from σ = 0.1 up to σ = 10"
     asked = {
-        "own": ([], "3 from σ = 1"),
-        "same": (["--guidance.weight=3", "--guidance.low=1"], "3 from σ = 1"),
+        "own": ([], f"3 from σ = 1, {auto}"),
+        "same": ([*by_class, *by_weak], f"3 from σ = 1, {auto}"),
+        "class": (by_class, "3 from σ = 1"),
+        "weak": (["--guidance.weight=1", *by_weak], auto),
         "none": (["--guidance.weight=1"], "none"),
         "more": (["--guidance.weight=5", "--guidance.high=20"], "5 up to σ = 20"),
     }
@@ -275,8 +288,64 @@ def test_sounds_are_led_as_the_model_says_or_as_asked(run, here):
         sounds[name] = soundfile.read(here / name / "000-cymbal.wav")[0]
     assert (sounds["own"] == sounds["same"]).all()
     # Little, since the network has taken six steps; but far more than rounding, which is 1e-7 here.
-    assert abs(sounds["own"] - sounds["none"]).max() > 3e-6
-    assert abs(sounds["more"] - sounds["own"]).max() > 3e-6
+    names = sorted(set(sounds) - {"same"})
+    for i, one in enumerate(names):
+        for other in names[:i]:
+            assert abs(sounds[one] - sounds[other]).max() > 3e-6, (one, other)
+
+
+def test_an_earlier_state_of_a_run_leads_the_later_one(run, here, capfd):
+    weak = run / "checkpoints" / "early.ckpt"
+    state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    state["state_dict"] = {k: v * 0.5 if k.startswith("denoiser.net.") else v for k, v in state["state_dict"].items()}
+    torch.save(state, weak)
+    options = ["sample", f"--ckpt={run}", "--n=2", "--sampler=DDIM", "--sampler.steps=3"]
+    main([*options, "--out=own"])
+    main([*options, f"--weak={weak}", "--out=led"])
+    record = json.loads((here / "led" / "sounds.json").read_text())
+    assert record["weak"] == str(weak)
+    own, led = (soundfile.read(here / name / "001-kick.wav")[0] for name in ("own", "led"))
+    assert abs(own - led).max() > 3e-6
+    model, module = checkpoint.load(run, weak=weak), checkpoint.load(run).module
+    for one, other in zip(model.module.denoiser.weak.net.parameters(), module.denoiser.net.parameters(), strict=True):
+        assert torch.equal(one, 0.5 * other)
+    refusals = {
+        "--guidance.weight=3": f"--weak {weak} has no effect at a weight of 1: add --guidance.auto 1.5",
+        "--weak=nowhere": "no checkpoint at nowhere",
+    }
+    for more, says in refusals.items():
+        with pytest.raises(SystemExit) as stop:
+            main([*options, f"--weak={weak}", more, "--out=x"])
+        assert stop.value.code == 2
+        assert says in capfd.readouterr().err
+    for what, value, says in (
+        ("labels", ["a", "b", "c"], "its labels is ['a', 'b', 'c']"),
+        ("config", {"sde": None}, "its sde is another"),
+    ):
+        other = copy.deepcopy(state)
+        if what == "config":
+            other["diffwave_sde"]["config"]["model"].update(value)
+        else:
+            other["diffwave_sde"][what] = value
+        torch.save(other, run / "checkpoints" / "other.ckpt")
+        with pytest.raises(ValueError, match=re.escape(says)):
+            checkpoint.load(run, weak=run / "checkpoints" / "other.ckpt")
+    (run / "checkpoints" / "other.ckpt").unlink()
+    weak.unlink()
+
+
+def test_autoguidance_without_a_weak_network_is_refused(run, here, capfd):
+    state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    state["state_dict"] = {k: v for k, v in state["state_dict"].items() if not k.startswith("denoiser.weak.")}
+    state["diffwave_sde"]["config"]["model"]["weak"] = None
+    torch.save(state, here / "alone.ckpt")
+    options = ["sample", "--ckpt=alone.ckpt", "--n=1", "--sampler=DDIM", "--sampler.steps=2", "--out=x"]
+    main(options)  # its own guidance is as much as it has the means for
+    assert json.loads((here / "x" / "sounds.json").read_text())["guidance"] == "3 from σ = 1"
+    with pytest.raises(SystemExit) as stop:
+        main([*options, "--guidance.auto=2"])
+    assert stop.value.code == 2
+    assert "--guidance.auto 2: alone.ckpt has no weak network; give a weaker model, --weak" in capfd.readouterr().err
 
 
 def test_a_stopped_sample_keeps_what_it_has_and_goes_on(run, here, monkeypatch, capfd):

@@ -34,7 +34,7 @@ def parsed(file: Path) -> CLI:
 def test_every_configuration_makes_a_model_that_denoises(file):
     cli = parsed(file)
     options = cli.config["fit"]
-    _fill(options.model.net, inputs=_blocks(options.model.sde), classes=3)
+    _fill(options.model, inputs=_blocks(options.model.sde), classes=3)
     with torch.device("meta"):
         module = build(cli._plain(options)["model"], DiffusionModule)
     assert isinstance(module.denoiser.sde, SDE)
@@ -50,7 +50,8 @@ def test_a_network_is_the_same_whichever_is_the_default(file, default, monkeypat
     nets = []
     for first in (default, file.stem):
         monkeypatch.setattr(lightning, "default_network", lambda first=first: first)
-        nets.append(parsed(file).config["fit"].model.net)
+        model = parsed(file).config["fit"].model
+        nets.append((model.net, model.weak))
     assert nets[0] == nets[1]
 
 

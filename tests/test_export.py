@@ -106,7 +106,9 @@ def onnx(home):
 
 
 def test_a_graph_makes_sounds_without_this_package_or_torch(onnx, here):
-    assert sorted(p.name for p in onnx.iterdir()) == [*FILES[:2], "model.onnx", "sample.py", "sampling.json"]
+    assert sorted(p.name for p in onnx.iterdir()) == [
+        *FILES[:2], "model.onnx", "sample.py", "sampling.json", "weak.onnx",
+    ]  # fmt: skip
     code = (
         "import sys, runpy; sys.modules['torch'] = sys.modules['diffwave_sde'] = None; "
         "sys.argv = ['sample.py', '--n=4', '--label=kick', '--steps=10']; "
@@ -127,13 +129,13 @@ def test_a_graphs_script_makes_the_models_sounds(onnx, home):
     from diffwave_sde.deploy.sample import load, sample
 
     model = checkpoint.load(home / "runs" / "tiny")
-    graph, table = load(onnx)
+    graph, table, weak = load(onnx)
     assert (table["labels"], table["rate"], table["mu"]) == (list(model.labels), model.rate, model.mu)
     with torch.inference_mode():
         expected = model.module.sample(model.length, torch.arange(3), model.module.generators(range(3), 4))[:, 0]
     noise = model.module.generators(range(3), 4)
     plan = table["plans"][str(table["default"])]
-    found = sample(graph, table, np.arange(3), lambda shape: randn(shape, noise).numpy(), plan)
+    found = sample(graph, table, np.arange(3), lambda shape: randn(shape, noise).numpy(), plan, weak)
     assert np.abs(found - expected.numpy()).max() < 1e-4 * expected.abs().max()
 
 
@@ -494,3 +496,29 @@ def test_help_tells_what_can_be_exported(capsys):
         main(["export", "--help"])
     assert stop.value.code == 0
     assert "safetensors" in capsys.readouterr().out
+
+
+def test_a_weaker_model_and_a_guidance_go_along(home, here):
+    alone = here / "alone"
+    state = torch.load(home / "runs/tiny/checkpoints/last.ckpt", weights_only=True)
+    state["state_dict"] = {k: v for k, v in state["state_dict"].items() if not k.startswith("denoiser.weak.")}
+    state[KEY]["config"]["model"]["weak"] = None
+    alone.mkdir()
+    torch.save(state, alone / "last.ckpt")
+    for name, x in state["state_dict"].items():
+        if ".net." in name and x.is_floating_point():
+            x *= 0.9
+    torch.save(state, alone / "early.ckpt")
+    led = ["--guidance.weight=2", "--guidance.auto=3"]
+    main(["export", "--ckpt=alone", "--weak=alone/early.ckpt", *led, "--dtype=float32", "--out=both"])
+    model = checkpoint.load(here / "both")
+    assert (model.module.guidance.weight, model.module.guidance.auto) == (2, 3)
+    assert "| weak network | UNet |" in (here / "both" / "README.md").read_text()
+    expected = checkpoint.load(alone, weak=alone / "early.ckpt")
+    label, guidance = torch.arange(3), model.module.guidance
+    with torch.inference_mode():
+        ours, theirs = (
+            m.module.sample(m.length, label, m.module.generators(range(3)), DPMSolverSDE(4), guidance=guidance)
+            for m in (model, expected)
+        )
+    assert torch.equal(ours, theirs)

@@ -4,8 +4,17 @@ import pytest
 import torch
 from truth import MIXTURE, SAMPLERS, Mixture, Oracle, concrete, exact
 
-from diffwave_sde.denoiser import Condition, Karras
-from diffwave_sde.guidance import CLIPS, ClassifierFree, Clip, DynamicThreshold, Guidance, StaticClip
+from diffwave_sde.denoiser import Condition, Denoiser, Karras
+from diffwave_sde.guidance import (
+    CLIPS,
+    AutoGuidance,
+    ClassifierFree,
+    Clip,
+    DynamicThreshold,
+    Guidance,
+    StaticClip,
+)
+from diffwave_sde.networks import UNet
 from diffwave_sde.random import stream
 from diffwave_sde.samplers import DPMSolver2M, GottaGoFast, ProbabilityFlow
 from diffwave_sde.sde import VP, apply, lift
@@ -164,7 +173,7 @@ def test_a_guided_flow_goes_further_from_the_other_classes():
     denoiser = Classes(VP())
     u = denoiser.sde.prior((64, 1, 20), torch.Generator().manual_seed(0)).double()
     condition = Condition(label=torch.ones(64, dtype=torch.long))
-    plain, led = (DPMSolver2M(20)(d, u, condition).mean() for d in (denoiser, Guidance(3.0)(denoiser)))
+    plain, led = (DPMSolver2M(20)(d, u, condition).mean() for d in (denoiser, Guidance(3.0).by_class(denoiser)))
     assert float(plain) == pytest.approx(1.0, abs=0.05)
     assert float(led) > 1.1
 
@@ -175,8 +184,103 @@ def test_a_guided_flow_goes_further_from_the_other_classes():
         (lambda: Guidance(weight=-1.0), "weight = -1"),
         (lambda: Guidance(low=2.0, high=1.0), "low = 2 and high = 1"),
         (lambda: Guidance(low=-1.0), "low = -1"),
+        (lambda: Guidance(auto=-1.0), "auto = -1"),
+        (lambda: Guidance(auto_low=2.0, auto_high=1.0), "auto_low = 2 and auto_high = 1"),
     ],
 )
 def test_impossible_guidance_is_refused(make, says):
     with pytest.raises(ValueError, match=says):
         make()
+
+
+# ---------------------------------------------------------------------------------------------------- autoguidance
+
+
+class Blurred(Classes):
+    """A weaker one: it takes every class for wider than it is."""
+
+    def law(self, label: int) -> Mixture:
+        return Mixture((1.0,), (float(label),), (0.6,)) if label >= 0 else Mixture((0.5, 0.5), (0.0, 1.0), (0.6, 0.6))
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0, 1.5, 3.0])
+def test_autoguidance_weighs_the_scores_of_both_networks(sde, weight):
+    strong, weak, u = Classes(sde), Blurred(sde), states(sde)
+    led = score(sde, AutoGuidance(strong, weak, weight)(u, T, ASKED), u)
+    # ∇ log of p_strong^w p_weak^(1 - w). Source: Karras et al. 2024, section 3
+    expected = weight * score(sde, strong(u, T, ASKED), u) + (1 - weight) * score(sde, weak(u, T, ASKED), u)
+    torch.testing.assert_close(led, expected, rtol=1e-7, atol=1e-6 * float(expected.abs().max()))
+
+
+def test_the_weak_network_is_asked_where_it_counts_alone():
+    strong, weak = Classes(VP()), Blurred(VP())
+    sigma = strong.sde.kernel(T).snr.rsqrt()
+    u = states(strong.sde)
+    plain, other = strong(u, T, ASKED), weak(u, T, ASKED)
+    wrapped = AutoGuidance(strong, weak, 3.0, low=float(sigma[:2].mean()), high=float(sigma[1:].mean()))
+    led = wrapped(u, T, ASKED)
+    assert torch.equal(led[0], plain[0])
+    torch.testing.assert_close(led[1], 3 * plain[1] - 2 * other[1])
+    assert torch.equal(led[2], plain[2])
+    at, weak.asked = wrapped.nodes(T, u), []
+    for i in range(3):
+        D, share = at(u, i, ASKED)
+        own, theirs = (one(u, T[i].expand(3), ASKED) for one in (strong, Blurred(VP())))
+        torch.testing.assert_close(D, 3 * own - 2 * theirs if i == 1 else own)
+        assert torch.equal(share, u[:, 0])
+    assert weak.asked == [3]
+    assert not AutoGuidance(strong, weak, 1.0).acts(T).any()
+
+
+def test_a_flow_led_away_from_a_blurred_network_is_narrower_and_stays_in_place():
+    # p_strong^w p_weak^(1 - w) of Gaussians has the precision w / 0.3² + (1 - w) / 0.6².
+    strong, weak = Classes(VP()), Blurred(VP())
+    u = strong.sde.prior((400, 1, 20), torch.Generator().manual_seed(0)).double()
+    condition = Condition(label=torch.ones(400, dtype=torch.long))
+    for weight in (0.5, 2.0):
+        x = DPMSolver2M(40)(AutoGuidance(strong, weak, weight, high=0.5), u, condition)
+        assert float(x.mean()) == pytest.approx(1.0, abs=0.02)
+        assert (float(x.std()) < 0.29) == (weight > 1)
+        assert (float(x.std()) > 0.31) == (weight < 1)
+
+
+def network(classes: int) -> UNet:
+    net = UNet(1, classes, channels=[8, 8], factors=[5], embedding=8, heads=2)
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return net
+
+
+def test_a_model_is_led_as_far_as_it_has_the_means_for():
+    asked = Guidance(2.0, auto=3.0, auto_low=0.1)
+    weak = Denoiser(network(3), VP())
+    with_all, without_weak = Denoiser(network(3), VP(), weak=weak), Denoiser(network(3), VP())
+    nothing = Denoiser(network(1), VP())
+    assert asked.on(with_all) == asked
+    assert asked.on(without_weak) == Guidance(2.0, auto_low=0.1)
+    assert asked(nothing) is nothing
+    led = asked(with_all)
+    assert (led.weight, led.low, led.weak) == (3.0, 0.1, weak)
+    assert (led.denoiser.weight, led.denoiser.denoiser) == (2.0, with_all)
+    assert isinstance(Guidance(1.0, auto=3.0)(with_all).denoiser, Denoiser)
+
+
+def test_the_weak_network_has_no_part_in_d():
+    strong = network(3)
+    alone, beside = Denoiser(strong, VP()), Denoiser(strong, VP(), weak=Denoiser(network(3), VP()))
+    u = states(VP()).float()
+    assert torch.equal(alone(u, T, ASKED), beside(u, T, ASKED))
+    assert torch.equal(alone.nodes(T, u)(u, 1, ASKED)[0], beside.nodes(T, u)(u, 1, ASKED)[0])
+
+
+@pytest.mark.parametrize(
+    ("guidance", "told"),
+    [
+        (Guidance(3.0, low=1.0), "3 from σ = 1"),
+        (Guidance(1.0), "none"),
+        (Guidance(1.0, auto=1.5, auto_low=0.1, auto_high=10.0), "auto 1.5 from σ = 0.1 up to σ = 10"),
+        (Guidance(2.0, auto=1.5), "2, auto 1.5"),
+    ],
+)
+def test_what_is_told_of_a_guidance(guidance, told):
+    assert str(guidance) == told

@@ -1,5 +1,6 @@
 """The module: what a training step draws, measures and keeps."""
 
+import copy
 from types import SimpleNamespace
 
 import pytest
@@ -102,6 +103,82 @@ def test_a_network_of_other_inputs_than_the_process_has_blocks_is_refused():
 def test_values_out_of_range_are_named(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         DiffusionModule(small(), **options)
+
+
+def test_a_weak_network_learns_beside_the_other_and_leaves_it_alone():
+    net, weak = small(), small()
+    for one in (net, weak):
+        for parameter in one.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
+    alone, both = DiffusionModule(net), DiffusionModule(copy.deepcopy(net), weak=weak)
+    assert {id(p) for p in weak.parameters()} <= {id(p) for p in both.denoiser.parameters()}
+    for module in (alone, both):
+        module.log = module.log_dict = lambda *a, **k: None
+        module._trainer = SimpleNamespace(
+            _logger_connector=SimpleNamespace(should_update_logs=False), world_size=1, accumulate_grad_batches=1,
+            global_rank=0,
+        )  # fmt: skip
+        module.training_step(batch(range(8)), 0).backward()
+    for one, other in zip(alone.denoiser.net.parameters(), both.denoiser.net.parameters(), strict=True):
+        assert torch.equal(one.grad, other.grad)
+    assert torch.equal(alone.last["losses"], both.last["losses"])
+    # It is taught by its own loss on the same draws: every fourth place of the batch, in four steps all of them.
+    seen = []
+    both.batches, both.weak_every = 0, 4
+    for step in range(5):
+        weak.zero_grad()
+        both.training_step(batch(range(8)), 0).backward()
+        grads = [p.grad.clone() for p in weak.parameters()]
+        weak.zero_grad()
+        x, condition, draw = both.replay(batch(range(8)), step)
+        places = [step % 4, step % 4 + 4]
+        both.loss.at(both.denoiser.weak, x[places], draw[places], condition[places]).mean().backward()
+        for p, grad in zip(weak.parameters(), grads, strict=True):
+            torch.testing.assert_close(p.grad, grad)
+        assert max(float(g.abs().max()) for g in grads) > 0
+        seen += places
+    assert sorted(seen[:8]) == list(range(8))
+
+
+def test_a_weak_network_learns_the_same_from_any_grouping_of_a_step(monkeypatch):
+    module = DiffusionModule(small(), weak=small(), weak_every=4)
+    weak = list(module.denoiser.weak.parameters())
+    for parameter in weak:
+        torch.nn.init.normal_(parameter, std=0.1)
+    module.log = module.log_dict = lambda *a, **k: None
+    rows = batch(range(8))
+
+    def gradient(world, parts, step):
+        """As Lightning makes it: the mean over processes of the mean over the batches of a step."""
+        total = [torch.zeros_like(p) for p in weak]
+        for rank, part in ((r, p) for r in range(world) for p in range(parts)):
+            size = 8 // (world * parts)
+            share = Batch(*(field[part * size * world + rank : (part + 1) * size * world : world] for field in rows))
+            monkeypatch.setattr(module, "_share", lambda rank=rank: (rank, world, parts))
+            counter = step * parts + part
+            module.batches = counter + 1
+            module.zero_grad()
+            x, condition, draw = module.prepare_step(share, counter)
+            module._weak_loss(x, draw, condition).backward()
+            for sum_, p in zip(total, weak, strict=True):
+                sum_ += p.grad / (world * parts)
+        return total
+
+    for step in (0, 3):
+        alone = gradient(1, 1, step)
+        for world, parts in ((2, 1), (1, 2), (2, 2), (8, 1), (4, 2)):
+            for one, other in zip(alone, gradient(world, parts, step), strict=True):
+                torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-6)
+
+
+def test_a_weak_network_beside_a_learnt_process_is_refused():
+    with pytest.raises(ValueError, match=r"--model\.weak=null"):
+        DiffusionModule(small(), sde=VDM(), loss=Loss(UniformTime(), LikelihoodWeight()), weak=small())
+
+
+def test_a_weak_network_of_other_inputs_than_the_process_has_blocks_is_refused():
+    with pytest.raises(ValueError, match="weak network takes 1 input"):
+        DiffusionModule(UNet(2, 3, channels=[8, 8], factors=[5], embedding=8, heads=2), sde=CLD(), weak=small())
 
 
 def test_sounds_do_not_depend_on_what_is_made_beside_them():

@@ -55,6 +55,7 @@ def parser() -> ArgumentParser:
         samplers.Sampler, "sampler", required=False, help="sampler (default: the one the model was trained with)"
     )
     p.add_argument("--guidance", type=Guidance | None, help=sample.GUIDANCE)
+    p.add_argument("--weak", type=str | None, help=sample.WEAK)
     p.add_argument("--batch_size", type=int, default=16, help="sounds made at a time")
     p.add_argument("--device", type=sample.Device, default="auto", help="where to compute")
     p.add_argument(
@@ -126,7 +127,7 @@ def _make(ckpt: str | Path, config: Namespace) -> Path:
     path = checkpoint.find(ckpt)
     folder = runs.place(path, "evaluation") / f"{path.stem}-seed={config.seed}"
     options = {"ckpt": str(path), "out": str(folder)}
-    options |= {name: config[name] for name in ("n", "seed", "batch_size", "device")}
+    options |= {name: config[name] for name in ("n", "seed", "batch_size", "device", "weak")}
     options |= {name: config[name].as_dict() for name in ("sampler", "guidance") if config[name]}
     return sample.make(sample.parser().parse_object(options))
 

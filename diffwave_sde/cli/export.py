@@ -24,9 +24,11 @@ from diffwave_sde import checkpoint
 from diffwave_sde.checkpoint import RECIPE, WEIGHTS, Trained
 from diffwave_sde.cli import runs
 from diffwave_sde.cli.evaluate import SHOWN
-from diffwave_sde.cli.sample import writable
+from diffwave_sde.cli.sample import check_weak, writable
 from diffwave_sde.data.sources import parts
+from diffwave_sde.denoiser import Denoiser
 from diffwave_sde.deploy import graph
+from diffwave_sde.guidance import Guidance
 from diffwave_sde.model import KEY
 from diffwave_sde.module import DiffusionModule
 from diffwave_sde.samplers.grids import LearnedGrid
@@ -44,26 +46,30 @@ def save_safetensors(model: Trained, folder: Path, options: Namespace) -> None:
 
 def save_onnx(model: Trained, folder: Path, options: Namespace) -> None:
     """The network with its preconditioning as an ONNX graph, the sampler's numbers, and a script that takes both."""
-    graph.save_onnx(model.module.denoiser, options.length, folder / "model.onnx")
-    _save_numbers(model, folder, options)
+    _save_graphs(graph.save_onnx, "model.onnx", model, folder, options)
     shutil.copyfile(Path(graph.__file__).with_name(SCRIPT), folder / SCRIPT)
 
 
 def save_program(model: Trained, folder: Path, options: Namespace) -> None:
     """The same graph as PyTorch's own, and the sampler's numbers."""
-    graph.save_program(model.module.denoiser, options.length, folder / "model.pt2")
-    _save_numbers(model, folder, options)
+    _save_graphs(graph.save_program, "model.pt2", model, folder, options)
 
 
-def _save_numbers(model: Trained, folder: Path, options: Namespace) -> None:
+def _save_graphs(
+    save: Callable[[Denoiser, int, Path], None], name: str, model: Trained, folder: Path, options: Namespace
+) -> None:
+    """The graph of the model, that of its weak network if sounds take it, and the numbers."""
     module = model.module
     guidance = module.guided()
+    save(module.denoiser, options.length, folder / name)
+    if guidance and guidance.auto != 1:
+        save(module.denoiser.weak, options.length, folder / name.replace("model", "weak"))
     numbers = {
         "rate": model.rate,
         "length": options.length,
         "mu": model.mu,
         "labels": list(model.labels) if module.denoiser.net.classes else [],
-        **graph.sampling(module.denoiser, module.sampler, guidance and guidance(module.denoiser)),
+        **graph.sampling(module.denoiser, module.sampler, guidance),
     }
     (folder / NUMBERS).write_text(json.dumps(numbers), encoding="utf-8")
 
@@ -113,6 +119,13 @@ def parser() -> ArgumentParser:
     p = ArgumentParser(prog="diffwave-sde export", description=__doc__, exit_on_error=False)
     p.add_argument("--config", action="config", help="YAML file with values of these options")
     p.add_argument("--ckpt", type=str, required=True, help="checkpoint, or a run's folder")
+    p.add_argument(
+        "--weak",
+        type=str | None,
+        help="checkpoint, or a run's folder, of a weaker model for autoguidance, to go along (default: what was "
+        "trained beside --ckpt)",
+    )
+    p.add_argument("--guidance", type=Guidance | None, help="how far its sounds are led (default: the model's own)")
     p.add_argument("--out", type=str, required=True, help="folder to write, such as models/NAME")
     p.add_argument(
         "--format",
@@ -148,9 +161,16 @@ def run(argv: list[str]) -> None:
     if config.length is not None and (config.length < 1 or form.file == WEIGHTS):
         raise ValueError(f"--length {config.length}: for graphs alone (--format onnx, program), and at least 1 sample")
     figures = "" if config.evaluation is None else _figures(Path(config.evaluation))
-    model = checkpoint.load(config.ckpt, kind=DiffusionModule)  # the card tells its loss
+    model = checkpoint.load(config.ckpt, kind=DiffusionModule, weak=config.weak)  # the card tells its loss
     config.length = config.length or model.length
     recipe = portable(checkpoint.read(model.path)[KEY], model)
+    if config.weak:
+        theirs = checkpoint.read(checkpoint.find(config.weak))[KEY]["config"]["model"]
+        recipe["config"]["model"]["weak"] = theirs["net"]
+    if config.guidance:
+        model.module.guidance = Guidance(**config.guidance.as_dict())
+        recipe["config"]["model"]["guidance"] = config.guidance.as_dict()
+    check_weak(model, config)
     writable(out.parent)
     with _replacing(out) as folder:
         with Console(stderr=True).status(f"writing {form.file}"):
@@ -221,7 +241,8 @@ def _vacant(out: Path, given: str, overwrite: bool) -> None:
         raise FileExistsError(f"{given} is a file: choose another --out")
     if not overwrite:
         raise FileExistsError(f"{given} exists: add --overwrite to replace it, or choose another --out")
-    own = {RECIPE, CARD, NUMBERS, SCRIPT, *(form.file for form in FORMATS.values())}
+    graphs = {form.file.replace("model", "weak") for form in FORMATS.values()}
+    own = {RECIPE, CARD, NUMBERS, SCRIPT, *(form.file for form in FORMATS.values()), *graphs}
     if foreign := sorted(p.name for p in out.iterdir() if p.name not in own):
         raise FileExistsError(f"{given} holds {foreign[0]}, which no export wrote: choose another --out, or move it")
 
@@ -257,6 +278,8 @@ def _facts(model: Trained, recipe: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "parametrization", type(module.denoiser.parametrization).__name__
     yield "loss", f"{type(module.loss).__name__}, {type(module.loss.weight).__name__}"
     yield "network", type(module.denoiser.net).__name__
+    if module.denoiser.weak is not None:
+        yield "weak network", type(module.denoiser.weak.net).__name__
     yield "trained", f"{model.step:,} steps"
     yield "version", f"diffwave-sde {recipe.get('version', 'unknown')}"
     sampler = module.sampler.on(module.denoiser.sde)

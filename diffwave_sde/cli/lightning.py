@@ -116,12 +116,12 @@ class CLI(LightningCLI):
         options = self.config[self.verb]
         data = AudioDataModule(**vars(options.data.clone()))
         # Made once for its complaints, before an hour goes into a store that a mistyped model will not use.
-        _fill(options.model.net, inputs=_blocks(options.model.sde))
+        _fill(options.model, inputs=_blocks(options.model.sde))
         checkpoint.build(self._plain(options)["model"], DiffusionModule)
         # The store comes next: its classes are the network's.
         data.prepare_data()
         data.setup("fit")
-        _fill(options.model.net, classes=len(data.labels))
+        _fill(options.model, classes=len(data.labels))
         given = options.trainer.get("default_root_dir")
         if given:
             folder = Path(given)
@@ -199,11 +199,12 @@ def _blocks(sde: Namespace | None) -> int:
     return class_of(sde.class_path).blocks if sde is not None else 1
 
 
-def _fill(target: Namespace, **values: int) -> None:
-    """Give the null ones of `values` in a class's arguments their value."""
-    for key, value in values.items():
-        if key in target.init_args and target.init_args[key] is None:
-            target.init_args[key] = value
+def _fill(model: Namespace, **values: int) -> None:
+    """Give the null ones of `values` in a model's networks their value."""
+    for network in (model.net, model.weak):
+        for key, value in values.items() if network is not None else ():
+            if key in network.init_args and network.init_args[key] is None:
+                network.init_args[key] = value
 
 
 def _loggers(logger: Any) -> list[Namespace]:

@@ -20,7 +20,11 @@ from diffwave_sde.networks import Half
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
-GUIDANCE = "how far sounds are led to their class, --guidance.weight 2, 1 for not at all (default: the model's own)"
+GUIDANCE = (
+    "how far sounds are led to their class, --guidance.weight 2, and away from the errors of a weak network, "
+    "--guidance.auto 1.5; 1 for not at all (default: the model's own)"
+)
+WEAK = "checkpoint, or a run's folder, of a weaker model for --guidance.auto (default: what was trained beside --ckpt)"
 
 
 def run(argv: list[str]) -> None:
@@ -37,10 +41,14 @@ def make(config: Namespace) -> Path:
     if config.length is not None and config.length < 1:
         raise ValueError(f"--length {config.length}: a sound has at least one sample")
     sampler = parser().instantiate_classes(config).sampler
-    model = checkpoint.load(runs.given_or_newest(config.ckpt, "sample from"), config.weights, device(config.device))
+    ckpt = runs.given_or_newest(config.ckpt, "sample from")
+    model = checkpoint.load(ckpt, config.weights, device(config.device), weak=config.weak)
+    check_weak(model, config)
     label = labels(config.label, model, config.n)
     if config.precision == "bf16":
-        model.module.denoiser.net = Half(model.module.denoiser.net)
+        for denoiser in (model.module.denoiser, model.module.denoiser.weak):
+            if denoiser is not None:
+                denoiser.net = Half(denoiser.net)
     out = Path(config.out) if config.out else _default_out(model, config)
     writable(out)
     used = (sampler or model.module.sampler).on(model.module.denoiser.sde)
@@ -61,6 +69,7 @@ def parser() -> ArgumentParser:
         samplers.Sampler, "sampler", required=False, help="sampler (default: the one the model was trained with)"
     )
     p.add_argument("--guidance", type=guidance.Guidance | None, help=GUIDANCE)
+    p.add_argument("--weak", type=str | None, help=WEAK)
     p.add_argument(
         "--clip",
         type=Literal["none", "static", "dynamic"],
@@ -145,12 +154,25 @@ def _record(model: checkpoint.Trained, sampler: samplers.Sampler, config: Namesp
         "steps": getattr(sampler, "steps", None),
         "options": config.sampler.as_dict() if config.sampler else "the model's own",
         "guidance": str(model.module.guided(_asked(config)) or "none"),
+        "weak": config.weak and str(checkpoint.find(config.weak)),
         "clip": config.clip,
         "seed": config.seed,
         "length": config.length or model.length,
         "device": config.device,
         "precision": config.precision,
     }
+
+
+def check_weak(model: checkpoint.Trained, config: Namespace) -> None:
+    """Raise a ValueError of one line if autoguidance is asked for with half of what it takes."""
+    asked = _asked(config) or model.module.guidance
+    if config.weak and (asked is None or asked.auto == 1):
+        raise ValueError(f"--weak {config.weak} has no effect at a weight of 1: add --guidance.auto 1.5, say")
+    if config.guidance and asked.auto != 1 and model.module.denoiser.weak is None:
+        raise ValueError(
+            f"--guidance.auto {asked.auto:g}: {model.path} has no weak network; give a weaker model, --weak "
+            "runs/NAME/checkpoints/step=1000.ckpt for instance, or leave it out"
+        )
 
 
 def _asked(config: Namespace) -> guidance.Guidance | None:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from diffwave_sde.denoiser import Condition, Denoiser
-from diffwave_sde.guidance import ClassifierFree
+from diffwave_sde.guidance import Guidance
 from diffwave_sde.samplers import Sampler
 
 STEPS = (10, 20, 35, 50)  # of the tables that go along, beside the model's own number
@@ -31,7 +31,9 @@ class Graph(nn.Module):
 
     def __init__(self, denoiser: Denoiser):
         super().__init__()
-        self.denoiser = denoiser
+        # Without the weak one, which is no part of D; it has a graph of its own.
+        self.denoiser = copy.copy(denoiser)
+        self.denoiser._modules = {**denoiser._modules, "weak": None}
 
     def forward(self, u: Tensor, t: Tensor, label: Tensor) -> Tensor:
         """u (B, S, 1, T), t (B,), label (B,) -> D (B, 1, T)."""
@@ -77,10 +79,11 @@ def save_onnx(denoiser: Denoiser, length: int, file: Path) -> None:
     program.save(str(file), external_data=False)
 
 
-def plan(denoiser: Denoiser, sampler: Sampler, guidance: ClassifierFree | None) -> dict[str, Any]:
+def plan(denoiser: Denoiser, sampler: Sampler, guidance: Guidance) -> dict[str, Any]:
     """A sampler as a table: times (N,), and for each of N - 1 steps A (S, S), a (S,), b (S,) and c (S, S).
 
-    The sounds are D at the last of the times. `guided` tells at which times the classifier-free guidance acts.
+    The sounds are D at the last of the times. `guided` tells at which times the classifier-free guidance acts, and
+    `auto` the autoguidance.
 
     Raises:
         ValueError: if the sampler is none whose steps are of that form.
@@ -99,18 +102,21 @@ def plan(denoiser: Denoiser, sampler: Sampler, guidance: ClassifierFree | None) 
         A, a, b, c = sampler.linear(tuple(x[0] for x in row))
         b, c = none if b is None or i == 0 else b, still if c is None else c
         steps.append({"A": A.tolist(), "a": a.tolist(), "b": b.tolist(), "c": c.tolist()})
-    acts = [False] * len(times) if guidance is None else guidance.acts(times).tolist()
-    return {"sampler": type(sampler).__name__, "times": times.tolist(), "steps": steps, "guided": acts}
+    led = {"guided": guidance.by_class(denoiser), "auto": guidance.by_weak(denoiser, denoiser.weak)}
+    acts = {name: part.acts(times).tolist() for name, part in led.items()}
+    return {"sampler": type(sampler).__name__, "times": times.tolist(), "steps": steps, **acts}
 
 
-def sampling(denoiser: Denoiser, sampler: Sampler, guidance: ClassifierFree | None) -> dict[str, Any]:
+def sampling(denoiser: Denoiser, sampler: Sampler, guidance: Guidance | None) -> dict[str, Any]:
     """All the numbers that a sampling takes beside the graph.
 
     prior: (S, S), what white noise is multiplied by for the first u.
     guidance: the weight w; where a plan is guided, D is D + (w - 1) (D - D without the class).
+    auto: the weight w; where a plan says so, that D is D + (w - 1) (D - D of the weak graph).
     plans: `plan` by its number of steps; `default` is the model's own.
     """
     sampler = sampler.on(denoiser.sde)
+    guidance = (guidance or Guidance(1.0)).on(denoiser)
     plans = {str(sampler.steps): plan(denoiser, sampler, guidance)}
     if sampler.grid.flexible:
         for steps in STEPS:
@@ -120,7 +126,8 @@ def sampling(denoiser: Denoiser, sampler: Sampler, guidance: ClassifierFree | No
     last = torch.tensor([denoiser.sde.t_max], dtype=torch.float64)
     return {
         "prior": denoiser.sde.kernel(last).L[0].tolist(),
-        "guidance": 1.0 if guidance is None else guidance.weight,
+        "guidance": guidance.weight,
+        "auto": guidance.auto,
         "default": sampler.steps,
         "plans": plans,
     }

@@ -15,10 +15,11 @@ import onnxruntime
 HERE = Path(__file__).resolve().parent
 
 
-def sample(graph, table, label, noise, plan):
+def sample(graph, table, label, noise, plan, weak=None):
     """Sounds (B, T), companded if the training data was.
 
     graph: (u (B, S, 1, T), t (B,), label (B,)) -> D (B, 1, T).
+    weak: the same of a weaker network, where the table wants one.
     table: what sampling.json holds.
     label: class ids (B,), -1 for none.
     noise: (shape) -> standard normal numbers.
@@ -28,6 +29,8 @@ def sample(graph, table, label, noise, plan):
     u, before = mix(table["prior"], noise(shape)), None
     for i, t in enumerate(plan["times"]):
         D = denoised(graph, u, t, label, table["guidance"] if plan["guided"][i] else 1.0)
+        if plan["auto"][i]:
+            D = D + np.float32(table["auto"] - 1) * (D - weak(u, np.full(len(u), t), label))
         if i == len(plan["steps"]):
             return D[:, 0]
         step = plan["steps"][i]
@@ -59,12 +62,16 @@ def along(vector, D):
 
 
 def load(folder=HERE, threads=0):
-    """The graph as a function, and the table."""
+    """The graph as a function, the table, and the weak graph or None."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads  # 0: as many as there are cores
-    session = onnxruntime.InferenceSession(str(Path(folder) / "model.onnx"), options, ["CPUExecutionProvider"])
+
+    def function(file):
+        session = onnxruntime.InferenceSession(str(Path(folder) / file), options, ["CPUExecutionProvider"])
+        return lambda u, t, label: session.run(None, {"u": np.float32(u), "t": t, "label": label})[0]
+
     table = json.loads((Path(folder) / "sampling.json").read_text())
-    return lambda u, t, label: session.run(None, {"u": np.float32(u), "t": t, "label": label})[0], table
+    return function("model.onnx"), table, function("weak.onnx") if table["auto"] != 1 else None
 
 
 def expand(y, mu):
@@ -75,7 +82,7 @@ def expand(y, mu):
 
 
 def main():
-    graph, table = load()
+    graph, table, weak = load()
     names = table["labels"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=4, help="number of sounds (default 4)")
@@ -88,7 +95,8 @@ def main():
     label = np.array([names.index(asked[i % len(asked)]) if names else -1 for i in range(options.n)])
     rng = np.random.default_rng(options.seed)
     began = time.perf_counter()
-    y = sample(graph, table, label, lambda shape: rng.standard_normal(shape, np.float32), table["plans"][options.steps])
+    plan = table["plans"][options.steps]
+    y = sample(graph, table, label, lambda shape: rng.standard_normal(shape, np.float32), plan, weak)
     seconds = time.perf_counter() - began
     x = np.rint(np.clip(expand(y, table["mu"]), -1, 1) * 32767).astype("<i2")
     options.out.mkdir(parents=True, exist_ok=True)

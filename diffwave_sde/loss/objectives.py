@@ -33,6 +33,10 @@ class Draw:
     weight: Tensor | None = None
     probes: Tensor | None = None
 
+    def __getitem__(self, rows: slice) -> Draw:
+        """The same for some of the examples."""
+        return Draw(**{k: None if v is None else v[rows] for k, v in vars(self).items()})
+
 
 class Objective(nn.Module, ABC):
     """A loss, example by example, of a denoiser.

@@ -7,7 +7,7 @@ from torch import nn
 from diffwave_sde import audio
 from diffwave_sde.denoiser import Condition, Denoiser, Epsilon, V
 from diffwave_sde.deploy import graph
-from diffwave_sde.guidance import ClassifierFree
+from diffwave_sde.guidance import Guidance
 from diffwave_sde.networks import MDCT, UNet
 from diffwave_sde.random import randn, stream
 from diffwave_sde.samplers import DDIM, DPMSolver2M, DPMSolverSDE, Heun, Preferred
@@ -30,6 +30,15 @@ def model(process: str) -> Denoiser:
     for parameter in net.parameters():  # those that start at zero too
         nn.init.normal_(parameter, std=0.1)
     return Denoiser(net, sde, parametrization and parametrization(), 0.2).eval().requires_grad_(False)
+
+
+def with_weak(process: str) -> Denoiser:
+    """The same, and a weak one beside it."""
+    denoiser, weak = model(process), model(process)
+    for i, parameter in enumerate(weak.parameters()):
+        parameter.mul_(1 + 0.1 * (-1) ** i)
+    denoiser.weak = weak
+    return denoiser
 
 
 def asked(sde, batch: int):
@@ -66,19 +75,23 @@ def test_onnxruntime_makes_the_sounds_of_torch(process, tmp_path):
         assert error < 1e-4  # the issue's bound; it is below 1e-6
 
 
-def difference(denoiser, sampler, guidance, call=None, batch=3):
+def difference(denoiser, sampler, guidance, call=None, batch=3, weak=None):
     """The largest difference of any sample between a sampler and the loop of numbers, of sounds of the order of 1."""
 
-    def torch_graph(u, t, label):
-        return graph.Graph(denoiser)(*map(torch.from_numpy, (u, t, label))).numpy()
+    def torch_graph(one):
+        return lambda *asked: graph.Graph(one)(*map(torch.from_numpy, asked)).numpy()
+
+    if denoiser.weak is not None:
+        weak = weak or torch_graph(denoiser.weak)
 
     label = torch.arange(batch) % 3
     u = denoiser.sde.prior((batch, 1, LENGTH), streams := [stream("noise", i) for i in range(batch)])
-    expected = sampler(guidance or denoiser, u, Condition(label=label), streams)[:, 0]
+    expected = sampler(guidance(denoiser) if guidance else denoiser, u, Condition(label=label), streams)[:, 0]
     streams = [stream("noise", i) for i in range(batch)]
     table = {"length": LENGTH, **graph.sampling(denoiser, sampler, guidance)}
     plan = table["plans"][str(table["default"])]
-    found = player.sample(call or torch_graph, table, label.numpy(), lambda shape: randn(shape, streams).numpy(), plan)
+    call = call or torch_graph(denoiser)
+    found = player.sample(call, table, label.numpy(), lambda shape: randn(shape, streams).numpy(), plan, weak)
     assert expected.std() > 0.01
     return (torch.from_numpy(found) - expected).abs().max() / expected.abs().max()
 
@@ -94,11 +107,20 @@ def test_a_table_and_a_loop_are_the_sampler(process, sampler):
 
 def test_the_loop_leads_where_the_guidance_does():
     denoiser = model("edm")
-    guidance = ClassifierFree(denoiser, 3.0, low=1.0)
+    guidance = Guidance(3.0, low=1.0)
     acts = graph.sampling(denoiser, Preferred(9), guidance)["plans"]["9"]["guided"]
     assert 0 < sum(acts) < 9
     assert acts == sorted(acts, reverse=True)
     assert difference(denoiser, Preferred(9), guidance) < 1e-5
+    weaker = with_weak("edm")
+    guidance = Guidance(3.0, low=1.0, auto=2.0, auto_low=0.1, auto_high=10.0)
+    plan = graph.sampling(weaker, Preferred(9), guidance)["plans"]["9"]
+    assert plan["guided"] == acts
+    assert 0 < sum(plan["auto"]) < 9
+    assert plan["auto"] != acts
+    assert difference(weaker, Preferred(9), guidance) < 1e-5
+    # Half of it would be far off.
+    assert difference(weaker, Preferred(9), guidance, weak=lambda u, t, label: 0 * u[:, 0]) > 1e-2
     unled = graph.sampling(denoiser, Preferred(9), None)
     assert unled["guidance"] == 1
     assert not any(unled["plans"]["9"]["guided"])
