@@ -132,7 +132,7 @@ def trained(options: argparse.Namespace, line: str, args: list[str], seed: int) 
     """The checkpoint of a line, trained now if it is not there."""
     budget = f"{options.minutes:g}min" if options.minutes else f"{options.steps}"
     line = line if args else "default"
-    home = options.root / f"{plain(line)}-{options.name}-{budget}-{seed}"
+    home = options.root / f"{plain(line)}-{plain(options.dataset)}-{budget}-{seed}"
     done = home / "done.json"
     if not done.is_file():
         home.mkdir(parents=True, exist_ok=True)
@@ -255,7 +255,6 @@ def main() -> None:
     chosen = options.only.split(";") if options.only else list(lines)
     if unknown := [line for line in chosen if line not in lines]:
         parser.error(f"--only {unknown[0]}: choose from {'; '.join(lines)}")
-    options.name = Path(options.dataset).name
     options.blind = options.blind or options.table == "peers"
     seeds = [int(s) for s in options.seeds.split(",")]
     budget = f"{options.minutes:g} minutes" if options.minutes else f"{options.steps} steps"
@@ -263,7 +262,7 @@ def main() -> None:
         *("", "M weights", "GFLOP a call", "cost of a call", "steps", *[f"{name}, over floor" for name in EMBEDDINGS]),
         *(() if options.blind else ("right class",)),
         *(("val/loss", "away from trained") if options.table == "real" else ()),
-        title=f"{options.name}, {budget}, seeds {options.seeds}, {options.threads} threads",
+        title=f"{Path(options.dataset).name}, {budget}, seeds {options.seeds}, {options.threads} threads",
     )
     console = Console()
     found, homes = {}, {}

@@ -7,7 +7,7 @@ on a CPU by onnxruntime where that is installed; over the time of its bare netwo
 of CRASH's network and of audio-diffusion-pytorch's. All take turns, and a line's time is the least of its rounds.
 
 Then, for samplers and numbers of steps: Fréchet distances of so many sounds from clips that were not trained on, over
-those of the model's own sampler in 50 steps.
+those of the model's own sampler in 50 steps; each the mean over seeds of the noise, and the spread between them.
 
 Last: the seconds of a request for one sound in a process that is warm, of `diffwave-sde sample --n 1` and of `--help`.
 """
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -166,6 +167,7 @@ def samplers() -> dict[str, tuple[Sampler | None, Guidance | None, bool]]:
         found[f"Preferred({steps})"] = (Preferred(steps), None, False)
     found["Preferred(28), bfloat16"] = (Preferred(28), None, True)
     found["Preferred(28), no guidance"] = (Preferred(28), Guidance(1.0), False)
+    found["Preferred(28), guidance 2 from σ = 1 up to 20"] = (Preferred(28), Guidance(2.0, 1.0, 20.0), False)
     for steps in (50, 35):
         found[f"DPMSolverSDE({steps}), η = 0.3"] = (DPMSolverSDE(steps, eta=0.3), None, False)
     for steps in (20, 15, 10):
@@ -177,48 +179,63 @@ def samplers() -> dict[str, tuple[Sampler | None, Guidance | None, bool]]:
 def qualities(options: argparse.Namespace, device: torch.device) -> Table:
     """The second table."""
     models = {half: model(options.ckpt, device, half) for half in (False, True)}
-    own = models[False]
     data = AudioDataModule(options.dataset, mu=0, workers=0)
     data.prepare_data()
     data.setup("fit")
-    rows = np.concatenate([data.splits[part] for part in ("validation", "test")])
-    clips = torch.from_numpy(data.store.read(np.sort(rows))).float() / 32768
-    real = SoundSet(clips, tuple(data.labels[i] for i in data.store.label_ids[np.sort(rows)]), "held out")
-    embeddings = [kind() for kind in EMBEDDINGS.values()]
-    label = torch.arange(options.sounds) % len(own.labels)
+    rows = np.sort(np.concatenate([data.splits[part] for part in ("validation", "test")]))
+    clips = torch.from_numpy(data.store.read(rows)).float() / 32768
+    real = SoundSet(clips, tuple(data.labels[i] for i in data.store.label_ids[rows]), "held out")
+    embeddings, seeds = [kind() for kind in EMBEDDINGS.values()], [int(seed) for seed in options.seeds.split(",")]
     table = Table(
         "",
         "passes of the network a sound, and of the weak one",
         *[f"{n}, over its 50 steps" for n in EMBEDDINGS],
         *EMBEDDINGS,
+        caption=f"{options.sounds} sounds, seeds {options.seeds}",
     )
-    first: dict[str, float] = {}
-    for name, (sampler, guidance, half) in track(samplers().items(), "listening", console=Console(stderr=True)):
-        if half and not bfloat16_is_fast(device):
-            continue
-        module = models[half].module
-        made = []
-        with torch.inference_mode():
-            for i in torch.arange(options.sounds).split(20):
-                made.append(
-                    module.sample(
-                        own.length, label[i], module.generators(i.tolist(), seed=1), sampler, guidance=guidance
-                    )[:, 0]
-                )
-        sounds = SoundSet(
-            audio.expand(torch.cat(made), own.mu).cpu(), tuple(own.labels[i] for i in label.tolist()), "generated"
-        )
+    lines = {k: line for k, line in samplers().items() if not line[2] or bfloat16_is_fast(device)}
+    if options.only:
+        lines = {k: line for k, line in lines.items() if k in options.only.split(";")}
+    steps = [(name, seed) for name in lines for seed in seeds]
+    values: dict[str, list[dict]] = {name: [] for name in lines}
+    for name, seed in track(steps, "listening", console=Console(stderr=True)):
+        sampler, guidance, half = lines[name]
+        sounds = generated(models[half], sampler, guidance, options.sounds, seed)
         found = evaluate(real, sounds, embeddings, rounds=10, count=options.sounds)["embeddings"]
+        values[name].append({k: v["all"]["frechet"] for k, v in found.items()})
+    first = next(iter(values.values()))
+    for name, (sampler, guidance, half) in lines.items():
+        module = models[half].module
         own_sampler = sampler.on(module.denoiser.sde)
         times = own_sampler.grid(module.denoiser.sde, own_sampler.steps)
         twice, weakly = map(sum, passes(module, times, module.guided(guidance)))
-        values = {k: v["all"]["frechet"] for k, v in found.items()}
-        first = first or {k: v["value"] for k, v in values.items()}
-        cells = [f"{values[k]['value'] / first[k]:.2f}" for k in EMBEDDINGS]
-        cells += [f"{values[k]['value'] / values[k]['floor']:.2f} floors" for k in EMBEDDINGS]
+        ratios = [
+            [one[k]["value"] / other[k]["value"] for one, other in zip(values[name], first, strict=True)]
+            for k in EMBEDDINGS
+        ]
+        floors = [[one[k]["value"] / one[k]["floor"] for one in values[name]] for k in EMBEDDINGS]
+        cells = [told(v) for v in ratios] + [f"{told(v)} floors" for v in floors]
         table.add_row(name, f"{len(times) + twice}" + (f" and {weakly}" if weakly else ""), *cells)
-    table.caption = f"{options.sounds} sounds"
     return table
+
+
+def generated(
+    own: checkpoint.Trained, sampler: Sampler | None, guidance: Guidance | None, count: int, seed: int
+) -> SoundSet:
+    """So many sounds of a model, its classes in turn."""
+    label, made = torch.arange(count) % len(own.labels), []
+    with torch.inference_mode():
+        for i in torch.arange(count).split(20):
+            generator = own.module.generators(i.tolist(), seed)
+            made.append(own.module.sample(own.length, label[i], generator, sampler, guidance=guidance)[:, 0])
+    sounds = audio.expand(torch.cat(made), own.mu).cpu()
+    return SoundSet(sounds, tuple(own.labels[i] for i in label.tolist()), "generated")
+
+
+def told(values: list[float]) -> str:
+    """Their mean, and their standard deviation if there are several."""
+    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{spread}"
 
 
 def starts(options: argparse.Namespace, device: torch.device, folder: Path) -> Table:
@@ -254,6 +271,8 @@ def main() -> None:
     parser.add_argument("--dataset", default="drums", help="what its sounds are laid against (default drums)")
     parser.add_argument("--batch", type=int, default=8, help="sounds at a time, beside one (default 8)")
     parser.add_argument("--sounds", type=int, default=60, help="sounds for the second table (default 60)")
+    parser.add_argument("--seeds", default="1", help="seeds of the noise for the second table, 1,2,... (default 1)")
+    parser.add_argument("--only", help="lines of the second table, A;B;... (default all)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of timing (default 3)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads (default: cores)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")

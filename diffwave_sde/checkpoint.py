@@ -215,6 +215,7 @@ def load(
 
 def _weaken(module: Model, recipe: dict[str, Any], path: Path, weaker: Path) -> None:
     """Let the model of the checkpoint `weaker` be the one that `module` is led away from."""
+    denoiser = load(weaker).module.denoiser
     theirs = read(weaker)[KEY]
     for what in ("labels", "rate", "mu"):
         if theirs[what] != recipe[what]:
@@ -227,7 +228,6 @@ def _weaken(module: Model, recipe: dict[str, Any], path: Path, weaker: Path) -> 
             raise ValueError(
                 f"--weak {weaker}: its {what} is another than that of {path}: take one of the same process"
             )
-    denoiser = load(weaker).module.denoiser
     denoiser.weak = None
     module.denoiser.weak = denoiser
 

@@ -35,7 +35,7 @@ class Condition:
         fields = {k: None if v is None else v.to(device) for k, v in vars(self).items()}
         return replace(self, **fields)
 
-    def __getitem__(self, rows: slice) -> Condition:
+    def __getitem__(self, rows: slice | Tensor) -> Condition:
         """The same for some of the examples."""
         fields = {k: None if v is None else v[rows] for k, v in vars(self).items()}
         return replace(self, **fields)

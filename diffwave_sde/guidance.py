@@ -229,10 +229,10 @@ class Guidance:
         weight: how far to the class that is asked for; 1 is not at all, more makes sounds clearer examples of their
             class, and more alike.
         low: noise level σ from which on that acts; each step that it acts at costs two passes of the network.
-        high: noise level σ up to which it acts.
+        high: noise level σ up to which it acts; .inf for all.
         auto: how far away from the errors of the model's weak network (autoguidance); 1 is not at all.
         auto_low: noise level σ from which on that acts; each step that it acts at costs a pass of the weak network.
-        auto_high: noise level σ up to which it acts.
+        auto_high: noise level σ up to which it acts; .inf for all.
 
     Raises:
         ValueError: if they contradict each other.

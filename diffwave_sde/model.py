@@ -99,7 +99,7 @@ class Model(nn.Module):
         device = self.denoiser.sigma_data.device
         u = self.denoiser.sde.prior((count, 1, length), generator, device)
         condition = Condition(label=None if label is None else label.to(device))
-        guidance = self.guided(guidance)
+        guidance = guidance or self.guidance
         denoiser = guidance(self.denoiser) if guidance else self.denoiser
         if wrap is not None:
             denoiser = wrap(denoiser)

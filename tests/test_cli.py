@@ -270,16 +270,17 @@ def test_a_sample_says_how_it_was_made(run, here, capsys):
 
 def test_sounds_are_led_as_the_model_says_or_as_asked(run, here):
     options = ["sample", f"--ckpt={run}", "--n=2", "--sampler=DDIM", "--sampler.steps=3"]
-    by_class = ["--guidance.weight=3", "--guidance.low=1"]
+    by_class = ["--guidance.weight=3", "--guidance.low=1", "--guidance.high=20"]
     by_weak = ["--guidance.auto=1.5", "--guidance.auto_low=0.1", "--guidance.auto_high=10"]
     auto = "auto 1.5 from σ = 0.1 up to σ = 10"
     asked = {
-        "own": ([], f"3 from σ = 1, {auto}"),
-        "same": ([*by_class, *by_weak], f"3 from σ = 1, {auto}"),
-        "class": (by_class, "3 from σ = 1"),
-        "weak": (["--guidance.weight=1", *by_weak], auto),
-        "none": (["--guidance.weight=1"], "none"),
-        "more": (["--guidance.weight=5", "--guidance.high=20"], "5 up to σ = 20"),
+        "own": ([], f"3 from σ = 1 up to σ = 20, {auto}"),
+        "same": ([*by_class, *by_weak], f"3 from σ = 1 up to σ = 20, {auto}"),
+        "class": (["--guidance.auto=1"], "3 from σ = 1 up to σ = 20"),
+        "weak": (["--guidance.weight=1"], auto),
+        "none": (["--guidance.weight=1", "--guidance.auto=1"], "none"),
+        "more": (["--guidance.weight=5", "--guidance.high=30"], f"5 from σ = 1 up to σ = 30, {auto}"),
+        "all": (["--guidance.weight=4", "--guidance.low=0", "--guidance.high=.inf", "--guidance.auto=1"], "4"),
     }
     sounds = {}
     for name, (more, told) in asked.items():
@@ -310,7 +311,7 @@ def test_an_earlier_state_of_a_run_leads_the_later_one(run, here, capfd):
     for one, other in zip(model.module.denoiser.weak.net.parameters(), module.denoiser.net.parameters(), strict=True):
         assert torch.equal(one, 0.5 * other)
     refusals = {
-        "--guidance.weight=3": f"--weak {weak} has no effect at a weight of 1: add --guidance.auto 1.5",
+        "--guidance.auto=1": f"--weak {weak} has no effect at a weight of 1: add --guidance.auto 1.5",
         "--weak=nowhere": "no checkpoint at nowhere",
     }
     for more, says in refusals.items():
@@ -341,7 +342,7 @@ def test_autoguidance_without_a_weak_network_is_refused(run, here, capfd):
     torch.save(state, here / "alone.ckpt")
     options = ["sample", "--ckpt=alone.ckpt", "--n=1", "--sampler=DDIM", "--sampler.steps=2", "--out=x"]
     main(options)  # its own guidance is as much as it has the means for
-    assert json.loads((here / "x" / "sounds.json").read_text())["guidance"] == "3 from σ = 1"
+    assert json.loads((here / "x" / "sounds.json").read_text())["guidance"] == "3 from σ = 1 up to σ = 20"
     with pytest.raises(SystemExit) as stop:
         main([*options, "--guidance.auto=2"])
     assert stop.value.code == 2
@@ -380,10 +381,10 @@ def test_a_stopped_sample_keeps_what_it_has_and_goes_on(run, here, monkeypatch, 
 
 def test_a_checkpoint_is_laid_against_what_it_was_trained_on(run, here, capsys):
     options = ["--n=6", "--sampler=DDIM", "--sampler.steps=3", "--embedding=log-mel", "--rounds=2", "--out=seen"]
-    options.append("--guidance.weight=3")
+    options.append("--guidance.weight=4")
     main(["evaluate", f"--ckpt={run}", *options])
     (made,) = (run / "evaluation").glob("*/sounds.json")
-    assert json.loads(made.read_text())["guidance"] == "3"
+    assert json.loads(made.read_text())["guidance"] == "4 from σ = 1 up to σ = 20, auto 1.5 from σ = 0.1 up to σ = 10"
     found = json.loads((here / "seen" / "evaluation.json").read_text())
     assert set(found["embeddings"]["log-mel"]) == {"all", "cymbal", "kick", "snare"}
     assert found["embeddings"]["log-mel"]["all"]["frechet"]["floor"] > 0

@@ -16,12 +16,11 @@ from rich.console import Console
 from rich.table import Table
 
 from diffwave_sde import audio, checkpoint, page, samplers
-from diffwave_sde.cli import cores, runs, sample
+from diffwave_sde.cli import cores, led, runs, sample
 from diffwave_sde.cli.bar import bar
 from diffwave_sde.data import sources
 from diffwave_sde.data.module import AudioDataModule
 from diffwave_sde.data.store import Store
-from diffwave_sde.guidance import Guidance
 from diffwave_sde.metrics import CHOICES, EMBEDDINGS, Embedding, SoundSet, embedding, evaluate
 
 SHOWN = {
@@ -54,8 +53,7 @@ def parser() -> ArgumentParser:
     p.add_subclass_arguments(
         samplers.Sampler, "sampler", required=False, help="sampler (default: the one the model was trained with)"
     )
-    p.add_argument("--guidance", type=Guidance | None, help=sample.GUIDANCE)
-    p.add_argument("--weak", type=str | None, help=sample.WEAK)
+    led.add(p)
     p.add_argument("--batch_size", type=int, default=16, help="sounds made at a time")
     p.add_argument("--device", type=sample.Device, default="auto", help="where to compute")
     p.add_argument(
@@ -128,7 +126,9 @@ def _make(ckpt: str | Path, config: Namespace) -> Path:
     folder = runs.place(path, "evaluation") / f"{path.stem}-seed={config.seed}"
     options = {"ckpt": str(path), "out": str(folder)}
     options |= {name: config[name] for name in ("n", "seed", "batch_size", "device", "weak")}
-    options |= {name: config[name].as_dict() for name in ("sampler", "guidance") if config[name]}
+    options["guidance"] = led.said(config)
+    if config.sampler:
+        options["sampler"] = config.sampler.as_dict()
     return sample.make(sample.parser().parse_object(options))
 
 

@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -22,13 +23,12 @@ from torch import Tensor
 
 from diffwave_sde import checkpoint
 from diffwave_sde.checkpoint import RECIPE, WEIGHTS, Trained
-from diffwave_sde.cli import runs
+from diffwave_sde.cli import led, runs
 from diffwave_sde.cli.evaluate import SHOWN
-from diffwave_sde.cli.sample import check_weak, writable
+from diffwave_sde.cli.sample import writable
 from diffwave_sde.data.sources import parts
 from diffwave_sde.denoiser import Denoiser
 from diffwave_sde.deploy import graph
-from diffwave_sde.guidance import Guidance
 from diffwave_sde.model import KEY
 from diffwave_sde.module import DiffusionModule
 from diffwave_sde.samplers.grids import LearnedGrid
@@ -119,13 +119,7 @@ def parser() -> ArgumentParser:
     p = ArgumentParser(prog="diffwave-sde export", description=__doc__, exit_on_error=False)
     p.add_argument("--config", action="config", help="YAML file with values of these options")
     p.add_argument("--ckpt", type=str, required=True, help="checkpoint, or a run's folder")
-    p.add_argument(
-        "--weak",
-        type=str | None,
-        help="checkpoint, or a run's folder, of a weaker model for autoguidance, to go along (default: what was "
-        "trained beside --ckpt)",
-    )
-    p.add_argument("--guidance", type=Guidance | None, help="how far its sounds are led (default: the model's own)")
+    led.add(p)
     p.add_argument("--out", type=str, required=True, help="folder to write, such as models/NAME")
     p.add_argument(
         "--format",
@@ -167,10 +161,9 @@ def run(argv: list[str]) -> None:
     if config.weak:
         theirs = checkpoint.read(checkpoint.find(config.weak))[KEY]["config"]["model"]
         recipe["config"]["model"]["weak"] = theirs["net"]
-    if config.guidance:
-        model.module.guidance = Guidance(**config.guidance.as_dict())
-        recipe["config"]["model"]["guidance"] = config.guidance.as_dict()
-    check_weak(model, config)
+    model.module.guidance = led.asked(model, config)
+    if led.said(config):
+        recipe["config"]["model"]["guidance"] = asdict(model.module.guidance)
     writable(out.parent)
     with _replacing(out) as folder:
         with Console(stderr=True).status(f"writing {form.file}"):

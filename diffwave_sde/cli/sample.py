@@ -14,17 +14,11 @@ from rich.console import Console
 from rich.table import Table
 
 from diffwave_sde import audio, checkpoint, guidance, page, samplers
-from diffwave_sde.cli import cores, runs
+from diffwave_sde.cli import cores, led, runs
 from diffwave_sde.cli.bar import bar
 from diffwave_sde.networks import Half
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
-
-GUIDANCE = (
-    "how far sounds are led to their class, --guidance.weight 2, and away from the errors of a weak network, "
-    "--guidance.auto 1.5; 1 for not at all (default: the model's own)"
-)
-WEAK = "checkpoint, or a run's folder, of a weaker model for --guidance.auto (default: what was trained beside --ckpt)"
 
 
 def run(argv: list[str]) -> None:
@@ -43,7 +37,7 @@ def make(config: Namespace) -> Path:
     sampler = parser().instantiate_classes(config).sampler
     ckpt = runs.given_or_newest(config.ckpt, "sample from")
     model = checkpoint.load(ckpt, config.weights, device(config.device), weak=config.weak)
-    check_weak(model, config)
+    model.module.guidance = led.asked(model, config)
     label = labels(config.label, model, config.n)
     if config.precision == "bf16":
         for denoiser in (model.module.denoiser, model.module.denoiser.weak):
@@ -68,8 +62,7 @@ def parser() -> ArgumentParser:
     p.add_subclass_arguments(
         samplers.Sampler, "sampler", required=False, help="sampler (default: the one the model was trained with)"
     )
-    p.add_argument("--guidance", type=guidance.Guidance | None, help=GUIDANCE)
-    p.add_argument("--weak", type=str | None, help=WEAK)
+    led.add(p)
     p.add_argument(
         "--clip",
         type=Literal["none", "static", "dynamic"],
@@ -153,7 +146,7 @@ def _record(model: checkpoint.Trained, sampler: samplers.Sampler, config: Namesp
         "sampler": type(sampler).__name__,
         "steps": getattr(sampler, "steps", None),
         "options": config.sampler.as_dict() if config.sampler else "the model's own",
-        "guidance": str(model.module.guided(_asked(config)) or "none"),
+        "guidance": str(model.module.guided() or "none"),
         "weak": config.weak and str(checkpoint.find(config.weak)),
         "clip": config.clip,
         "seed": config.seed,
@@ -161,22 +154,6 @@ def _record(model: checkpoint.Trained, sampler: samplers.Sampler, config: Namesp
         "device": config.device,
         "precision": config.precision,
     }
-
-
-def check_weak(model: checkpoint.Trained, config: Namespace) -> None:
-    """Raise a ValueError of one line if autoguidance is asked for with half of what it takes."""
-    asked = _asked(config) or model.module.guidance
-    if config.weak and (asked is None or asked.auto == 1):
-        raise ValueError(f"--weak {config.weak} has no effect at a weight of 1: add --guidance.auto 1.5, say")
-    if config.guidance and asked.auto != 1 and model.module.denoiser.weak is None:
-        raise ValueError(
-            f"--guidance.auto {asked.auto:g}: {model.path} has no weak network; give a weaker model, --weak "
-            "runs/NAME/checkpoints/step=1000.ckpt for instance, or leave it out"
-        )
-
-
-def _asked(config: Namespace) -> guidance.Guidance | None:
-    return guidance.Guidance(**config.guidance.as_dict()) if config.guidance else None
 
 
 class Folder:
@@ -257,10 +234,10 @@ def _make(folder: Folder, model: checkpoint.Trained, sampler: samplers.Sampler, 
     there = f", {config.n - len(missing)} of which were there already" if len(missing) < config.n else ""
     duration = made / model.rate
     speed = f"; {duration:.2f} s of sound in {seconds:.2f} s, real-time factor {duration / seconds:.2f}" if made else ""
-    led = folder.record["guidance"]
-    led = "" if led == "none" else f", twice the work where guided ({led})"
+    how = folder.record["guidance"]
+    how = "" if how == "none" else f" (more work where guided, {how})"
     page_at = folder.path / "index.html"
-    print(f"{config.n} sounds in {folder.path}/{there}, {folder.nfe} network calls each{led}{speed}; listen: {page_at}")
+    print(f"{config.n} sounds in {folder.path}/{there}, {folder.nfe} network calls each{how}{speed}; listen: {page_at}")
 
 
 @torch.inference_mode()
@@ -280,6 +257,5 @@ def _sounds(
         sampler,
         report,
         wrap=guidance.CLIPS.get(config.clip),
-        guidance=_asked(config),
     )
     return audio.expand(x[:, 0], model.mu).cpu()

@@ -33,7 +33,7 @@ class Draw:
     weight: Tensor | None = None
     probes: Tensor | None = None
 
-    def __getitem__(self, rows: slice) -> Draw:
+    def __getitem__(self, rows: slice | Tensor) -> Draw:
         """The same for some of the examples."""
         return Draw(**{k: None if v is None else v[rows] for k, v in vars(self).items()})
 

@@ -119,7 +119,7 @@ def test_the_loop_leads_where_the_guidance_does():
     assert 0 < sum(plan["auto"]) < 9
     assert plan["auto"] != acts
     assert difference(weaker, Preferred(9), guidance) < 1e-5
-    # Half of it would be far off.
+    # Another weak network would be far off.
     assert difference(weaker, Preferred(9), guidance, weak=lambda u, t, label: 0 * u[:, 0]) > 1e-2
     unled = graph.sampling(denoiser, Preferred(9), None)
     assert unled["guidance"] == 1
