@@ -165,9 +165,11 @@ def samplers() -> dict[str, tuple[Sampler | None, Guidance | None, bool]]:
     found: dict[str, tuple[Sampler | None, Guidance | None, bool]] = {}
     for steps in (50, 35, 28, 24, 20, 15, 10):
         found[f"Preferred({steps})"] = (Preferred(steps), None, False)
+    for quiet in (0.8, 0.6, 0.4):
+        found[f"Preferred(28), η = {quiet} below σ = 0.3"] = (Preferred(28, quiet=quiet), None, False)
     found["Preferred(28), bfloat16"] = (Preferred(28), None, True)
     found["Preferred(28), no guidance"] = (Preferred(28), Guidance(1.0), False)
-    found["Preferred(28), guidance 2 from σ = 1 up to 20"] = (Preferred(28), Guidance(2.0, 1.0, 20.0), False)
+    found["Preferred(28), guidance 2 from σ = 1"] = (Preferred(28), Guidance(2.0, 1.0), False)
     for steps in (50, 35):
         found[f"DPMSolverSDE({steps}), η = 0.3"] = (DPMSolverSDE(steps, eta=0.3), None, False)
     for steps in (20, 15, 10):
