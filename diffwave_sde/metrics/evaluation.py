@@ -59,15 +59,18 @@ class Figure:
 Figures = dict[str, Figure]
 
 
-def figures(strata: Sequence[tuple[Tensor, Tensor]], count: int, rounds: int, generator: torch.Generator) -> Figures:
-    """All distances between embeddings (n, D) and (m, D), `count` of each and of a second part of the real ones.
+def figures(
+    strata: Sequence[tuple[Tensor, Tensor]], counts: Sequence[int], rounds: int, generator: torch.Generator
+) -> Figures:
+    """All distances between embeddings (n, D) and (m, D), so many of each and of a second part of the real ones.
 
-    Of each stratum (a class) as many are drawn: else a distance would be that of the shares of the classes.
+    Of each stratum (a class) as many are drawn from all three, its count: else a distance would be that of the shares
+    of the classes.
     """
     found: dict[str, list[tuple[float, float]]] = {}
     for _ in range(rounds):
         draws = []
-        for real, generated in strata:
+        for (real, generated), count in zip(strata, counts, strict=True):
             mixed = real[torch.randperm(len(real), generator=generator)]
             other = generated[torch.randperm(len(generated), generator=generator)]
             draws.append((mixed[:count], mixed[count : 2 * count], other[:count]))
@@ -180,8 +183,8 @@ def evaluate(
         progress: called as it goes on.
 
     Returns:
-        {"count", "embeddings": {name: {"all": {figure: ...}, class: {...}, "accuracy": ...}}, "measurements": ...,
-        "neighbours": ...}
+        {"embeddings": {name: {"all": {"count", figure: ..., "accuracy": ...}, class: {...}}}, "measurements": ...,
+        "neighbours": ..., "left_out": classes that both know and of which there are too few real sounds for a floor}
 
     Raises:
         ValueError: if a set is too small: 4 real sounds and 2 generated ones are the least.
@@ -205,6 +208,7 @@ def evaluate(
         done += 1
 
     result: dict = {"real": real.name, "generated": generated.name, "rounds": rounds, "seed": seed, "embeddings": {}}
+    result["left_out"] = [label for label, (mine, _) in classes.items() if len(mine) < 2]
     for embedding in embeddings:
         step(f"{embedding.name}: {real.name}")
         a = embedding(real.sounds)
@@ -213,13 +217,14 @@ def evaluate(
         table: dict = {}
         for name, strata in parts.items():
             step(f"{embedding.name}: {name}")
-            most = min(min(len(mine) // 2, len(theirs)) for mine, theirs in strata)
-            size = min(most, max(1, count // len(strata)) if count else most)
-            if size * len(strata) < 2:
+            sizes = [min(len(mine) // 2, len(theirs)) for mine, theirs in strata]
+            if count:
+                sizes = [min(size, max(1, count // len(strata))) for size in sizes]
+            if sum(sizes) < 2:
                 continue
             generator = torch.Generator().manual_seed(seed)
-            found = figures([(a[mine], g[theirs]) for mine, theirs in strata], size, rounds, generator)
-            table[name] = {"count": size * len(strata), **{k: vars(v) for k, v in found.items()}}
+            found = figures([(a[mine], g[theirs]) for mine, theirs in strata], sizes, rounds, generator)
+            table[name] = {"count": sum(sizes), **{k: vars(v) for k, v in found.items()}}
         if len(shared) > 1 and "all" in table:
             mine, theirs = ([i for i, label in enumerate(s.labels) if label in shared] for s in (real, generated))
             figure = accuracy(a[mine], [real.labels[i] for i in mine], g[theirs], [generated.labels[i] for i in theirs])
@@ -228,7 +233,7 @@ def evaluate(
         if embedding is embeddings[0]:
             result["neighbours"] = _plain(neighbours(a, g))
     step("measurements")
-    result["measurements"] = _measurements(real, generated, *_balanced(parts["all"]))
+    result["measurements"] = _measurements(real, generated, *balanced(parts["all"]))
     say("done", steps, steps)
     return result
 
@@ -241,10 +246,14 @@ def _plain(found: Neighbours) -> dict:
     }
 
 
-def _balanced(strata: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Rows of both sets, the classes in equal shares."""
-    least = [min(len(rows[k]) for rows in strata) for k in (0, 1)]
-    return tuple(torch.cat([rows[k][: least[k]] for rows in strata]) for k in (0, 1))
+def balanced(strata: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Rows of both sets, the classes with the same shares in both: as many as that leaves."""
+    sizes = [min(len(mine), len(theirs)) for mine, theirs in strata]
+    kept = []
+    for rows in zip(*strata, strict=True):
+        least, size = min(((len(r), n) for r, n in zip(rows, sizes, strict=True)), key=lambda pair: pair[0] / pair[1])
+        kept.append(torch.cat([r[: least * n // size] for r, n in zip(rows, sizes, strict=True)]))
+    return tuple(kept)
 
 
 def _measurements(real: SoundSet, generated: SoundSet, mine: Tensor, theirs: Tensor) -> dict:

@@ -10,6 +10,7 @@ from diffwave_sde.metrics.evaluation import (
     Discriminant,
     SoundSet,
     accuracy,
+    balanced,
     evaluate,
     figures,
     neighbours,
@@ -33,19 +34,19 @@ def drums():
 
 
 def test_the_floor_is_what_real_sounds_have_and_a_figure_of_the_same_law_meets_it():
-    found = figures([(normal(200), normal(100, seed=1))], 40, 60, generator())
+    found = figures([(normal(200), normal(100, seed=1))], [40], 60, generator())
     for figure in found.values():
         assert abs(figure.value - figure.floor) < 4 * (figure.spread + figure.floor_spread) / 60**0.5 + 0.03
-    away = figures([(normal(200), normal(100, mean=1.0, seed=1))], 40, 10, generator())
+    away = figures([(normal(200), normal(100, mean=1.0, seed=1))], [40], 10, generator())
     assert away["frechet"].value == pytest.approx(3, rel=0.25)
     assert away["frechet"].floor == pytest.approx(found["frechet"].floor, rel=0.3)
     assert away["precision"].value < away["precision"].floor
 
 
 def test_the_same_seed_gives_the_same_figures():
-    a, b = (figures([(normal(50), normal(30, seed=1))], 20, 5, generator(3)) for _ in range(2))
+    a, b = (figures([(normal(50), normal(30, seed=1))], [20], 5, generator(3)) for _ in range(2))
     assert a == b
-    assert a != figures([(normal(50), normal(30, seed=1))], 20, 5, generator(4))
+    assert a != figures([(normal(50), normal(30, seed=1))], [20], 5, generator(4))
 
 
 def test_the_discriminant_is_fisher_s():
@@ -87,9 +88,10 @@ def test_what_was_learnt_by_heart_is_found():
 def test_classes_weigh_alike():
     # Two classes far apart, in other shares on either side: that is no distance.
     strata = [(normal(40), normal(8, seed=1)), (normal(12, mean=50.0, seed=2), normal(60, mean=50.0, seed=3))]
-    found = figures(strata, 5, 20, generator())
-    assert found["frechet"].value < found["frechet"].floor + 3
-    assert found["frechet"].value < 10
+    for counts in ([5, 5], [8, 2], [8, 0]):
+        found = figures(strata, counts, 20, generator())
+        assert found["frechet"].value < found["frechet"].floor + 3
+        assert found["frechet"].value < 10
 
 
 def test_everything_of_real_drums_is_at_its_floor(drums):
@@ -107,6 +109,27 @@ def test_everything_of_real_drums_is_at_its_floor(drums):
     json.dumps(found)
     assert [done for done, _ in seen] == list(range(len(seen)))
     assert seen[-1][0] == seen[-1][1]
+
+
+def test_a_small_class_takes_nothing_from_the_others(drums):
+    real, others = drums
+    kicks = [i for i, label in enumerate(real.labels) if label == "kick"]
+    for few, told in ((5, 22), (1, 20)):  # the other two classes have ten of each set and of the second half
+        rows = sorted(set(range(60)) - set(kicks[few:]))
+        found = evaluate(real.of(torch.tensor(rows)), others, [LogMel()], rounds=6)
+        table = found["embeddings"]["log-mel"]["all"]
+        assert table["count"] == told
+        assert table["frechet"]["value"] < 1.5 * table["frechet"]["floor"]
+        assert found["left_out"] == (["kick"] if few == 1 else [])
+
+
+def test_classes_have_the_same_shares_in_both_sets():
+    strata = [(torch.arange(40), torch.arange(8)), (torch.arange(40, 52), torch.arange(8, 68))]
+    mine, theirs = balanced(strata)  # 8 and 12 are in both
+    assert [int((mine < 40).sum()), int((mine >= 40).sum())] == [8, 12]
+    assert [int((theirs < 8).sum()), int((theirs >= 8).sum())] == [8, 12]
+    alike = [(torch.arange(40), torch.arange(8)), (torch.arange(40, 70), torch.arange(8, 16))]
+    assert [len(rows) for rows in balanced(alike)] == [60, 16]
 
 
 def test_hiss_is_told_by_distance_and_by_measurement(drums):
