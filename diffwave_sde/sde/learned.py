@@ -68,6 +68,7 @@ class VDM(SDE):
         width = self.gamma_max - self.gamma_min
         return self.gamma_min + width * share, width * rate
 
+    @torch.compiler.disable  # PyTorch 2.11 fails to trace the hook
     def _squared(self, a: Tensor) -> Tensor:
         if a.requires_grad:
             a.register_hook(lambda gradient: gradient if self._factor is None else gradient * self._factor.to(gradient))
