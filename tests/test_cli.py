@@ -295,6 +295,15 @@ def test_sounds_are_led_as_the_model_says_or_as_asked(run, here):
             assert abs(sounds[one] - sounds[other]).max() > 3e-6, (one, other)
 
 
+def test_a_file_may_leave_the_guidance_to_the_model(run, here):
+    (here / "options.yaml").write_text("guidance: null\n")
+    options = ["sample", f"--ckpt={run}", "--n=1", "--sampler=DDIM", "--sampler.steps=2", "--config=options.yaml"]
+    main([*options, "--out=whole"])
+    main([*options, "--guidance.low=2", "--out=part"])
+    told = [json.loads((here / name / "sounds.json").read_text())["guidance"] for name in ("whole", "part")]
+    assert [text.split(",")[0] for text in told] == ["3 from σ = 1 up to σ = 20", "3 from σ = 2 up to σ = 20"]
+
+
 def test_an_earlier_state_of_a_run_leads_the_later_one(run, here, capfd):
     weak = run / "checkpoints" / "early.ckpt"
     state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)

@@ -22,7 +22,8 @@ def add(parser: ArgumentParser) -> None:
 
 def said(config: Namespace) -> dict[str, float]:
     """What was said of the guidance."""
-    return {name: value for name, value in config.guidance.as_dict().items() if value is not None}
+    given = config.guidance.as_dict() if config.guidance else {}  # null, in a file
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def asked(model: Trained, config: Namespace) -> Guidance | None:
