@@ -467,6 +467,9 @@ def test_tables_fit_80_columns_and_hold_a_dash_for_what_has_no_value(capsys, mon
     (pitch,) = (line for line in lines if line.startswith("pitch, Hz"))
     assert pitch.split()[2:] == ["–", "-43.8", "(-43.8,", "-43.8)", "–", "–"]
     assert all(any(line.startswith(name.replace("_", " ") + ", ") for line in lines) for name in MEASUREMENTS)
+    found = {"embeddings": {}, "measurements": measurements, "neighbours": near, "left_out": ["cowbell"]}
+    evaluate._report(found)
+    assert "not in the distances, with one real sound alone: cowbell" in capsys.readouterr().out
 
 
 def test_raw_and_averaged_weights_are_both_to_be_had(run):

@@ -248,8 +248,8 @@ def _report(found: dict) -> None:
     print()
     console.print(table)
     print()
-    if found["left_out"]:
-        print(f"not in the distances, with one real sound alone: {', '.join(found['left_out'])}")
+    if alone := found.get("left_out"):
+        print(f"not in the distances, with one real sound alone: {', '.join(alone)}")
     near = found["neighbours"]
     print(
         f"closer to a training sound than real ones are to one another: {near['close']:.1%}\n"
