@@ -31,7 +31,7 @@ import torch
 from peers import SMALL
 from rich.console import Console
 from rich.table import Table
-from tables import markdown
+from tables import markdown, mean
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -227,11 +227,6 @@ def costs(homes: list[Path], rounds: int = 8) -> list[tuple[float, float]]:
     return [(f, min(t)) for f, t in zip(flops, times, strict=True)]
 
 
-def _mean(values: list[float], digits: int = 1) -> str:
-    v = torch.tensor(values, dtype=torch.float64)
-    return f"{v.mean():.{digits}f}" + (f" ± {v.std():.{digits}f}" if len(v) > 1 else "")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", choices=list(TABLES), default="choices", help="which lines")
@@ -279,11 +274,11 @@ def main() -> None:
         cells.append(f"{figures[0]['steps']}")
         for name in EMBEDDINGS:
             all_ = [p[name]["all"]["frechet"] for p in parts]
-            cells.append(_mean([f["value"] / f["floor"] for f in all_]))
+            cells.append(mean([f["value"] / f["floor"] for f in all_]))
         if not options.blind:
-            cells.append(_mean([p["learnt"]["all"]["accuracy"]["value"] for p in parts], 2))
+            cells.append(mean([p["learnt"]["all"]["accuracy"]["value"] for p in parts], 2))
         if options.table == "real":
-            cells += [_mean([f["val/loss"] for f in figures], 4), _mean([f["away"] for f in figures], 2)]
+            cells += [mean([f["val/loss"] for f in figures], 4), mean([f["away"] for f in figures], 2)]
         table.add_row(line, *cells)
     table.caption = f"a call of the first line: {1e3 * spent[chosen[0]][1]:.1f} ms a clip"
     console.print(table)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -30,7 +29,7 @@ from network import networks, timed
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from tables import markdown
+from tables import markdown, mean
 
 from diffwave_sde import audio, checkpoint
 from diffwave_sde.cli import main as program
@@ -216,7 +215,7 @@ def qualities(options: argparse.Namespace, device: torch.device) -> Table:
             for k in EMBEDDINGS
         ]
         floors = [[one[k]["value"] / one[k]["floor"] for one in values[name]] for k in EMBEDDINGS]
-        cells = [told(v) for v in ratios] + [f"{told(v)} floors" for v in floors]
+        cells = [mean(v, 2) for v in ratios] + [f"{mean(v, 2)} floors" for v in floors]
         table.add_row(name, f"{len(times) + twice}" + (f" and {weakly}" if weakly else ""), *cells)
     return table
 
@@ -232,12 +231,6 @@ def generated(
             made.append(own.module.sample(own.length, label[i], generator, sampler, guidance=guidance)[:, 0])
     sounds = audio.expand(torch.cat(made), own.mu).cpu()
     return SoundSet(sounds, tuple(own.labels[i] for i in label.tolist()), "generated")
-
-
-def told(values: list[float]) -> str:
-    """Their mean, and their standard deviation if there are several."""
-    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.2f}{spread}"
 
 
 def starts(options: argparse.Namespace, device: torch.device, folder: Path) -> Table:

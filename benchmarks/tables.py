@@ -1,5 +1,7 @@
 """Tables of results, for the documentation."""
 
+import statistics
+
 from rich.table import Table
 
 
@@ -8,3 +10,9 @@ def markdown(table: Table) -> str:
     columns = [[str(column.header), *map(str, column.cells)] for column in table.columns]
     lines = ["| " + " | ".join(row) + " |" for row in zip(*columns, strict=True)]
     return "\n".join([lines[0], "|" + "---|" * len(columns), *lines[1:]]) + "\n"
+
+
+def mean(values: list[float], digits: int = 1) -> str:
+    """Their mean, and their standard deviation if there are several."""
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{spread}"
