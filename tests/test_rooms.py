@@ -29,6 +29,7 @@ ALLOWED: dict[str, set[str] | None] = {
     "editing": {"guidance", "samplers", "random"},
     "metrics": {"audio", "networks"},
     "machine": set(),
+    "compatibility": set(),
     "optim": {"machine"},
     "model": {"sde", "denoiser", "guidance", "networks", "samplers", "random"},
     "module": {"model", "sde", "denoiser", "guidance", "networks", "loss", "optim", "samplers", "random"},

@@ -1,0 +1,112 @@
+"""Old names that stand in people's YAML files, commands and checkpoints. Each goes on working for one version.
+
+The tables below say what an old name is called now. `renew` puts the new names into a configuration, `renew_arguments`
+into a command line and `renew_weights` into the weights of a checkpoint; `announce` tells the user in one line each.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+CLASSES: dict[str, str] = {}
+"""Old name of a class -> its new name. The module of the new one may differ: the name alone is looked up."""
+
+OPTIONS: dict[str, dict[str, str]] = {}
+"""Where an option stands (`sampler`, `guidance`, `weight`, ...: the key above it) -> its old name -> its new name."""
+
+VERB_OPTIONS: dict[str, dict[str, str]] = {}
+"""Verb of the command line -> old name of an option of its own -> its new name."""
+
+FILES: dict[str, str] = {}
+"""Old name of a file in configs/ -> its new name."""
+
+WEIGHTS: tuple[tuple[str, str], ...] = ()
+"""Old name of a weight, a regular expression -> what it is replaced by."""
+
+_announced: set[tuple[str, str]] = set()
+
+
+def announce(old: str, new: str) -> None:
+    """Tell, once and in one line, that a name is an old one."""
+    if (old, new) not in _announced:
+        _announced.add((old, new))
+        print(f"diffwave-sde: {old} is called {new} now; the old name works for this version only", file=sys.stderr)
+
+
+def renew(config: Any, slot: str = "") -> Any:
+    """A configuration of plain types under its new names.
+
+    Args:
+        config: as YAML gives it.
+        slot: the key that it stands under.
+    """
+    if isinstance(config, list):
+        return [renew(one, slot) for one in config]
+    if not isinstance(config, Mapping):
+        return _class(config) if isinstance(config, str) else config
+    options = OPTIONS.get(slot, {})
+    new = {}
+    for key, value in config.items():
+        if key == "init_args" and "class_path" in config:
+            new[key] = renew(value, slot)
+        elif key in options:
+            announce(f"{slot}.{key}", f"{slot}.{options[key]}")
+            new[options[key]] = renew(value, options[key])
+        else:
+            new[key] = renew(value, str(key))
+    return new
+
+
+def renew_arguments(argv: list[str]) -> list[str]:
+    """A command line, its verb first, under the new names."""
+    verb = VERB_OPTIONS.get(argv[0], {}) if argv else {}
+    return [_argument(one, verb) for one in argv]
+
+
+def renew_weights(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The weights of a checkpoint under their new names. Not announced: nobody types them."""
+
+    def name(old: str) -> str:
+        for pattern, new in WEIGHTS:
+            old = re.sub(pattern, new, old)
+        return old
+
+    return {name(key): value for key, value in state.items()}
+
+
+def _class(text: str) -> str:
+    """A class's new name, by itself or at the end of an import path of this package."""
+    module, dot, name = text.rpartition(".")
+    if name not in CLASSES or (module and not module.startswith("diffwave_sde")):
+        return text
+    announce(name, CLASSES[name])
+    # Of a path the package stays, which offers the class whatever file it is in.
+    return ".".join(module.split(".")[:2]) + dot + CLASSES[name]
+
+
+def _argument(text: str, verb: Mapping[str, str]) -> str:
+    """One argument of a command line."""
+    if not text.startswith("--"):
+        return _class(_file(text))
+    option, equals, value = text[2:].partition("=")
+    keys = option.split(".")
+    if len(keys) == 1 and option in verb:
+        announce(f"--{option}", f"--{verb[option]}")
+        keys = [verb[option]]
+    slot = next((key for key in reversed(keys[:-1]) if key != "init_args"), "")
+    name = OPTIONS.get(slot, {}).get(keys[-1])
+    if name:
+        announce(f"{slot}.{keys[-1]}", f"{slot}.{name}")
+        keys = [*keys[:-1], name]
+    return f"--{'.'.join(keys)}{equals}{_class(_file(value))}"
+
+
+def _file(text: str) -> str:
+    for old, new in FILES.items():
+        if text.endswith(old):
+            announce(old, new)
+            return text.removesuffix(old) + new
+    return text
