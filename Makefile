@@ -7,6 +7,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/diffwave-sde
+# -qq: errors only. pip warns of every detail of its own configuration otherwise.
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -qq -c constraints.txt -e
 DATASET ?= drums
 CKPT ?=
 N ?= 16
@@ -24,7 +26,8 @@ $(BIN)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { echo "$(PYTHON) is older than Python 3.10: name a newer one, make PYTHON=python3.12 ..." >&2; exit 1; }
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
+	@echo 'installing the pinned versions into .venv: some gigabytes, some minutes'
+	@$(PIP) '.[dev]'
 	@touch $@
 
 install: $(BIN)/.installed  ## Make .venv with the pinned versions
@@ -42,7 +45,7 @@ test: install  ## Run all tests
 	@$(BIN)/python -m pytest $(ARGS)
 
 oracles: install  ## Compare with other implementations, which this installs
-	@$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[oracles]'
+	@$(PIP) '.[oracles]'
 	@$(BIN)/python -m pytest tests/samplers/test_diffusers.py $(ARGS)
 
 lint: install  ## Check the style of the code

@@ -9,7 +9,11 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 CLASSES: dict[str, str] = {}
 """Old name of a class -> its new name. The module of the new one may differ: the name alone is looked up."""
@@ -25,6 +29,9 @@ FILES: dict[str, str] = {}
 
 WEIGHTS: tuple[tuple[str, str], ...] = ()
 """Old name of a weight, a regular expression -> what it is replaced by."""
+
+CLASS_KEYS = ("class_path", "sampler", "callbacks", "callbacks+")
+"""The keys whose values are classes with an old name: elsewhere such a word is a label, or a folder."""
 
 _announced: set[tuple[str, str]] = set()
 
@@ -46,7 +53,7 @@ def renew(config: Any, slot: str = "") -> Any:
     if isinstance(config, list):
         return [renew(one, slot) for one in config]
     if not isinstance(config, Mapping):
-        return _class(config) if isinstance(config, str) else config
+        return _class(config) if isinstance(config, str) and slot in CLASS_KEYS else config
     options = OPTIONS.get(slot, {})
     new = {}
     for key, value in config.items():
@@ -61,9 +68,18 @@ def renew(config: Any, slot: str = "") -> Any:
 
 
 def renew_arguments(argv: list[str]) -> list[str]:
-    """A command line, its verb first, under the new names."""
+    """A command line, its verb first, under the new names; so are the YAML files that it names by `--config`."""
     verb = VERB_OPTIONS.get(argv[0], {}) if argv else {}
-    return [_argument(one, verb) for one in argv]
+    new = [_argument(one, verb) for one in argv]
+    for i, (option, value) in enumerate(pairwise(argv), 1):
+        if option.startswith("--") and "=" not in option and _key(option) in CLASS_KEYS:
+            new[i] = _class(value)
+    for i, text in enumerate(new):
+        if text == "--config" and i + 1 < len(new):
+            new[i + 1] = _contents(new[i + 1], verb)
+        elif text.startswith("--config="):
+            new[i] = "--config=" + _contents(text.removeprefix("--config="), verb)
+    return new
 
 
 def renew_weights(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,7 +106,7 @@ def _class(text: str) -> str:
 def _argument(text: str, verb: Mapping[str, str]) -> str:
     """One argument of a command line."""
     if not text.startswith("--"):
-        return _class(_file(text))
+        return _file(text)
     option, equals, value = text[2:].partition("=")
     keys = option.split(".")
     if len(keys) == 1 and option in verb:
@@ -101,7 +117,27 @@ def _argument(text: str, verb: Mapping[str, str]) -> str:
     if name:
         announce(f"{slot}.{keys[-1]}", f"{slot}.{name}")
         keys = [*keys[:-1], name]
-    return f"--{'.'.join(keys)}{equals}{_class(_file(value))}"
+    value = _class(value) if keys[-1] in CLASS_KEYS else _file(value)
+    return f"--{'.'.join(keys)}{equals}{value}"
+
+
+def _key(option: str) -> str:
+    """The last key of an option."""
+    return option.removeprefix("--").rpartition(".")[2]
+
+
+def _contents(file: str, verb: Mapping[str, str]) -> str:
+    """A YAML file's name; if there is an old name in the file, what it says under the new ones, as YAML."""
+    try:
+        old = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return file  # whoever reads it says what is wrong
+    new = renew(old)
+    if isinstance(new, dict):
+        for key in verb.keys() & new.keys():
+            announce(f"--{key}", f"--{verb[key]}")
+            new[verb[key]] = new.pop(key)
+    return file if new == old else yaml.safe_dump(new, sort_keys=False)
 
 
 def _file(text: str) -> str:

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 
+from diffwave_sde import compatibility
 from diffwave_sde.cli import cores
 
 VERBS = {
@@ -38,6 +39,7 @@ def main(argv: list[str] | None = None) -> None:
     verb = argv[0]
     if verb not in VERBS:
         sys.exit(_complain(f"no verb {verb!r}: choose one of {', '.join(VERBS)}"))
+    argv = compatibility.renew_arguments(argv)
     if os.getcwd() not in sys.path:  # where one's own classes are written, for --model.sde=mine.Fade
         sys.path.append(os.getcwd())
     try:
