@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install data train sample test oracles lint format bench
+.PHONY: help install data train sample test test-slow oracles lint format bench
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -18,7 +18,7 @@ ARGS ?=
 DATA = $(if $(wildcard configs/data/$(DATASET).yaml),--config "configs/data/$(DATASET).yaml",--data.dataset="$(DATASET)")
 
 help:  ## List the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 18
 	@printf '\nVariables: DATASET=drums|drums-cc0|synth|hydrogen|sonic-pi|/any/folder  CKPT=runs/NAME|model  N=16  OUT=folder\n'
 	@printf '           ARGS="..." is passed on, e.g. ARGS="--trainer.max_steps=50 --model.sde=CLD"\n'
 
@@ -41,8 +41,13 @@ train: install  ## Train on DATASET; go on with ARGS="--ckpt_path last"
 sample: install  ## Make N sounds from CKPT (default: the newest run, else the model drums)
 	@$(RUN) sample $(if $(CKPT),--ckpt "$(CKPT)") --n $(N) $(if $(OUT),--out "$(OUT)") $(ARGS)
 
-test: install  ## Run all tests
-	@$(BIN)/python -m pytest $(ARGS)
+# A module stays on one process, for what its tests share.
+PYTEST = $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadscope
+test: install  ## Run the tests
+	@$(PYTEST) $(ARGS)
+
+test-slow: install  ## Run the tests that take minutes each
+	@$(PYTEST) -m slow $(ARGS)
 
 oracles: install  ## Compare with other implementations, which this installs
 	@$(PIP) '.[oracles]'
