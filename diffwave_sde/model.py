@@ -11,8 +11,9 @@ from diffwave_sde.denoiser import Condition, Denoiser, Parametrization
 from diffwave_sde.guidance import Guidance
 from diffwave_sde.networks import Network
 from diffwave_sde.random import Generator, stream
-from diffwave_sde.samplers import Preferred, Sampler
+from diffwave_sde.samplers import CapturedSampler, Preferred, Sampler
 from diffwave_sde.samplers.base import Progress
+from diffwave_sde.samplers.capture import Capture
 from diffwave_sde.sde import EDM, SDE
 
 KEY = "diffwave_sde"
@@ -62,9 +63,9 @@ class Model(nn.Module):
         self.sampler, self.guidance, self.seed = sampler or Preferred(), guidance, seed
 
     def generators(self, numbers: Sequence[int], seed: int | None = None) -> list[torch.Generator]:
-        """One generator for each sound, by its number: it does not matter what is made beside it."""
+        """One generator for each sound, by its number: it does not matter what is made beside it, nor where."""
         seed = self.seed if seed is None else seed
-        return [stream(seed, SAMPLING, int(n), device=self.denoiser.sigma_data.device) for n in numbers]
+        return [stream(seed, SAMPLING, int(n)) for n in numbers]
 
     def guided(self, asked: Guidance | None = None) -> Guidance | None:
         """The guidance that sounds are made with: as asked for, else the model's own; as far as there are means."""
@@ -96,14 +97,48 @@ class Model(nn.Module):
         """
         if count is None:
             count = len(label) if label is not None else len(generator)
+        u, condition = self._start(length, label, generator, count)
+        return (sampler or self.sampler)(self._wrapped(wrap, guidance), u, condition, generator, progress)
+
+    def capture(
+        self,
+        sampler: Sampler | None = None,
+        wrap: Callable[[Denoiser], nn.Module] | None = None,
+        guidance: Guidance | None = None,
+        graphs: Capture | None = None,
+    ) -> Callable[..., Tensor]:
+        """What makes sounds as `sample` does, of one number and length, and on a GPU sooner: `samplers.capture`.
+
+        Args:
+            sampler, wrap, guidance: as for `sample`.
+            graphs: what the steps are captured by; CUDA graphs by default.
+
+        Returns:
+            (length, label, generator, progress) -> new sounds. The first call captures, and settles how many there are
+            and how long; the weights may change afterwards in place, the layers may not.
+
+        Raises:
+            ValueError: if there is no GPU to capture on, or the sampler's steps cannot be captured.
+        """
+        captured = CapturedSampler(self._wrapped(wrap, guidance), sampler or self.sampler, graphs)
+
+        def sample(length: int, label: Tensor | None, generator: Generator, progress: Progress | None = None) -> Tensor:
+            u, condition = self._start(length, label, generator, len(label if label is not None else generator))
+            return captured(u, condition, generator, progress)
+
+        return sample
+
+    def _start(self, length: int, label: Tensor | None, generator: Generator, count: int) -> tuple[Tensor, Condition]:
+        """The state (B, S, 1, length) that a sampling begins with, and what is asked for."""
         device = self.denoiser.sigma_data.device
         u = self.denoiser.sde.prior((count, 1, length), generator, device)
-        condition = Condition(label=None if label is None else label.to(device))
+        return u, Condition(label=None if label is None else label.to(device))
+
+    def _wrapped(self, wrap: Callable[[Denoiser], nn.Module] | None, guidance: Guidance | None) -> nn.Module:
+        """What a sampler is given: the denoiser, guided, and wrapped in what is asked for."""
         guidance = guidance or self.guidance
         denoiser = guidance(self.denoiser) if guidance else self.denoiser
-        if wrap is not None:
-            denoiser = wrap(denoiser)
-        return (sampler or self.sampler)(denoiser, u, condition, generator, progress)
+        return denoiser if wrap is None else wrap(denoiser)
 
 
 def unlike(model: nn.Module, state: dict[str, Tensor]) -> str | None:

@@ -16,6 +16,7 @@ from torchmetrics import Metric
 from diffwave_sde.denoiser import Condition, Denoiser, Parametrization
 from diffwave_sde.guidance import Guidance
 from diffwave_sde.loss import Draw, Loss, Objective
+from diffwave_sde.machine import sent
 from diffwave_sde.model import KEY, Model, check_fit
 from diffwave_sde.networks import Network
 from diffwave_sde.optim import MuonAdamW, WarmupDecay  # noqa: F401  an optimizer to name on the command line
@@ -183,7 +184,7 @@ class DiffusionModule(Model, LightningModule):
         # Others at every step, since each place has its own range of noise levels. A process that has none of them
         # takes one for nothing, since all must bring a gradient.
         rows = [i for i, place in enumerate(places) if place % every == step % every]
-        some = torch.tensor(rows or [0], device=x.device)
+        some = sent(torch.tensor(rows or [0]), x.device)
         losses = self.loss.at(self.denoiser.weak, x[some], draw[some], condition[some])
         # Its mean over all processes and batches of a step is that over all the clips that are taken.
         loss = losses.sum() * (world * parts / len(range(step % every, total, every)) if rows else 0.0)
@@ -226,11 +227,11 @@ class DiffusionModule(Model, LightningModule):
         step, places, total = self._places(len(x), counter, rank, world, parts)
         torch.manual_seed(stream(self.seed, "dropout", counter, rank).initial_seed())
         generators = [stream(self.seed, TRAINING, step, p, device=x.device) for p in places]
-        position = torch.tensor(places, device=x.device)
+        position = sent(torch.tensor(places), x.device)
         shared = stream(self.seed, TRAINING, step, "shared", device=x.device)
         draw = self.loss.draw(self.denoiser.sde, x, generators, position, total, shared)
         hidden = torch.rand(total, generator=stream(self.seed, "label", step))[places]
-        label = torch.where((hidden < self.label_dropout).to(x.device), -1, batch.label)
+        label = torch.where(sent(hidden < self.label_dropout, x.device), -1, batch.label)
         return x, Condition(label=label), draw
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -254,11 +255,12 @@ class DiffusionModule(Model, LightningModule):
         """The losses (B,) of clips as validation takes them, and what was drawn for it.
 
         A clip's time and noise follow from its place in the store: they are the same at every validation, so that
-        "best" is not the luck of t. Steps of the golden ratio spread the times evenly over any run of clips.
+        "best" is not the luck of t, and on every device. Steps of the golden ratio spread the times evenly over any run
+        of clips.
         """
         x = batch.audio
         quantile = (batch.index.double() * 0.6180339887498949 + 0.5) % 1
-        noise = [stream(self.seed, VALIDATION, int(i), device=x.device) for i in batch.index]
+        noise = [stream(self.seed, VALIDATION, i) for i in batch.index.tolist()]
         draw = self.loss.draw(self.denoiser.sde, x, noise)
         # Of the law that is meant, not of one that moves as training goes on.
         draw = replace(draw, t=self.loss.time.law(self.denoiser.sde, quantile), weight=None)

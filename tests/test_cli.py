@@ -13,6 +13,7 @@ import pytest
 import soundfile
 import torch
 import yaml
+from tape import Tapes
 
 from diffwave_sde import checkpoint
 from diffwave_sde.cli import evaluate, lightning, main, runs
@@ -20,6 +21,7 @@ from diffwave_sde.data.sources import Rendered
 from diffwave_sde.metrics import MEASUREMENTS
 from diffwave_sde.model import Model
 from diffwave_sde.module import DiffusionModule
+from diffwave_sde.samplers import capture
 from diffwave_sde.sde import VDM
 
 SMALL = [
@@ -218,6 +220,16 @@ def test_the_same_seed_gives_the_same_sounds_whatever_the_batch_size(run, here):
         if (here / "c" / name).exists():
             assert abs(a - soundfile.read(here / "c" / name)[0]).max() < 1e-4
     assert abs(a).max() > 1e-3  # and they are not silence
+
+
+def test_captured_sounds_are_the_same_in_batches_that_are_not_full_too(run, here, monkeypatch):
+    monkeypatch.setattr(capture, "CudaGraphs", lambda device: Tapes())
+    for out, options in {"plain": [], "captured": ["--cuda_graphs"]}.items():
+        main(["sample", f"--ckpt={run}", f"--out={out}", "--n=3", "--batch_size=2", "--device=cpu", *options])
+    plain, captured = (sorted((here / out).glob("*.wav")) for out in ("plain", "captured"))
+    assert len(plain) == 3
+    for a, b in zip(plain, captured, strict=True):
+        assert abs(soundfile.read(a)[0] - soundfile.read(b)[0]).max() < 1e-4
 
 
 def test_a_learnt_grid_is_one_command_and_one_option(run, here, capsys):
@@ -521,6 +533,7 @@ BAD = {
     "no sounds": (["sample", "--n=0"], ["--n 0"]),
     "unknown sampler": (["sample", "--sampler=Foo"], ["Foo", "Heun"]),
     "unknown device": (["sample", "--device=tpu"], ["tpu", "cuda"]),
+    "graphs on a CPU": (["sample", "--ckpt=drums", "--device=cpu", "--cuda_graphs"], ["CUDA graphs", "cpu", "without"]),
 }
 
 

@@ -258,3 +258,8 @@ def test_the_sampler_of_choice_takes_every_process():
 def test_guidance_without_a_trained_absence_of_class_is_refused():
     with pytest.raises(ValueError, match="label_dropout = 0 never trains"):
         DiffusionModule(small(), guidance=Guidance(), label_dropout=0.0)
+
+
+def test_the_noise_of_sounds_is_drawn_on_the_cpu_wherever_the_model_is():
+    model = DiffusionModule(small()).to("meta")
+    assert all(generator.device.type == "cpu" for generator in model.generators([0, 1]))

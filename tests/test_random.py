@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from diffwave_sde.random import rand, randn, stream
+from diffwave_sde.random import fill, rand, randn, stream
 
 
 def test_the_same_key_gives_the_same_numbers():
@@ -68,3 +68,10 @@ def test_laws_are_standard():
     assert u.min() >= 0
     assert u.max() < 1
     assert abs(u.mean() - 0.5) < 0.01
+
+
+def test_threads_draw_what_one_does():
+    one, four = (torch.empty(5, 2, 3) for _ in range(2))
+    fill(torch.randn, one, [stream("row", i) for i in range(5)], 1)
+    fill(torch.randn, four, [stream("row", i) for i in range(5)], 4)
+    assert torch.equal(one, four)

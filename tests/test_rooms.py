@@ -14,7 +14,7 @@ EVERYTHING = None
 
 # What each room may import of the others; a room is a file, or a folder with all that is in it.
 ALLOWED: dict[str, set[str] | None] = {
-    "random": set(),  # a leaf: whatever draws may import it
+    "random": {"machine"},  # whatever draws may import it
     "audio": set(),
     "page": {"audio", "pictures"},
     "pictures": {"audio"},
@@ -32,7 +32,7 @@ ALLOWED: dict[str, set[str] | None] = {
     "compatibility": set(),
     "optim": {"machine"},
     "model": {"sde", "denoiser", "guidance", "networks", "samplers", "random"},
-    "module": {"model", "sde", "denoiser", "guidance", "networks", "loss", "optim", "samplers", "random"},
+    "module": {"model", "sde", "denoiser", "guidance", "networks", "loss", "optim", "samplers", "random", "machine"},
     "callbacks": {"module", "metrics", "samplers", "audio", "page", "pictures", "random"},
     "deploy": {"denoiser", "guidance", "samplers"},
     "checkpoint": EVERYTHING,

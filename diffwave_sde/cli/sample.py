@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -90,6 +91,12 @@ def parser() -> ArgumentParser:
         "of a seed are nearly the same",
     )
     p.add_argument("--device", type=Device, default="auto", help="where to compute; auto is a CUDA GPU if there is one")
+    p.add_argument(
+        "--cuda_graphs",
+        action="store_true",
+        help="capture the sampling of the first batch as CUDA graphs, and replay them for the others (default: launch "
+        "every kernel); pays on a GPU for several batches; the sounds are the same",
+    )
     return p
 
 
@@ -212,6 +219,8 @@ def _make(folder: Folder, model: checkpoint.Trained, sampler: samplers.Sampler, 
     names = [model.labels[i] if i >= 0 else "sound" for i in label.tolist()]
     missing = [i for i in range(config.n) if not folder.holds(i, names[i])]
     made, seconds = 0, 0.0
+    wrap = guidance.CLIPS.get(config.clip)
+    captured = model.module.capture(sampler, wrap) if config.cuda_graphs else None
     with bar("sounds") as progress:
         task = progress.add_task(f"sampling with {type(sampler).__name__}", total=config.n)
         for first in range(0, len(missing), config.batch_size):
@@ -222,7 +231,12 @@ def _make(folder: Folder, model: checkpoint.Trained, sampler: samplers.Sampler, 
                 progress.update(task, completed=done + len(rows) * step / steps)
 
             began = time.perf_counter()
-            sounds = _sounds(model, sampler, config, rows, label[rows], report)
+            if captured is None:
+                draw = partial(model.module.sample, sampler=sampler, wrap=wrap)
+                sounds = _sounds(model, draw, config, rows, label[rows], report)
+            else:  # which makes as many as it was captured for
+                padded = (rows * config.batch_size)[: config.batch_size]
+                sounds = _sounds(model, captured, config, padded, label[padded], report)[: len(rows)]
             seconds += time.perf_counter() - began
             made += sounds.numel()
             folder.add(rows, [names[i] for i in rows], sounds, model.rate, sampler.nfe)
@@ -243,19 +257,13 @@ def _make(folder: Folder, model: checkpoint.Trained, sampler: samplers.Sampler, 
 @torch.inference_mode()
 def _sounds(
     model: checkpoint.Trained,
-    sampler: samplers.Sampler,
+    draw: Callable[..., torch.Tensor],
     config: Namespace,
     numbers: list[int],
     label: torch.Tensor,
     report: Callable[[int, int], None],
 ) -> torch.Tensor:
     """The sounds of these numbers, (n, length), as waveforms in [-1, 1]."""
-    x = model.module.sample(
-        config.length or model.length,
-        label,
-        model.module.generators(numbers, config.seed),
-        sampler,
-        report,
-        wrap=guidance.CLIPS.get(config.clip),
-    )
+    generators = model.module.generators(numbers, config.seed)
+    x = draw(config.length or model.length, label, generators, progress=report)
     return audio.expand(x[:, 0], model.mu).cpu()

@@ -62,7 +62,7 @@ def run(argv: list[str]) -> None:
             x,
             times,
             Condition(label=batch.label.to(where)),
-            [stream(config.seed, "schedule", i, device=where) for i in range(len(x))],
+            [stream(config.seed, "schedule", i) for i in range(len(x))],
             lambda done, _: progress.update(task, completed=done),
         )
     table = terms(denoiser.sde, times, error)

@@ -3,6 +3,7 @@
 from diffwave_sde.samplers.adaptive import GottaGoFast, ProbabilityFlow
 from diffwave_sde.samplers.ancestral import Ancestral
 from diffwave_sde.samplers.base import GridSampler, Sampler
+from diffwave_sde.samplers.capture import CapturedSampler
 from diffwave_sde.samplers.exponential import DPMSolver2M, DPMSolver2S, DPMSolver3M, DPMSolverSDE
 from diffwave_sde.samplers.grids import (
     CosineGrid,
@@ -28,6 +29,7 @@ __all__ = [
     "SSCS",
     "Ancestral",
     "AnnealedLangevin",
+    "CapturedSampler",
     "CosineGrid",
     "CrashGrid",
     "DPMSolver2M",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import final
 
@@ -26,6 +26,7 @@ class Run:
     denoiser, condition, generator: as given to the sampler.
     past: D of earlier calls, the last one first, for the methods that keep them.
     calls: network calls so far, of each sound.
+    drawn: noise that was made beforehand, which is taken in place of fresh noise.
     """
 
     denoiser: Denoiser
@@ -34,6 +35,7 @@ class Run:
     nodes: Callable[[Tensor, int, Condition | None], tuple[Tensor, Tensor | None]] | None = None
     past: list[Tensor] = field(default_factory=list)
     calls: int = 0
+    drawn: Iterator[Tensor] | None = None
 
     def predict(self, u: Tensor, i: int) -> tuple[Tensor, Tensor | None]:
         """The denoiser at the i-th node of the plan: u (B, S, C, T) -> D (B, C, T), place of the variance or None."""
@@ -53,7 +55,7 @@ class Run:
 
     def noise(self, u: Tensor) -> Tensor:
         """Standard normal numbers like u, each example's from its own generator."""
-        return randn(u.shape, self.generator, u.dtype, u.device)
+        return randn(u.shape, self.generator, u.dtype, u.device) if self.drawn is None else next(self.drawn)
 
 
 class Sampler(ABC):
@@ -137,13 +139,20 @@ class GridSampler(Sampler):
         """The state at times[i + 1] from the state u (B, S, C, T) at times[i]."""
 
     @final
-    def solve(self, run: Run, u: Tensor, progress: Progress | None) -> Tensor:
+    def ready(self, run: Run, u: Tensor) -> list[tuple[Tensor, ...]]:
+        """The coefficients of the steps, like u (B, S, C, T); and `run.nodes`.
+
+        All that depends on time alone is computed here, so that the loop neither computes in float64 nor waits for the
+        device.
+        """
         sde = run.denoiser.sde
         times = self.grid(sde, self.steps)
-        # Cast and moved once, so that the loop neither computes in float64 nor waits for the device.
-        plan = [tuple(c.to(device=u.device, dtype=u.dtype) for c in row) for row in self.plan(run.denoiser, times)]
         run.nodes = prepare(run.denoiser, torch.cat((times, self.between(sde, times))), u)
-        for i, coefficients in enumerate(plan):
+        return [tuple(c.to(device=u.device, dtype=u.dtype) for c in row) for row in self.plan(run.denoiser, times)]
+
+    @final
+    def solve(self, run: Run, u: Tensor, progress: Progress | None) -> Tensor:
+        for i, coefficients in enumerate(self.ready(run, u)):
             u = self.step(run, u, i, coefficients)
             if progress is not None:
                 progress(i + 1, self.steps)
