@@ -23,7 +23,6 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
-import torchaudio.functional
 from torch import Tensor
 
 RATE = 44_100  # Hz
@@ -149,6 +148,9 @@ def resample(x: Tensor, source: int, rate: int = RATE) -> Tensor:
     ratio = Fraction(source, rate).limit_denominator(1000)
     if ratio == 1:
         return x
+    # Nothing else needs it: where all sounds are at 44.1 kHz, as in a store, one does without.
+    import torchaudio.functional
+
     return torchaudio.functional.resample(
         x,
         ratio.numerator,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from functools import lru_cache
 from itertools import pairwise
 
 import torch
-import torchaudio.functional
 from torch import Tensor
 
 from diffwave_sde import audio
@@ -98,7 +98,22 @@ def _stretches(frames: int) -> list[tuple[int, int]]:
 
 @lru_cache(maxsize=4)
 def _mel(bins: int) -> Tensor:
-    return torchaudio.functional.melscale_fbanks(bins, 30.0, 20_000.0, _BANDS, audio.RATE, norm=None, mel_scale="htk")
+    return mel_weights(bins, _BANDS)
+
+
+def mel_weights(bins: int, bands: int, low: float = 30.0, high: float = 20_000.0) -> Tensor:
+    """Triangles, equally spaced in mel: the weights of `bins` frequencies up to 22,050 Hz in each band, (bins, bands).
+
+    With mel = 2595 log₁₀(1 + f / 700 Hz). Source: Davis and Mermelstein 1980; O'Shaughnessy 1987 for the formula.
+
+    Args:
+        low, high: the ends of the lowest and of the highest triangle, Hz.
+    """
+    ends = [2595 * math.log10(1 + f / 700) for f in (low, high)]
+    corners = 700 * (10 ** (torch.linspace(*ends, bands + 2) / 2595) - 1)
+    from_corner = corners - torch.linspace(0, audio.RATE // 2, bins)[:, None]
+    rising, falling = -from_corner[:, :-2] / corners.diff()[:-1], from_corner[:, 2:] / corners.diff()[1:]
+    return torch.minimum(rising, falling).clamp_min(0)
 
 
 def _envelope(sounds: Tensor) -> Tensor:

@@ -14,13 +14,11 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-import torchaudio.functional
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from diffwave_sde import audio
-from diffwave_sde.metrics.embeddings import Embedding
+from diffwave_sde.metrics.embeddings import Embedding, mel_weights
 
 WEIGHTS = Path(__file__).with_suffix(".safetensors")
 
@@ -41,10 +39,7 @@ class Encoder(nn.Module):
     def __init__(self, size: int = 64, channels: tuple[int, ...] = (24, 48, 64, 96)):
         super().__init__()
         for _, fft, _ in _VIEWS:
-            bands = torchaudio.functional.melscale_fbanks(
-                fft // 2 + 1, 30.0, 20_000.0, _BANDS, audio.RATE, norm=None, mel_scale="htk"
-            )
-            self.register_buffer(f"mel{fft}", bands.mT.contiguous(), persistent=False)
+            self.register_buffer(f"mel{fft}", mel_weights(fft // 2 + 1, _BANDS).mT.contiguous(), persistent=False)
         layers: list[nn.Module] = []
         bands, frames = _BANDS, Embedding.window // _VIEWS[0][-1] + 1
         for before, after in zip((len(_VIEWS), *channels), channels, strict=False):

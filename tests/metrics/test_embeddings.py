@@ -9,6 +9,7 @@ import torchaudio.functional as F
 from diffwave_sde import audio
 from diffwave_sde.data.sources import Rendered
 from diffwave_sde.metrics import EMBEDDINGS, LogMel, aligned, frechet, kernel
+from diffwave_sde.metrics.embeddings import mel_weights
 
 COUNT = 40
 
@@ -118,3 +119,9 @@ def test_silence_has_an_embedding(embed):
 def test_a_sound_s_embedding_does_not_depend_on_its_batch(drums, embed):
     real = drums[0][:7]
     torch.testing.assert_close(embed(real, batch=2), embed(real), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("bins", "bands"), [(513, 64), (1025, 64), (257, 20)])
+def test_mel_bands_are_those_of_torchaudio(bins, bands):
+    expected = F.melscale_fbanks(bins, 30.0, 20_000.0, bands, audio.RATE, norm=None, mel_scale="htk")
+    torch.testing.assert_close(mel_weights(bins, bands), expected, rtol=0, atol=1e-6)
