@@ -64,7 +64,7 @@ def test_another_number_of_sounds_and_a_device_without_graphs_are_refused():
     captured(torch.randn(2, 1, 1, 50), None, generators("a"))
     with pytest.raises(ValueError, match=r"captured for .*\(2, 1, 1, 50\)"):
         captured(torch.randn(3, 1, 1, 50), None, None)
-    with pytest.raises(ValueError, match="captured on a CUDA GPU, and this is a cpu"):
+    with pytest.raises(ValueError, match="captured on a CUDA GPU, and this is the cpu"):
         CapturedSampler(denoiser, DDIM(4))
     with pytest.raises(ValueError, match="GottaGoFast chooses its steps by what it meets"):
         CapturedSampler(denoiser, GottaGoFast(), Tapes())
