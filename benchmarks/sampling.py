@@ -40,7 +40,7 @@ from diffwave_sde.machine import bfloat16_is_fast
 from diffwave_sde.metrics import EMBEDDINGS, evaluate
 from diffwave_sde.metrics.evaluation import SoundSet
 from diffwave_sde.model import Model
-from diffwave_sde.networks import Half
+from diffwave_sde.networks import BFloat16Network
 from diffwave_sde.samplers import DPMSolver2M, DPMSolver3M, DPMSolverSDE, Preferred, Sampler
 
 PEERS = ("crash", "audio-diffusion-pytorch, 7 levels")
@@ -50,7 +50,7 @@ def model(name: str, device: torch.device, half: bool = False) -> checkpoint.Tra
     """A trained model, its products in bfloat16 if so wanted."""
     found = checkpoint.load(name, device=str(device))
     if half:
-        found.module.denoiser.net = Half(found.module.denoiser.net)
+        found.module.denoiser.net = BFloat16Network(found.module.denoiser.net)
     return found
 
 

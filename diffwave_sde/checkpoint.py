@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from diffwave_sde import compatibility
 from diffwave_sde.model import KEY, Model, check_fit, unlike
 
 if TYPE_CHECKING:
@@ -93,14 +94,21 @@ def newest(root: str | Path = "runs", name: str = "*") -> Path | None:
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """The contents of a checkpoint file; of an exported model, what it holds of them.
+    """The contents of a checkpoint file, under today's names; of an exported model, what it holds of them.
 
     Raises:
         ValueError: if the file is not a checkpoint of this program.
     """
     path = Path(path)
-    if is_export(path):
-        return _exported(path)
+    state = _exported(path) if is_export(path) else _saved(path)
+    compatibility.renew_checkpoint(state)
+    if "config" in state[KEY]:
+        state[KEY]["config"] = compatibility.renew(state[KEY]["config"])
+    return state
+
+
+def _saved(path: Path) -> dict[str, Any]:
+    """The contents of a checkpoint file."""
     try:
         # mmap: only the tensors that are used are read.
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)

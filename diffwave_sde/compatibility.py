@@ -18,16 +18,35 @@ import yaml
 CLASSES: dict[str, str] = {}
 """Old name of a class -> its new name. The module of the new one may differ: the name alone is looked up."""
 
-OPTIONS: dict[str, dict[str, str]] = {}
+OPTIONS: dict[str, dict[str, str]] = {
+    "loss": {"strata": "time_sampling"},
+    "weight": {"tilt": "weight_fn"},
+}
 """Where an option stands (`sampler`, `guidance`, `weight`, ...: the key above it) -> its old name -> its new name."""
 
-VERB_OPTIONS: dict[str, dict[str, str]] = {}
+VERB_OPTIONS: dict[str, dict[str, str]] = {
+    "loss": {"strata": "time_sampling"},
+    "weight": {"tilt": "weight_fn"},
+}
 """Verb of the command line -> old name of an option of its own -> its new name."""
 
 FILES: dict[str, str] = {}
 """Old name of a file in configs/ -> its new name."""
 
-WEIGHTS: tuple[tuple[str, str], ...] = ()
+_NET = r"^((?:denoiser\.)?(?:weak\.)?net\.)"
+_BLOCK = r"(?=\.\d+\.(?:before\.\d|norm|film|after\.\d|skip(?:\.\d)?)\.(?:weight|bias)$)"
+_CONV = r"(?=\.\d+\.(?:weight|bias)$)"
+
+WEIGHTS: tuple[tuple[str, str], ...] = (
+    # Of the U-Net, by place and form: a network of one's own may have parts of the same names.
+    (_NET + "inward" + _BLOCK, r"\1mid_in"),
+    (_NET + "outward" + _BLOCK, r"\1mid_out"),
+    *((_NET + "shrink" + form, r"\1downsample") for form in (_CONV, _BLOCK)),
+    *((_NET + "grow" + form, r"\1upsample") for form in (_CONV, _BLOCK)),
+    (_NET + "enter" + _CONV, r"\1pyramid_in"),
+    (_NET + "see" + _CONV, r"\1level_in"),
+    (_NET + r"say(?=\.\d+\.[02]\.(?:weight|bias)$)", r"\1level_head"),
+)
 """Old name of a weight, a regular expression -> what it is replaced by."""
 
 CLASS_KEYS = ("class_path", "sampler", "callbacks", "callbacks+")
@@ -91,6 +110,13 @@ def renew_weights(state: Mapping[str, Any]) -> dict[str, Any]:
         return old
 
     return {name(key): value for key, value in state.items()}
+
+
+def renew_checkpoint(state: dict[str, Any]) -> None:
+    """Put the weights of a checkpoint, the averaged and the raw ones, under their new names, in place."""
+    for part in ("state_dict", "current_model_state"):
+        if part in state:
+            state[part] = renew_weights(state[part])
 
 
 def _class(text: str) -> str:

@@ -13,9 +13,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 
+from diffwave_sde.compatibility import renew_checkpoint
 from diffwave_sde.denoiser import Condition, Denoiser, Parametrization
 from diffwave_sde.guidance import Guidance
-from diffwave_sde.loss import Draw, Loss, Objective
+from diffwave_sde.loss import Loss, NoiseDraw, Objective
 from diffwave_sde.machine import sent
 from diffwave_sde.model import KEY, Model, check_fit
 from diffwave_sde.networks import Network
@@ -150,7 +151,7 @@ class DiffusionModule(Model, LightningModule):
             return optimizer
         scheduler = self.scheduler(optimizer)
         if isinstance(scheduler, WarmupDecay) and self._trainer is not None:
-            scheduler.follow(self.trainer.estimated_stepping_batches)
+            scheduler.set_total_steps(self.trainer.estimated_stepping_batches)
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
 
     def forward(self, u: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
@@ -176,7 +177,7 @@ class DiffusionModule(Model, LightningModule):
             self.buckets["train_loss"].reset()
         return loss if self.denoiser.weak is None else loss + self._weak_loss(x, draw, condition)
 
-    def _weak_loss(self, x: Tensor, draw: Draw, condition: Condition) -> Tensor:
+    def _weak_loss(self, x: Tensor, draw: NoiseDraw, condition: Condition) -> Tensor:
         """The loss of the weak network, which has no weight in common with the other."""
         rank, world, parts = self._share()
         step, places, total = self._places(len(x), self.batches - 1, rank, world, parts)
@@ -191,13 +192,13 @@ class DiffusionModule(Model, LightningModule):
         self.log("train/weak_loss", losses.detach().mean(), batch_size=len(some))
         return loss
 
-    def _observe(self, draw: Draw, losses: Tensor) -> None:
+    def _observe(self, draw: NoiseDraw, losses: Tensor) -> None:
         # Those of all processes, so that all draw from one law.
         pairs = torch.stack((float64(draw.t), float64(losses.detach() / draw.weight.to(losses))))
         t, losses = self.all_gather(pairs).reshape(-1, *pairs.shape).unbind(1)
         self.loss.time.observe(self.denoiser.sde, t.flatten(), losses.flatten())
 
-    def prepare_step(self, batch: Any, counter: int) -> tuple[Tensor, Condition, Draw]:
+    def prepare_step(self, batch: Any, counter: int) -> tuple[Tensor, Condition, NoiseDraw]:
         """The clips, condition and draws of training batch number `counter`: a pure function of these and the seed."""
         return self.replay(batch, counter, *self._share())
 
@@ -218,7 +219,7 @@ class DiffusionModule(Model, LightningModule):
 
     def replay(
         self, batch: Any, counter: int, rank: int = 0, world: int = 1, parts: int = 1
-    ) -> tuple[Tensor, Condition, Draw]:
+    ) -> tuple[Tensor, Condition, NoiseDraw]:
         """As `prepare_step`, for any rank of any number of processes: what a spike's record is replayed with.
 
         `parts` batches are accumulated for a step of the optimizer.
@@ -238,6 +239,7 @@ class DiffusionModule(Model, LightningModule):
         checkpoint[KEY] = {**self.recipe, "batches": self.batches}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        renew_checkpoint(checkpoint)  # in place: Lightning and its callbacks take the weights from there
         if KEY not in checkpoint:
             raise ValueError("the checkpoint was not written by diffwave-sde: give one from runs/NAME/checkpoints")
         self.batches = checkpoint[KEY]["batches"]
@@ -251,7 +253,7 @@ class DiffusionModule(Model, LightningModule):
     def test_step(self, batch: Any, batch_idx: int) -> None:
         self._evaluate(batch, "test")
 
-    def fixed(self, batch: Any) -> tuple[Tensor, Draw]:
+    def fixed(self, batch: Any) -> tuple[Tensor, NoiseDraw]:
         """The losses (B,) of clips as validation takes them, and what was drawn for it.
 
         A clip's time and noise follow from its place in the store: they are the same at every validation, so that
@@ -281,7 +283,7 @@ class DiffusionModule(Model, LightningModule):
         self.log_dict({f"{name}/loss/{k}": v for k, v in self.buckets[f"{name}_loss"].compute().items()})
         self.buckets[f"{name}_loss"].reset()
 
-    def _sigma(self, draw: Draw) -> Tensor:
+    def _sigma(self, draw: NoiseDraw) -> Tensor:
         return self.denoiser.sde.kernel(draw.t).snr.rsqrt().float()
 
     # Sampling

@@ -137,7 +137,7 @@ LEARNT = [
     "--model.loss.time.base=UniformTime",
     "--model.loss.time.history=1",
     "--model.loss.time.buckets=2",
-    "--model.loss.strata=low-discrepancy",
+    "--model.loss.time_sampling=low-discrepancy",
 ]
 
 

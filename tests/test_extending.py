@@ -64,7 +64,7 @@ def test_the_formulas_are_those_of_the_page(mine):
     kernel = mine.Circle().kernel(t)
     torch.testing.assert_close(kernel.M[:, 0] ** 2 + kernel.L[:, 0, 0] ** 2, torch.ones(2).double())
     snr = kernel.snr
-    torch.testing.assert_close(mine.Knee(10.0)(truth.level(mine.Circle(), t)), snr / (1 + snr / 10))
+    torch.testing.assert_close(mine.Knee(10.0)(truth.weight_inputs(mine.Circle(), t)), snr / (1 + snr / 10))
 
 
 def test_the_commands_of_the_page_run(mine, tmp_path):

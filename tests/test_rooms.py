@@ -32,7 +32,8 @@ ALLOWED: dict[str, set[str] | None] = {
     "compatibility": set(),
     "optim": {"machine"},
     "model": {"sde", "denoiser", "guidance", "networks", "samplers", "random"},
-    "module": {"model", "sde", "denoiser", "guidance", "networks", "loss", "optim", "samplers", "random", "machine"},
+    "module": {"model", "sde", "denoiser", "guidance", "networks", "loss", "optim", "samplers", "random"}
+    | {"machine", "compatibility"},
     "callbacks": {"module", "metrics", "samplers", "audio", "page", "pictures", "random"},
     "deploy": {"denoiser", "guidance", "samplers"},
     "checkpoint": EVERYTHING,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import diffwave_sde
 from diffwave_sde.denoiser import Denoiser, Parametrization
-from diffwave_sde.loss import Draw, Level, TimeSampler, Weight
+from diffwave_sde.loss import NoiseDraw, TimeSampler, Weight, WeightInputs
 from diffwave_sde.samplers import Grid, GridSampler, LearnedGrid, TimesGrid
 from diffwave_sde.sde import CLD, DDPM, SDE, VDM, Kernel, MeanSigma, pad
 
@@ -182,11 +182,11 @@ def fixed(sde, t, examples=40, length=1000, data=GAUSSIAN, seed=0):
     g = torch.Generator().manual_seed(seed)
     x = data.sample((examples, 1, length), g)
     eps = torch.randn(examples, sde.blocks, 1, length, generator=g, dtype=torch.float64)
-    return x, Draw(torch.full((examples,), t, dtype=torch.float64), eps)
+    return x, NoiseDraw(torch.full((examples,), t, dtype=torch.float64), eps)
 
 
-def level(sde, t):
-    return Level(sde, t, sde.kernel(t), torch.tensor(SIGMA_DATA, dtype=torch.float64))
+def weight_inputs(sde, t):
+    return WeightInputs(sde, t, sde.kernel(t), torch.tensor(SIGMA_DATA, dtype=torch.float64))
 
 
 def within(values, expected, sigmas=5.0):

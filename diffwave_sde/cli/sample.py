@@ -17,7 +17,7 @@ from rich.table import Table
 from diffwave_sde import audio, checkpoint, guidance, page, samplers
 from diffwave_sde.cli import cores, led, runs
 from diffwave_sde.cli.bar import bar
-from diffwave_sde.networks import Half
+from diffwave_sde.networks import BFloat16Network
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -43,7 +43,7 @@ def make(config: Namespace) -> Path:
     if config.precision == "bf16":
         for denoiser in (model.module.denoiser, model.module.denoiser.weak):
             if denoiser is not None:
-                denoiser.net = Half(denoiser.net)
+                denoiser.net = BFloat16Network(denoiser.net)
     out = Path(config.out) if config.out else _default_out(model, config)
     writable(out)
     used = (sampler or model.module.sampler).on(model.module.denoiser.sde)

@@ -6,37 +6,36 @@ Every objective of the literature that is a regression is such a pair. A time sa
 [0, 1) to times; so each one can be stratified, put on a fixed grid, or shared out among processes in the same way.
 """
 
-from diffwave_sde.loss.objectives import Draw, HybridLoss, ImplicitLoss, Loss, Objective
+from diffwave_sde.loss.objectives import HybridLoss, ImplicitLoss, Loss, NoiseDraw, Objective
 from diffwave_sde.loss.times import DiscreteTime, ImportanceTime, LogNormalSigma, TimeSampler, UniformTime
 from diffwave_sde.loss.weights import (
     DataWeight,
     EpsilonWeight,
     ExtendedWeight,
     KarrasWeight,
-    Level,
     LikelihoodWeight,
     MinSNRWeight,
     P2Weight,
     ScoreWeight,
     VWeight,
     Weight,
+    WeightInputs,
 )
 
 __all__ = [
     "DataWeight",
     "DiscreteTime",
-    "Draw",
     "EpsilonWeight",
     "ExtendedWeight",
     "HybridLoss",
     "ImplicitLoss",
     "ImportanceTime",
     "KarrasWeight",
-    "Level",
     "LikelihoodWeight",
     "LogNormalSigma",
     "Loss",
     "MinSNRWeight",
+    "NoiseDraw",
     "Objective",
     "P2Weight",
     "ScoreWeight",
@@ -44,4 +43,5 @@ __all__ = [
     "UniformTime",
     "VWeight",
     "Weight",
+    "WeightInputs",
 ]

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 from diffwave_sde.denoiser import Condition, Denoiser
 from diffwave_sde.loss.times import DiscreteTime, LogNormalSigma, TimeSampler
-from diffwave_sde.loss.weights import EpsilonWeight, KarrasWeight, Level, Weight
+from diffwave_sde.loss.weights import EpsilonWeight, KarrasWeight, Weight, WeightInputs
 from diffwave_sde.random import Generator, rand, randn
 from diffwave_sde.sde import SDE, Kernel, float64, lift, pad
 
-Strata = Literal["stratified", "low-discrepancy", "independent"]
+TimeSampling = Literal["stratified", "low-discrepancy", "independent"]
 
 
 @dataclass(frozen=True)
-class Draw:
+class NoiseDraw:
     """What a loss drew for a batch: enough to compute it again.
 
     t: times, (B,), float64.  eps: noise, (B, S, C, T).
@@ -33,17 +33,17 @@ class Draw:
     weight: Tensor | None = None
     probes: Tensor | None = None
 
-    def __getitem__(self, rows: slice | Tensor) -> Draw:
+    def __getitem__(self, rows: slice | Tensor) -> NoiseDraw:
         """The same for some of the examples."""
-        return Draw(**{k: None if v is None else v[rows] for k, v in vars(self).items()})
+        return NoiseDraw(**{k: None if v is None else v[rows] for k, v in vars(self).items()})
 
 
 class Objective(nn.Module, ABC):
     """A loss, example by example, of a denoiser.
 
     time: the law of the times.
-    strata: how a batch is spread over that law: one time in each of B equal parts ("stratified"); the same with one
-        offset for all parts (VDM's "low-discrepancy", Kingma et al. 2021, app. I.1); or "independent".
+    time_sampling: how a batch is spread over that law: one time in each of B equal parts ("stratified"); the same with
+        one offset for all parts (VDM's "low-discrepancy", Kingma et al. 2021, app. I.1); or "independent".
     probes: random signs drawn for each number of the state.
     invariant: whether its mean stays when a process runs otherwise between the same ends; only then can it teach one.
     """
@@ -51,14 +51,14 @@ class Objective(nn.Module, ABC):
     probes: int = 0
     invariant: bool = False
 
-    def __init__(self, time: TimeSampler, strata: Strata):
+    def __init__(self, time: TimeSampler, time_sampling: TimeSampling):
         super().__init__()
-        if strata not in Strata.__args__:
-            raise ValueError(f"strata = {strata!r}: choose one of {', '.join(Strata.__args__)}")
-        self.time, self.strata = time, strata
+        if time_sampling not in TimeSampling.__args__:
+            raise ValueError(f"time_sampling = {time_sampling!r}: choose one of {', '.join(TimeSampling.__args__)}")
+        self.time, self.time_sampling = time, time_sampling
 
     @abstractmethod
-    def at(self, denoiser: Denoiser, x: Tensor, draw: Draw, condition: Condition | None = None) -> Tensor:
+    def at(self, denoiser: Denoiser, x: Tensor, draw: NoiseDraw, condition: Condition | None = None) -> Tensor:
         """The loss of each example of x (B, C, T) for given times and noise: (B,)."""
 
     @final
@@ -70,7 +70,7 @@ class Objective(nn.Module, ABC):
         position: Tensor | None = None,
         total: int = 0,
         shared: torch.Generator | None = None,
-    ) -> Draw:
+    ) -> NoiseDraw:
         """Draw a time and noise for each of x (B, C, T), the times spread over the global batch.
 
         Args:
@@ -83,17 +83,17 @@ class Objective(nn.Module, ABC):
         if position is None:
             position, total = torch.arange(len(x), device=x.device), len(x)
         q = float64(rand((len(x),), generator, device=x.device))
-        if self.strata == "low-discrepancy":
+        if self.time_sampling == "low-discrepancy":
             first = generator[0] if isinstance(generator, list | tuple) else generator
             q = float64(rand((1,), shared or first, device=x.device))
-        if self.strata != "independent":
+        if self.time_sampling != "independent":
             q = (float64(position) + q) / total
         t = self.time(sde, q)
         eps = randn((len(x), sde.blocks, *x.shape[1:]), generator, x.dtype, x.device)
         probes = None
         if self.probes:
             probes = 2 * rand((len(x), self.probes, *eps.shape[1:]), generator, x.dtype, x.device).round() - 1
-        return Draw(t, eps, self.time.correction(sde, t), probes)
+        return NoiseDraw(t, eps, self.time.correction(sde, t), probes)
 
     @final
     def forward(
@@ -103,7 +103,7 @@ class Objective(nn.Module, ABC):
         return self.at(denoiser, x, self.draw(denoiser.sde, x, generator), condition)
 
 
-def _finish(loss: Tensor, denoiser: Denoiser, draw: Draw) -> Tensor:
+def _finish(loss: Tensor, denoiser: Denoiser, draw: NoiseDraw) -> Tensor:
     """The loss (B,), corrected for the law that its times were drawn from; a process that learns is shown it."""
     if draw.weight is not None:
         loss = pad(draw.weight, loss) * loss
@@ -112,8 +112,8 @@ def _finish(loss: Tensor, denoiser: Denoiser, draw: Draw) -> Tensor:
     return loss
 
 
-def _level(denoiser: Denoiser, t: Tensor, kernel: Kernel) -> Level:
-    return Level(denoiser.sde, t, kernel, float64(denoiser.sigma_data).to(kernel.M))
+def _weight_inputs(denoiser: Denoiser, t: Tensor, kernel: Kernel) -> WeightInputs:
+    return WeightInputs(denoiser.sde, t, kernel, float64(denoiser.sigma_data).to(kernel.M))
 
 
 def _mean_square(error: Tensor) -> Tensor:
@@ -128,19 +128,21 @@ class Loss(Objective):
     Args:
         time: the law of the times.
         weight: the weight of |D - x|².
-        strata: how a batch is spread over the law of the times: one time in each of B equal parts ("stratified"); the
-            same with one offset for all ("low-discrepancy"); or "independent".
+        time_sampling: how a batch is spread over the law of the times: one time in each of B equal parts
+            ("stratified"); the same with one offset for all ("low-discrepancy"); or "independent".
     """
 
-    def __init__(self, time: TimeSampler | None = None, weight: Weight | None = None, strata: Strata = "stratified"):
-        super().__init__(time or LogNormalSigma(), strata)
+    def __init__(
+        self, time: TimeSampler | None = None, weight: Weight | None = None, time_sampling: TimeSampling = "stratified"
+    ):
+        super().__init__(time or LogNormalSigma(), time_sampling)
         self.weight = weight or KarrasWeight()
         self.invariant = self.time.invariant and self.weight.invariant
 
-    def at(self, denoiser: Denoiser, x: Tensor, draw: Draw, condition: Condition | None = None) -> Tensor:
+    def at(self, denoiser: Denoiser, x: Tensor, draw: NoiseDraw, condition: Condition | None = None) -> Tensor:
         kernel = denoiser.sde.kernel(draw.t)
         error = _mean_square(denoiser(kernel.sample(x, draw.eps), draw.t, condition) - x)
-        return _finish(pad(self.weight(_level(denoiser, draw.t, kernel)), error) * error, denoiser, draw)
+        return _finish(pad(self.weight(_weight_inputs(denoiser, draw.t, kernel)), error) * error, denoiser, draw)
 
 
 class HybridLoss(Objective):
@@ -157,7 +159,7 @@ class HybridLoss(Objective):
         weight: the weight of L_simple; EpsilonWeight as published.
         vlb: the weight of L_vlb.
         bits: resolution of the sound that the last step's likelihood is counted in.
-        strata: as for Loss.
+        time_sampling: as for Loss.
     """
 
     def __init__(
@@ -166,9 +168,9 @@ class HybridLoss(Objective):
         weight: Weight | None = None,
         vlb: float = 0.001,
         bits: int = 16,
-        strata: Strata = "stratified",
+        time_sampling: TimeSampling = "stratified",
     ):
-        super().__init__(time or DiscreteTime(), strata)
+        super().__init__(time or DiscreteTime(), time_sampling)
         if not hasattr(self.time.law, "count"):
             raise ValueError(f"HybridLoss needs times on a grid, not {type(self.time).__name__}: take DiscreteTime")
         if vlb < 0 or bits < 1:
@@ -176,7 +178,7 @@ class HybridLoss(Objective):
         self.weight = weight or EpsilonWeight()
         self.vlb, self.bits = vlb, bits
 
-    def at(self, denoiser: Denoiser, x: Tensor, draw: Draw, condition: Condition | None = None) -> Tensor:
+    def at(self, denoiser: Denoiser, x: Tensor, draw: NoiseDraw, condition: Condition | None = None) -> Tensor:
         sde = denoiser.sde
         if sde.blocks > 1:
             raise ValueError(f"HybridLoss needs a process of one block, and {type(sde).__name__} has {sde.blocks}")
@@ -186,7 +188,7 @@ class HybridLoss(Objective):
         if share is None:
             raise ValueError("HybridLoss needs a network with a second output: --model.net.variance=true")
         error = _mean_square(D - x)
-        simple = pad(self.weight(_level(denoiser, draw.t, kernel)), error) * error
+        simple = pad(self.weight(_weight_inputs(denoiser, draw.t, kernel)), error) * error
         bound = self._bound(sde, x, u[:, 0], draw.t, D.detach(), share)
         return _finish(simple + self.vlb * bound, denoiser, draw)
 
@@ -235,7 +237,7 @@ class ImplicitLoss(Objective):
         trace: "exact", one backward pass for each number of a state; or "sliced", with random signs.
         slices: signs drawn for each example, where sliced.
         perturb: whether the states are drawn from the process, at the law of the times.
-        strata: as for Loss.
+        time_sampling: as for Loss.
     """
 
     def __init__(
@@ -245,9 +247,9 @@ class ImplicitLoss(Objective):
         trace: Literal["exact", "sliced"] = "sliced",
         slices: int = 1,
         perturb: bool = False,
-        strata: Strata = "stratified",
+        time_sampling: TimeSampling = "stratified",
     ):
-        super().__init__(time or LogNormalSigma(), strata)
+        super().__init__(time or LogNormalSigma(), time_sampling)
         if trace not in ("exact", "sliced"):
             raise ValueError(f"trace = {trace!r}: choose exact or sliced")
         if slices < 1:
@@ -255,7 +257,7 @@ class ImplicitLoss(Objective):
         self.weight, self.perturb = weight or KarrasWeight(), perturb
         self.probes = slices if trace == "sliced" else 0
 
-    def at(self, denoiser: Denoiser, x: Tensor, draw: Draw, condition: Condition | None = None) -> Tensor:
+    def at(self, denoiser: Denoiser, x: Tensor, draw: NoiseDraw, condition: Condition | None = None) -> Tensor:
         sde = denoiser.sde
         if not self.perturb and sde.blocks > 1:
             raise ValueError(f"{type(sde).__name__} has no state without noise: set the loss's perturb to true")
@@ -271,7 +273,7 @@ class ImplicitLoss(Objective):
             loss = loss / x[0].numel()
             if self.perturb:
                 # |s - ∇ log p(u | x)|² = |Σ⁻¹M|² |D - x|²
-                weight = self.weight(_level(denoiser, t, kernel)) / kernel.matched.square().sum(-1)
+                weight = self.weight(_weight_inputs(denoiser, t, kernel)) / kernel.matched.square().sum(-1)
                 loss = pad(weight, loss) * loss
         return _finish(loss, denoiser, draw)
 

@@ -17,7 +17,7 @@ from diffwave_sde.sde import SDE, Kernel
 
 
 @dataclass(frozen=True)
-class Level:
+class WeightInputs:
     """Where a loss is weighed.
 
     sde: the process.  t: times, (B,), float64.  kernel: its kernel there.  sigma_data: of the data, float64.
@@ -43,15 +43,15 @@ class Weight(nn.Module, ABC):
     invariant: bool = False
 
     @abstractmethod
-    def forward(self, level: Level) -> Tensor:
+    def forward(self, at: WeightInputs) -> Tensor:
         """w (B,), float64."""
 
 
 class DataWeight(Weight):
     """w = 1: the error of the clean waveform."""
 
-    def forward(self, level: Level) -> Tensor:
-        return torch.ones_like(level.snr)
+    def forward(self, at: WeightInputs) -> Tensor:
+        return torch.ones_like(at.snr)
 
 
 class EpsilonWeight(Weight):
@@ -62,15 +62,15 @@ class EpsilonWeight(Weight):
     Source: Ho et al. 2020, eq. 14; Song et al. 2021, § 3.3; Dockhorn et al. 2022, section 3.2 with λ = ℓ_t⁻².
     """
 
-    def forward(self, level: Level) -> Tensor:
-        return level.kernel.whitened[..., -1].square()
+    def forward(self, at: WeightInputs) -> Tensor:
+        return at.kernel.whitened[..., -1].square()
 
 
 class ScoreWeight(Weight):
     """Score matching with λ = 1: |∇ log p - s|² in the block that noise enters. Source: Vincent 2011, eq. 11."""
 
-    def forward(self, level: Level) -> Tensor:
-        return level.kernel.matched[..., -1].square()
+    def forward(self, at: WeightInputs) -> Tensor:
+        return at.kernel.matched[..., -1].square()
 
 
 class ExtendedWeight(Weight):
@@ -92,8 +92,8 @@ class ExtendedWeight(Weight):
             raise ValueError(f"xx = {xx:g}, vv = {vv:g}, xv = {xv:g}: need 0 <= xv <= xx, 0 <= vv and one above 0")
         self.xx, self.vv, self.xv = xx, vv, xv
 
-    def forward(self, level: Level) -> Tensor:
-        l, h = level.kernel.inverse.mT, level.kernel.whitened
+    def forward(self, at: WeightInputs) -> Tensor:
+        l, h = at.kernel.inverse.mT, at.kernel.whitened
         x = l[..., 0, 0] * h[..., 0]
         if h.shape[-1] == 1:
             return self.xx * x.square()
@@ -104,15 +104,15 @@ class ExtendedWeight(Weight):
 class VWeight(Weight):
     """|v - v̂|²: w = snr + 1. Source: Salimans and Ho 2022, § 4 ("SNR + 1")."""
 
-    def forward(self, level: Level) -> Tensor:
-        return level.snr + 1
+    def forward(self, at: WeightInputs) -> Tensor:
+        return at.snr + 1
 
 
 class KarrasWeight(Weight):
     """w = (σ² + σ_d²) / (σ σ_d)²: an equal share for every noise level at the start. Source: Karras 2022, table 1."""
 
-    def forward(self, level: Level) -> Tensor:
-        return level.snr + 1 / level.sigma_data.square()
+    def forward(self, at: WeightInputs) -> Tensor:
+        return at.snr + 1 / at.sigma_data.square()
 
 
 class MinSNRWeight(Weight):
@@ -128,8 +128,8 @@ class MinSNRWeight(Weight):
             raise ValueError(f"gamma = {gamma:g} must be positive")
         self.gamma = gamma
 
-    def forward(self, level: Level) -> Tensor:
-        return level.snr.clamp_max(self.gamma)
+    def forward(self, at: WeightInputs) -> Tensor:
+        return at.snr.clamp_max(self.gamma)
 
 
 class P2Weight(Weight):
@@ -146,8 +146,8 @@ class P2Weight(Weight):
             raise ValueError(f"k = {k:g} must be positive, and gamma = {gamma:g} at least 0")
         self.k, self.gamma = k, gamma
 
-    def forward(self, level: Level) -> Tensor:
-        return level.snr / (self.k + level.snr) ** self.gamma
+    def forward(self, at: WeightInputs) -> Tensor:
+        return at.snr / (self.k + at.snr) ** self.gamma
 
 
 class LikelihoodWeight(Weight):
@@ -160,21 +160,21 @@ class LikelihoodWeight(Weight):
     Args:
         steps: T, for the bound of a chain of T steps, w = ½ T (SNR(t - 1/T) - SNR(t)), with times of DiscreteTime(T)
             (Kingma et al. 2021, eq. 13); null for continuous time.
-        tilt: w(γ), a function of γ (B,), to weigh noise levels otherwise (Kingma and Gao 2023, eq. 3); on the command
-            line an import path; null for 1, the bound itself.
+        weight_fn: w(γ), a function of γ (B,), to weigh noise levels otherwise (Kingma and Gao 2023, eq. 3); on the
+            command line an import path; null for 1, the bound itself.
     """
 
-    def __init__(self, steps: int | None = None, tilt: Callable | None = None):
+    def __init__(self, steps: int | None = None, weight_fn: Callable | None = None):
         super().__init__()
         if steps is not None and steps < 2:
             raise ValueError(f"steps = {steps}: a chain has at least 2")
-        self.steps, self.tilt = steps, tilt
+        self.steps, self.weight_fn = steps, weight_fn
         self.invariant = steps is None
 
-    def forward(self, level: Level) -> Tensor:
+    def forward(self, at: WeightInputs) -> Tensor:
         if self.steps is None:
-            w = 0.5 * (level.sde.diffusion(level.t) * level.kernel.matched).sum(-1).square()
+            w = 0.5 * (at.sde.diffusion(at.t) * at.kernel.matched).sum(-1).square()
         else:
-            earlier = (level.t - level.sde.t_max / self.steps).clamp_min(level.sde.t_min)
-            w = 0.5 * self.steps * (level.sde.kernel(earlier).snr - level.snr)
-        return w if self.tilt is None else w * self.tilt(-level.snr.log())
+            earlier = (at.t - at.sde.t_max / self.steps).clamp_min(at.sde.t_min)
+            w = 0.5 * self.steps * (at.sde.kernel(earlier).snr - at.snr)
+        return w if self.weight_fn is None else w * self.weight_fn(-at.snr.log())

@@ -14,24 +14,24 @@ from torch.nn import functional
 class Conv(nn.Conv1d):
     """A convolution over frames.
 
-    kept: whether its weights are kept in the order in which oneDNN multiplies them, for who only listens on a CPU;
+    prepacked: whether its weights are kept in the order in which oneDNN multiplies them, for who only listens on a CPU;
         else they are put in that order at every call, which for one sound takes longer than the products.
     """
 
-    kept: bool = False
-    _ready: tuple[int, Tensor] | None = None
+    prepacked: bool = False
+    _packed: tuple[int, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, inputs, N) -> (B, channels, N')."""
-        if not self.kept:
+        if not self.prepacked:
             return super().forward(x)
         x = x.to(self.weight.dtype)[:, :, None]
         options = (0, *self.padding), (1, *self.stride), (1, *self.dilation), self.groups
-        if self._ready is None or self._ready[0] != x.shape[-1]:
+        if self._packed is None or self._packed[0] != x.shape[-1]:
             # The order depends on the number of frames: in that of another one the products take ten times as long.
             plain = self.weight[:, :, None].to_mkldnn()
-            self._ready = x.shape[-1], torch._C._nn.mkldnn_reorder_conv2d_weight(plain, *options, x.shape)
-        return torch.mkldnn_convolution(x, self._ready[1], self.bias, *options)[:, :, 0]
+            self._packed = x.shape[-1], torch._C._nn.mkldnn_reorder_conv2d_weight(plain, *options, x.shape)
+        return torch.mkldnn_convolution(x, self._packed[1], self.bias, *options)[:, :, 0]
 
 
 class FrameNorm(nn.Module):

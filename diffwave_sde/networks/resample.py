@@ -93,7 +93,7 @@ DOWN = {"strided": nn.AvgPool1d, "fir": Decimate}
 UP = {"strided": Repeat, "fir": Interpolate}
 
 
-class Shrink(Conv):
+class Downsample(Conv):
     """To the level below: a strided convolution, or a decimation and then a convolution.
 
     Args:
@@ -117,7 +117,7 @@ class Shrink(Conv):
         return super().forward(self.lower(x))
 
 
-class Grow(Conv):
+class Upsample(Conv):
     """To the level above: repetition and then a convolution, or a convolution and then an interpolation.
 
     The filter comes last, since the convolution is f times cheaper before it and they commute.

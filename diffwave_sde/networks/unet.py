@@ -25,7 +25,7 @@ from diffwave_sde.networks.blocks import (
     zeroed,
 )
 from diffwave_sde.networks.fronts import Front, Waveform
-from diffwave_sde.networks.resample import DOWN, UP, Decimate, Grow, Shrink
+from diffwave_sde.networks.resample import DOWN, UP, Decimate, Downsample, Upsample
 
 
 def check(name: str, value: str, choices: Collection[str]) -> None:
@@ -186,25 +186,25 @@ class UNet(Network):
 
         views = self.inputs * bands * (1 + compress + 2 * len(self.harmonics)) + position
         self.gates = gates = self.inputs if gate else 0
-        self.fronts, self.see, self.say = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        self.fronts, self.level_in, self.level_head = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for level, width in enumerate(channels[1:] if multiresolution else ()):
             finer = self.front.coarser(math.prod(factors[: level + 1]), lowest)
             self.fronts.append(finer)
-            self.see.append(Conv(self.inputs * finer.bands * (1 + compress), width, 1))
-            self.say.append(head(width, finer.bands * (1 + gates), kernel, norm))
+            self.level_in.append(Conv(self.inputs * finer.bands * (1 + compress), width, 1))
+            self.level_head.append(head(width, finer.bands * (1 + gates), kernel, norm))
         self.stem = Conv(views, channels[0], kernel, padding=kernel // 2)
-        self.down, self.shrink, self.grow, self.up = (nn.ModuleList() for _ in range(4))
-        self.pyramid, self.enter = nn.ModuleList(), nn.ModuleList()
+        self.down, self.downsample, self.upsample, self.up = (nn.ModuleList() for _ in range(4))
+        self.pyramid, self.pyramid_in = nn.ModuleList(), nn.ModuleList()
         for width, deeper, factor, count in zip(channels, channels[1:], factors, counts, strict=False):
             self.down.append(stack(width, width, count))
-            self.shrink.append(between(Shrink, DOWN[resample], width, deeper, factor))
-            self.grow.append(between(Grow, UP[resample], deeper, width, factor))
+            self.downsample.append(between(Downsample, DOWN[resample], width, deeper, factor))
+            self.upsample.append(between(Upsample, UP[resample], deeper, width, factor))
             self.up.append(stack((1 + self.concat) * width, width, count))
             if progressive:
                 self.pyramid.append(Decimate(factor))
-                self.enter.append(Conv(views, deeper, 1))
+                self.pyramid_in.append(Conv(views, deeper, 1))
         inner = channels[-1]
-        self.inward, self.outward = stack(inner, inner, counts[-1]), stack(inner, inner, counts[-1])
+        self.mid_in, self.mid_out = stack(inner, inner, counts[-1]), stack(inner, inner, counts[-1])
         self.mix = nn.ModuleList(mixer(inner, heads, rescale) for _ in range(mixers) for mixer in MIXERS[bottleneck])
         # The prediction, a gate for every input, the free output.
         self.head = head(channels[0], bands * (1 + gates + variance), kernel, norm)
@@ -215,19 +215,19 @@ class UNet(Network):
         u = functional.pad(u, (0, -length % hop))
         # u / σ from the input of unit variance: noise = ¼ log(σ / σ_d), c_in u √(1 + σ_d² / σ²) = u / σ.
         gain = (1 + (-8 * noise.float()).clamp(max=40).exp()).sqrt()[:, None, None]
-        looks = [self._look(front, u, gain) for front in (self.front, *self.fronts)]
+        looks = [self._analyse(front, u, gain) for front in (self.front, *self.fronts)]
         embedding = self.embed(noise, getattr(condition, "label", None))
         # As many as the longest frames of all need: a lapped transform has one more than the samples have hops.
         frames = max(looks[0][0].shape[-1], looks[-1][0].shape[-1] * (self.stride if self.fronts else 1))
         frames += -frames % self.stride
         features = self._features(self._views(u, looks[0], frames), looks[1:], embedding)
-        levels = zip((self.front, *self.fronts), (self.head, *self.say), looks, features, strict=True)
+        levels = zip((self.front, *self.fronts), (self.head, *self.level_head), looks, features, strict=True)
         answers = [self._answer(front, head, look[1], x) for front, head, look, x in levels]
         out = [sum(parts) for parts in zip(*(a[:1] for a in answers), strict=True)] + answers[0][1:]
         return torch.cat(out, 1)[..., :length]
 
     @staticmethod
-    def _look(front: Front, u: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
+    def _analyse(front: Front, u: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
         """u in the frames of a front, as it is and over σ."""
         coefficients = front.analyse(u)
         return coefficients, coefficients.float() * gain
@@ -272,23 +272,23 @@ class UNet(Network):
             return x
 
         x, skips = self.stem(views), []
-        for level, (blocks, shrink) in enumerate(zip(self.down, self.shrink, strict=True)):
+        for level, (blocks, downsample) in enumerate(zip(self.down, self.downsample, strict=True)):
             x = through(blocks, x)
             skips.append(x)
-            x = shrink(x, embedding)
+            x = downsample(x, embedding)
             if self.pyramid:
                 views = self.pyramid[level](views)
-                x = x + self.enter[level](views)
+                x = x + self.pyramid_in[level](views)
             if looks:
                 seen = torch.cat(self._seen(looks[level]), 1)
-                x = x + self.see[level](functional.pad(seen, (0, x.shape[-1] - seen.shape[-1])))
-        x = through(self.inward, x)
+                x = x + self.level_in[level](functional.pad(seen, (0, x.shape[-1] - seen.shape[-1])))
+        x = through(self.mid_in, x)
         for mix in self.mix:
             x = mix(x)
-        x = through(self.outward, x)
+        x = through(self.mid_out, x)
         features = [x]
-        for blocks, grow in zip(reversed(self.up), reversed(self.grow), strict=True):
-            x, skip = grow(x, embedding), skips.pop()
+        for blocks, upsample in zip(reversed(self.up), reversed(self.upsample), strict=True):
+            x, skip = upsample(x, embedding), skips.pop()
             x = through(blocks, torch.cat((x, skip), 1) if self.concat else add(x, skip, self.rescale))
             features.insert(0, x)
         return features if looks else features[:1]

@@ -17,19 +17,19 @@ from truth import (
     concrete,
     exact,
     fixed,
-    level,
+    weight_inputs,
     within,
 )
 
 from diffwave_sde.denoiser import Condition, Denoiser, Karras
 from diffwave_sde.loss import (
     DataWeight,
-    Draw,
     EpsilonWeight,
     HybridLoss,
     ImplicitLoss,
     LogNormalSigma,
     Loss,
+    NoiseDraw,
     Objective,
     UniformTime,
 )
@@ -44,7 +44,7 @@ def test_the_loss_at_the_exact_denoiser_is_the_closed_form(sde, weight, t):
     losses = Loss(weight=weight).at(exact(sde, Karras(), GAUSSIAN), x, draw)
     kernel = sde.kernel(torch.tensor([t], dtype=torch.float64))
     left = 1 / (1 / 0.25 + kernel.snr)  # the variance of x given u
-    within(losses, float(weight(level(sde, torch.tensor([t], dtype=torch.float64))) * left))
+    within(losses, float(weight(weight_inputs(sde, torch.tensor([t], dtype=torch.float64))) * left))
 
 
 class Tilted(nn.Module):
@@ -150,13 +150,13 @@ def test_a_loss_is_its_draw_and_nothing_else(sde):
     assert torch.equal(a, loss.at(denoiser, x, draw))
     assert a.shape == (4,)
     # Example by example it is the same.
-    each = [loss.at(denoiser, x[i : i + 1], Draw(draw.t[i : i + 1], draw.eps[i : i + 1])) for i in range(4)]
+    each = [loss.at(denoiser, x[i : i + 1], NoiseDraw(draw.t[i : i + 1], draw.eps[i : i + 1])) for i in range(4)]
     torch.testing.assert_close(torch.cat(each), a, rtol=1e-4, atol=1e-6)
 
 
 def test_low_discrepancy_is_one_offset_for_all():
     # Kingma et al. 2021, appendix I.1: t_i = (u + i / n) mod 1
-    loss, offsets = Loss(UniformTime(), strata="low-discrepancy"), []
+    loss, offsets = Loss(UniformTime(), time_sampling="low-discrepancy"), []
     for seed in range(200):
         draw = loss.draw(VP(), torch.zeros(8, 1, 1), torch.Generator().manual_seed(seed))
         q = [8 * v - i for i, v in enumerate(quantiles(draw, VP()))]
@@ -166,11 +166,11 @@ def test_low_discrepancy_is_one_offset_for_all():
     within(torch.tensor(offsets).square(), 1 / 3)
 
 
-@pytest.mark.parametrize("strata", ["stratified", "low-discrepancy", "independent"])
+@pytest.mark.parametrize("time_sampling", ["stratified", "low-discrepancy", "independent"])
 @pytest.mark.parametrize("world", [2, 3])
-def test_ranks_differ_and_make_one_batch_together(strata, world):
+def test_ranks_differ_and_make_one_batch_together(time_sampling, world):
     # By the step and the place in the global batch alone: after a resume, and on any number of processes, the same.
-    total, loss = 12, Loss(UniformTime(), strata=strata)
+    total, loss = 12, Loss(UniformTime(), time_sampling=time_sampling)
 
     def drawn(places, step):
         generators = [stream(7, "training", step, p) for p in places]
@@ -187,10 +187,10 @@ def test_ranks_differ_and_make_one_batch_together(strata, world):
 
 def test_independent_times_are_independent():
     means = {}
-    for strata in ("independent", "stratified", "low-discrepancy"):
-        loss = Loss(UniformTime(), strata=strata)
+    for time_sampling in ("independent", "stratified", "low-discrepancy"):
+        loss = Loss(UniformTime(), time_sampling=time_sampling)
         draws = [loss.draw(VP(), torch.zeros(16, 1, 1), torch.Generator().manual_seed(s)).t.mean() for s in range(300)]
-        means[strata] = torch.stack(draws).std()
+        means[time_sampling] = torch.stack(draws).std()
     assert means["independent"] == pytest.approx(math.sqrt(1 / 12 / 16), rel=0.15)
     assert means["stratified"] == pytest.approx(math.sqrt(1 / 12 / 16) / 16, rel=0.15)
     assert means["low-discrepancy"] == pytest.approx(math.sqrt(1 / 12) / 16, rel=0.15)
@@ -198,7 +198,7 @@ def test_independent_times_are_independent():
 
 def test_unknown_strata_are_refused():
     with pytest.raises(ValueError, match="stratified, low-discrepancy, independent"):
-        Loss(strata="sobol")
+        Loss(time_sampling="sobol")
 
 
 def test_a_corrected_loss_is_the_loss_times_its_correction():

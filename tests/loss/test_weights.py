@@ -1,7 +1,7 @@
 import pytest
 import torch
 from torch import nn
-from truth import GAUSSIAN, PROCESSES, SIGMA_DATA, WEIGHTS, exact, fixed, level, times_of
+from truth import GAUSSIAN, PROCESSES, SIGMA_DATA, WEIGHTS, exact, fixed, times_of, weight_inputs
 
 from diffwave_sde.denoiser import X0, Denoiser, Epsilon, Karras, Score, V
 from diffwave_sde.loss import (
@@ -24,7 +24,7 @@ def test_karras_weight_is_table_1_of_edm():
     t = times_of(sde)
     sigma = sde.sigma(t)
     expected = (sigma**2 + SIGMA_DATA**2) / (sigma * SIGMA_DATA) ** 2
-    torch.testing.assert_close(KarrasWeight()(level(sde, t)), expected)
+    torch.testing.assert_close(KarrasWeight()(weight_inputs(sde, t)), expected)
 
 
 def test_data_weight_counts_the_waveform_itself(sde):
@@ -70,7 +70,7 @@ def test_epsilon_weight_on_an_epsilon_network_is_its_plain_squared_error(sde):
 def test_weights_are_finite_and_positive(sde, weight):
     if isinstance(weight, EpsilonWeight) and sde.blocks == 2 and sde.friction < 1:
         pytest.skip("underdamped, the velocity's noise loses sight of the waveform: the weight passes zero")
-    w = weight(level(sde, times_of(sde)))
+    w = weight(weight_inputs(sde, times_of(sde)))
     assert w.isfinite().all()
     assert (w > 0).all()
 
@@ -83,7 +83,7 @@ def test_the_likelihood_weight_is_half_the_fall_of_the_snr(sde):
     h = 1e-4
     snr = {k: sde.kernel(t + k * h).snr for k in (-2, -1, 1, 2)}
     slope = (8 * (snr[1] - snr[-1]) - (snr[2] - snr[-2])) / (12 * h)
-    torch.testing.assert_close(LikelihoodWeight()(level(sde, t)), -0.5 * slope, rtol=1e-6, atol=1e-12)
+    torch.testing.assert_close(LikelihoodWeight()(weight_inputs(sde, t)), -0.5 * slope, rtol=1e-6, atol=1e-12)
 
 
 def test_it_is_score_matching_with_half_g_squared(sde):
@@ -102,14 +102,14 @@ def test_for_langevin_dynamics_it_is_friction_times_beta():
     sde, t = CLD(beta_min=2.0, beta_max=6.0, friction=1.3), torch.tensor([0.2, 0.7]).double()
     kernel = sde.kernel(t)
     expected = 1.3 * (2 + 4 * t) * kernel.matched[:, 1] ** 2
-    torch.testing.assert_close(LikelihoodWeight()(level(sde, t)), expected)
+    torch.testing.assert_close(LikelihoodWeight()(weight_inputs(sde, t)), expected)
 
 
 def test_it_is_the_continuous_bound_of_kingma():
     # Kingma et al. 2021, eq. 17 to 20: ½ γ'(t) |ε - ε̂|², γ = -log SNR; for VP γ' = β / σ².
     sde, t = VP(), torch.tensor([0.1, 0.5, 0.9]).double()
     beta, variance = 0.1 + 19.9 * t, sde.sigma(t) ** 2
-    torch.testing.assert_close(LikelihoodWeight()(level(sde, t)), 0.5 * beta / variance * sde.kernel(t).snr)
+    torch.testing.assert_close(LikelihoodWeight()(weight_inputs(sde, t)), 0.5 * beta / variance * sde.kernel(t).snr)
 
 
 @pytest.mark.parametrize("steps", [5, 50])
@@ -124,13 +124,13 @@ def test_the_discrete_bound_is_the_divergence_of_the_posteriors(sde, steps):
         for v in (x, D)
     )
     expected = steps * torch.distributions.kl_divergence(q, p)
-    got = LikelihoodWeight(steps)(level(sde, t)) * (x - D) ** 2
+    got = LikelihoodWeight(steps)(weight_inputs(sde, t)) * (x - D) ** 2
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-9)
 
 
 def test_many_steps_are_continuous_time(sde):
     t = torch.tensor([0.2004, 0.5004, 0.9004]).double()
-    fine, whole = LikelihoodWeight(100_000)(level(sde, t)), LikelihoodWeight()(level(sde, t))
+    fine, whole = LikelihoodWeight(100_000)(weight_inputs(sde, t)), LikelihoodWeight()(weight_inputs(sde, t))
     torch.testing.assert_close(fine, whole, rtol=0.02, atol=1e-9)
 
 
@@ -139,15 +139,15 @@ def test_the_bound_adds_up_to_the_fall_of_the_snr(default_sde):
     sde, steps = default_sde, 400
     t = sde.t_max * torch.arange(1, steps + 1, dtype=torch.float64) / steps
     t = t.clamp_min(sde.t_min)
-    total = LikelihoodWeight(steps)(level(sde, t)).mean()
+    total = LikelihoodWeight(steps)(weight_inputs(sde, t)).mean()
     ends = sde.kernel(torch.tensor([sde.t_min, sde.t_max], dtype=torch.float64)).snr
     torch.testing.assert_close(total, 0.5 * (ends[0] - ends[1]), rtol=1e-9, atol=0)
 
 
 def test_the_bound_may_be_tilted():
     t = torch.tensor([0.2, 0.7]).double()
-    here = level(VP(), t)
-    tilted = LikelihoodWeight(tilt=lambda gamma: torch.sigmoid(2 - gamma))
+    here = weight_inputs(VP(), t)
+    tilted = LikelihoodWeight(weight_fn=lambda gamma: torch.sigmoid(2 - gamma))
     gamma = -here.snr.log()
     torch.testing.assert_close(tilted(here), LikelihoodWeight()(here) / (1 + (gamma - 2).exp()))
 
@@ -192,7 +192,7 @@ def test_a_network_s_own_weight_makes_a_plain_regression(sde, parametrization, w
     # |net - its exact target|², for any network: w out² = 1.
     t = times_of(sde)
     _, out = parametrization(sde.kernel(t), torch.tensor(SIGMA_DATA).double())
-    torch.testing.assert_close(weight(level(sde, t)) * out.square(), torch.ones_like(out), rtol=1e-9, atol=0)
+    torch.testing.assert_close(weight(weight_inputs(sde, t)) * out.square(), torch.ones_like(out), rtol=1e-9, atol=0)
 
 
 def test_the_epsilon_weight_is_one_over_the_expected_score(sde):
@@ -204,7 +204,7 @@ def test_the_epsilon_weight_is_one_over_the_expected_score(sde):
     eps = torch.randn(len(t), sde.blocks, 1, 20_000, generator=torch.Generator().manual_seed(0)).double()
     score = apply(kernel.inverse.mT, eps)[:, -1]
     expected = 1 / score.square().mean((1, 2))
-    ratio = EpsilonWeight()(level(sde, t)) / ScoreWeight()(level(sde, t))
+    ratio = EpsilonWeight()(weight_inputs(sde, t)) / ScoreWeight()(weight_inputs(sde, t))
     torch.testing.assert_close(ratio, expected, rtol=0.06, atol=0)
 
 
@@ -230,7 +230,7 @@ def test_the_extended_weight_is_its_three_terms():
 
 
 def test_min_snr_and_p2_are_their_formulas():
-    here = level(VP(), torch.linspace(0.01, 1, 20).double())
+    here = weight_inputs(VP(), torch.linspace(0.01, 1, 20).double())
     snr = here.snr
     torch.testing.assert_close(MinSNRWeight(5.0)(here), torch.minimum(snr, torch.full_like(snr, 5.0)))
     torch.testing.assert_close(P2Weight(1.0, 0.5)(here), snr / (1 + snr).sqrt())

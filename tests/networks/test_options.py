@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from diffwave_sde.networks import MDCT, Network, UNet
 from diffwave_sde.networks.blocks import Attention, Fourier, FrameNorm, ResBlock, compressed, harmonic_features
-from diffwave_sde.networks.resample import DOWN, UP, Grow, Shrink, lowpass
+from diffwave_sde.networks.resample import DOWN, UP, Downsample, Upsample, lowpass
 
 
 class Noise(nn.Module):
@@ -32,16 +32,22 @@ def seen_by(module, net, *args):
     return seen[0]
 
 
-def test_the_names_of_the_default_layout_are_those_of_old_checkpoints():
+def test_the_names_of_the_default_layout_are_those_of_checkpoints():
     block = ["before.0", "before.2", "norm", "film", "after.2"]
-    names = ["stem", *(f"{s}.N.N.{b}" for s in ("down", "up") for b in block), "shrink.N", "grow.N", "up.N.N.skip"]
-    names += [f"{s}.N.{b}" for s in ("inward", "outward") for b in block]
+    names = [
+        "stem",
+        *(f"{s}.N.N.{b}" for s in ("down", "up") for b in block),
+        "downsample.N",
+        "upsample.N",
+        "up.N.N.skip",
+    ]
+    names += [f"{s}.N.{b}" for s in ("mid_in", "mid_out") for b in block]
     names += ["mix.N.norm", "mix.N.qkv", "mix.N.out", "head.0", "head.2", "embed.mlp.0", "embed.mlp.2"]
     expected = {f"{name}.{kind}" for name in names for kind in ("weight", "bias")} | {"embed.frequencies"}
-    lists = r"\b(down|up)\.\d+\.\d+|\b(shrink|grow|inward|outward|mix)\.\d+"
+    lists = r"\b(down|up)\.\d+\.\d+|\b(downsample|upsample|mid_in|mid_out|mix)\.\d+"
     found = {re.sub(lists, lambda m: re.sub(r"\d+", "N", m[0]), name) for name in UNet(**SMALL).state_dict()}
     assert found == expected
-    assert UNet(**SMALL).shrink[1].weight.shape == (16, 12, 11)
+    assert UNet(**SMALL).downsample[1].weight.shape == (16, 12, 11)
 
 
 # -------------------------------------------------------------------------------------- transition
@@ -71,12 +77,12 @@ def test_a_biggan_block_changes_the_rate_of_both_branches(table, resample):
 @pytest.mark.parametrize("resample", ["strided", "fir"])
 def test_the_transitions_are_what_was_asked_for(resample):
     plain, gan = (small(resample=resample, transition=t) for t in ("convolution", "biggan"))
-    assert [type(m) for m in (*plain.shrink, *plain.grow)] == [Shrink] * 2 + [Grow] * 2
-    assert all(type(m) is ResBlock for m in (*gan.shrink, *gan.grow))
-    for net, kind in ((plain, Shrink), (gan, ResBlock)):
+    assert [type(m) for m in (*plain.downsample, *plain.upsample)] == [Downsample] * 2 + [Upsample] * 2
+    assert all(type(m) is ResBlock for m in (*gan.downsample, *gan.upsample))
+    for net, kind in ((plain, Downsample), (gan, ResBlock)):
         filters = [type(m) for m in net.modules()].count(DOWN["fir"])
         assert filters == (2 if resample == "fir" else 0), kind
-    assert [m.before[2].kernel_size if resample == "strided" else m.before[2].factor for m in gan.shrink] == (
+    assert [m.before[2].kernel_size if resample == "strided" else m.before[2].factor for m in gan.downsample] == (
         [(2,), (5,)] if resample == "strided" else [2, 5]
     )
 
@@ -136,7 +142,7 @@ def test_the_input_reaches_every_level_by_a_way_of_its_own(transition):
         for parameter in net.stem.parameters():  # the main way is cut
             nn.init.zeros_(parameter)
         u = randn(1, 1, 200).requires_grad_()
-        x = seen_by(net.inward[0], net, u, torch.zeros(1))
+        x = seen_by(net.mid_in[0], net, u, torch.zeros(1))
         return torch.autograd.grad((x * randn(*x.shape, seed=1)).sum(), u)[0]
 
     assert not innermost(False).any()
@@ -147,14 +153,14 @@ def test_the_pyramid_is_the_low_passed_input():
     net, u = small(progressive=True, position=0, inputs=2), randn(1, 2, 300)
     views = seen_by(net.stem, net, u, torch.zeros(1))
     assert torch.equal(views[:, :2], u)
-    for enter, factor in zip(net.enter, (2, 5), strict=True):
-        got = seen_by(enter, net, u, torch.zeros(1))
+    for pyramid_in, factor in zip(net.pyramid_in, (2, 5), strict=True):
+        got = seen_by(pyramid_in, net, u, torch.zeros(1))
         # Σ_k h_k x_{n f + k - 3 f}, by numpy.
         padded = np.pad(views.numpy().astype(float), ((0, 0), (0, 0), (3 * factor, 3 * factor)))
         rows = [np.convolve(row, lowpass(factor).numpy(), "valid")[::factor] for row in padded[0]]
         views = torch.tensor(np.stack(rows)[None], dtype=torch.float32)
         torch.testing.assert_close(got, views, rtol=0, atol=1e-5)
-        assert enter.kernel_size == (1,)
+        assert pyramid_in.kernel_size == (1,)
 
 
 # -------------------------------------------------------------------------------------- blocks
@@ -163,7 +169,7 @@ def test_the_pyramid_is_the_low_passed_input():
 def test_every_level_has_its_own_number_of_blocks():
     net = small(blocks=[1, 2, 3])
     assert [len(s) for s in net.down] == [len(s) for s in net.up] == [1, 2]
-    assert len(net.inward) == len(net.outward) == 3
+    assert len(net.mid_in) == len(net.mid_out) == 3
     one, listed = small(blocks=2), small(blocks=(2, 2, 2))
     assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), listed.state_dict().values(), strict=True))
 
@@ -263,7 +269,7 @@ def test_added_skips_are_added(rescale):
     net, args = small(skips="add", rescale=rescale), (randn(1, 1, 100), torch.zeros(1))
     for level in (0, 1):
         outs = {}
-        for name, module in (("skip", net.down[level][-1]), ("below", net.grow[level])):
+        for name, module in (("skip", net.down[level][-1]), ("below", net.upsample[level])):
             module.register_forward_hook(lambda module, args, out, name=name, outs=outs: outs.update({name: out}))
         got = seen_by(net.up[level][0], net, *args)
         expected = (outs["below"] + outs["skip"]) / (math.sqrt(2) if rescale else 1)
@@ -318,7 +324,7 @@ def test_networks_say_how_many_outputs_they_have():
 def test_at_every_resolution_the_gate_passes_on_the_noise(level):
     # A level whose gate is 1 everywhere, all else 0: the output is u / σ, whatever the length of its frames.
     net = UNet(**(SMALL | {"multiresolution": True, "factors": (3, 2), "front": MDCT(4)}), compress=False)
-    last = (net.head, *net.say)[level][-1]
+    last = (net.head, *net.level_head)[level][-1]
     with torch.no_grad():
         last.bias.view(2, -1)[1] = 1.0
     sigma = 0.3
@@ -332,7 +338,7 @@ def test_a_deeper_level_speaks_in_its_lowest_bands_alone():
     assert [front.bands for front in net.fronts] == [4, 4]
     assert [front.hop for front in net.fronts] == [12, 24]
     with torch.no_grad():
-        net.say[1][-1].bias.fill_(1.0)
+        net.level_head[1][-1].bias.fill_(1.0)
     power = torch.fft.rfft(net(randn(2, 1, 2400), noise_of(0.1, 2))).abs().square().mean((0, 1))
     assert power[600:].sum() < 1e-2 * power.sum()  # of 1200 bins to Nyquist the lowest sixth is its own
 
@@ -341,7 +347,7 @@ def test_every_resolution_is_seen_and_heard():
     net = small(multiresolution=True, front=MDCT(4), factors=(3, 2))
     out = net(randn(2, 1, 240), noise_of(0.1, 2)).square().mean()
     out.backward()
-    for part in (*net.see, *net.say):
+    for part in (*net.level_in, *net.level_head):
         for parameter in part.parameters():
             assert parameter.grad.abs().sum() > 0
 

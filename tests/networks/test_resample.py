@@ -5,7 +5,7 @@ import torch
 from layouts import randn, shifted, small
 from torch import nn
 
-from diffwave_sde.networks.resample import Decimate, Grow, Interpolate, Repeat, Shrink, lowpass
+from diffwave_sde.networks.resample import Decimate, Downsample, Interpolate, Repeat, Upsample, lowpass
 
 FACTORS = [2, 3, 4, 5, 7]
 
@@ -111,9 +111,9 @@ def test_a_network_with_filters_is_nearer_to_a_shifted_output_for_a_shifted_inpu
 @pytest.mark.parametrize("factor", [1, *FACTORS])
 def test_any_multiple_of_the_factor_is_taken(factor, resample):
     for frames in (1, 2, 9):
-        y = Shrink(3, 4, 3, factor, resample)(randn(2, 3, frames * factor), None)
+        y = Downsample(3, 4, 3, factor, resample)(randn(2, 3, frames * factor), None)
         assert y.shape == (2, 4, frames)
-        assert Grow(4, 3, 3, factor, resample)(y, None).shape == (2, 3, frames * factor)
+        assert Upsample(4, 3, 3, factor, resample)(y, None).shape == (2, 3, frames * factor)
 
 
 def test_a_factor_of_one_changes_nothing():
@@ -124,7 +124,7 @@ def test_a_factor_of_one_changes_nothing():
 
 def test_a_filtered_layer_is_its_filter_and_its_convolution():
     x = randn(2, 3, 20)
-    down, up = Shrink(3, 4, 3, 2, "fir"), Grow(4, 3, 3, 2, "fir")
+    down, up = Downsample(3, 4, 3, 2, "fir"), Upsample(4, 3, 3, 2, "fir")
     y = nn.functional.conv1d(Decimate(2)(x), down.weight, down.bias, padding=1)
     torch.testing.assert_close(down(x, None), y)
     torch.testing.assert_close(up(y, None), Interpolate(2)(nn.functional.conv1d(y, up.weight, up.bias, padding=1)))

@@ -7,7 +7,7 @@ from torch import nn
 from truth import concrete
 
 from diffwave_sde.machine import bfloat16_is_fast
-from diffwave_sde.networks import MDCT, Half, Network, UNet
+from diffwave_sde.networks import MDCT, BFloat16Network, Network, UNet
 from diffwave_sde.networks.blocks import (
     Attention,
     Conv,
@@ -23,7 +23,7 @@ from diffwave_sde.networks.blocks import (
 
 def test_a_network_that_multiplies_in_bfloat16_says_nearly_the_same():
     net, twin = (small(front=MDCT(20), classes=3, multiresolution=True).eval() for _ in range(2))
-    half = Half(twin)
+    half = BFloat16Network(twin)
     assert (half.inputs, half.classes, half.outputs) == (net.inputs, net.classes, net.outputs)
     u, noise, asked = randn(4, 1, 1000), noise_of(4), Asked(torch.tensor([0, 1, 2, -1]))
     with torch.no_grad():
@@ -40,16 +40,16 @@ def test_a_network_that_multiplies_in_bfloat16_says_nearly_the_same():
 @pytest.mark.skipif(
     not bfloat16_is_fast("cpu"), reason="weights are kept in oneDNN's order on CPUs with AMX or AVX512_BF16 alone"
 )
-def test_weights_that_are_kept_in_order_say_the_same_at_any_length_in_any_batch():
-    kept, plain = (Half(small(front=MDCT(20), classes=3, multiresolution=True).eval()) for _ in range(2))
+def test_prepacked_weights_say_the_same_at_any_length_in_any_batch():
+    packed, plain = (BFloat16Network(small(front=MDCT(20), classes=3, multiresolution=True).eval()) for _ in range(2))
     for layer in plain.modules():
         if isinstance(layer, Conv):
-            assert layer.kept
-            layer.kept = False
+            assert layer.prepacked
+            layer.prepacked = False
     with torch.no_grad():
         for batch, length in ((2, 1000), (1, 1000), (3, 2400), (3, 1000)):
             u, noise = randn(batch, 1, length), noise_of(batch)
-            a, b = kept(u, noise), plain(u, noise)
+            a, b = packed(u, noise), plain(u, noise)
             assert (a - b).norm() < 1e-2 * b.norm()  # the same products, summed in another order
 
 
@@ -110,7 +110,7 @@ def test_the_layout_of_rouard_and_hadjeres_is_built():
 def test_every_factor_divides_the_frames(factor, layout):
     net = small(**LAYOUTS[layout] | {"channels": (8, 8), "factors": (factor,), "bottleneck": "none"})
     seen = []
-    net.shrink[0].register_forward_hook(lambda module, args, out: seen.append(out.shape[-1]))
+    net.downsample[0].register_forward_hook(lambda module, args, out: seen.append(out.shape[-1]))
     net(randn(1, 1, 6 * factor), torch.zeros(1))
     assert seen == [6]
 

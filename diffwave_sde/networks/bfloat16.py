@@ -10,7 +10,7 @@ from diffwave_sde.networks.blocks import Conv
 from diffwave_sde.networks.unet import Network
 
 
-class Half(nn.Module):
+class BFloat16Network(nn.Module):
     """A network whose products are of bfloat16 numbers, its transforms and everything around it of float32.
 
     Autocast alone would convert every weight at every call, which for one sound takes as long as the products. What
@@ -28,7 +28,9 @@ class Half(nn.Module):
                 layer.to(torch.bfloat16)
             if isinstance(layer, Conv):
                 device = layer.weight.device
-                layer.kept = device.type == "cpu" and torch.backends.mkldnn.is_available() and bfloat16_is_fast(device)
+                layer.prepacked = (
+                    device.type == "cpu" and torch.backends.mkldnn.is_available() and bfloat16_is_fast(device)
+                )
 
     def forward(self, u: Tensor, noise: Tensor, condition: object | None = None) -> Tensor:
         with torch.autocast(u.device.type, torch.bfloat16):

@@ -1,71 +1,15 @@
-"""How weights are moved: an optimizer, and the learning rate over a training."""
+"""Muon: an optimizer that steps by orthogonalised momentum."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from diffwave_sde.machine import bfloat16_is_fast
-
-
-class WarmupDecay(LRScheduler):
-    """Up to the whole rate, on at the whole rate, and down to nothing at the end: all linear in the steps.
-
-    What a training gains from a falling rate it gains in the fall, so the rate can stay up for as long as the length
-    of the training is open. Source: Hägele et al. 2024 ("warm-up, constant, cooldown").
-
-    Args:
-        optimizer: the optimizer.
-        warmup: steps over which the rate rises.
-        decay: share of all steps, the last ones, over which it falls; 0 for none.
-        total: all steps; null for as many as the trainer will take. Where that has no end, the rate stays up.
-        last_epoch: steps taken so far; -1 for a new training.
-
-    Raises:
-        ValueError: if `warmup` or `total` is negative, or `decay` no share.
-    """
-
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        warmup: int = 200,
-        decay: float = 0.4,
-        total: int | None = None,
-        last_epoch: int = -1,
-    ):
-        if warmup < 0:
-            raise ValueError(f"warmup = {warmup} is a number of steps: choose 0 or more")
-        if not 0 <= decay <= 1:
-            raise ValueError(f"decay = {decay:g} is a share of all steps: choose it between 0 and 1")
-        if total is not None and total < 1:
-            raise ValueError(f"total = {total}: choose at least one step, or null for those of the trainer")
-        self.warmup, self.decay, self.total = warmup, decay, total
-        super().__init__(optimizer, last_epoch)
-
-    def follow(self, steps: float) -> None:
-        """Take the trainer's number of steps for `total`, where none was given; infinite for no end."""
-        if self.total is None and math.isfinite(steps):
-            self.total = int(steps)
-
-    def factor(self, step: int) -> float:
-        """What the rate of a step, counted from 0, is multiplied by."""
-        rise = min(1.0, (step + 1) / (self.warmup + 1))
-        if self.total is None or not self.decay:
-            return rise
-        return rise * min(1.0, max(0.0, (self.total - step) / (self.decay * self.total)))
-
-    def get_lr(self) -> list[float]:
-        return [base * self.factor(self.last_epoch) for base in self.base_lrs]
-
-    def state_dict(self) -> dict[str, Any]:
-        # A training that goes on may be given another length than it had.
-        return {k: v for k, v in super().state_dict().items() if k not in ("warmup", "decay", "total")}
 
 
 class MuonAdamW(Optimizer):
@@ -146,27 +90,29 @@ class MuonAdamW(Optimizer):
             if not state:
                 state["momentum"] = torch.zeros_like(p)
             momentum = state["momentum"].lerp_(p.grad, 1 - group["momentum"])
-            ahead = narrowed(p.grad.lerp(momentum, group["momentum"]).flatten(1))  # before they are copied together
+            ahead = to_matmul_dtype(
+                p.grad.lerp(momentum, group["momentum"]).flatten(1)
+            )  # before they are copied together
             alike.setdefault(tuple(ahead.shape), []).append((p, ahead))
         for shape, pairs in alike.items():
-            steps = orthogonal(torch.stack([ahead for _, ahead in pairs]), group["iterations"])
+            steps = newton_schulz(torch.stack([ahead for _, ahead in pairs]), group["iterations"])
             scale = 0.2 * shape[1] ** 0.5
             for (p, _), step in zip(pairs, steps, strict=True):
                 p.mul_(1 - group["lr"] * group["weight_decay"]).add_(step.view_as(p), alpha=-group["lr"] * scale)
 
 
-def narrowed(matrices: Tensor) -> Tensor:
+def to_matmul_dtype(matrices: Tensor) -> Tensor:
     """Numbers of the type in which they are multiplied fastest: bfloat16 or float32."""
     return matrices.to(torch.bfloat16 if bfloat16_is_fast(matrices.device) else torch.float32)
 
 
-def orthogonal(matrices: Tensor, iterations: int = 5) -> Tensor:
+def newton_schulz(matrices: Tensor, iterations: int = 5) -> Tensor:
     """The nearest semi-orthogonal matrices, roughly: (n, O, I), their singular values brought to between 0.7 and 1.2.
 
     Values below a few thousandths of a matrix's norm are left behind. In bfloat16 where that is fast.
     Source: Jordan et al. 2024, Newton and Schulz's iteration with (3.4445, -4.7750, 2.0315).
     """
-    x = narrowed(matrices)
+    x = to_matmul_dtype(matrices)
     tall = x.shape[1] > x.shape[2]
     x = (x.mT if tall else x).contiguous()
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
