@@ -36,6 +36,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffwave_sde import audio, checkpoint
+from diffwave_sde.atomic import atomic_write
 from diffwave_sde.guidance import Guidance
 from diffwave_sde.metrics import EMBEDDINGS, LogMel, evaluate
 from diffwave_sde.metrics.evaluation import SoundSet, neighbours
@@ -148,7 +149,7 @@ def trained(options: argparse.Namespace, line: str, args: list[str], seed: int) 
                 long = fit(options, args, home / f"trial-{some}", seed, some, log)
             steps = max(2, round(60 * options.minutes * (some - few) / (long - short)))
         seconds = fit(options, args, home, seed, steps, log)
-        with audio.replacing(done) as temporary:
+        with atomic_write(done) as temporary:
             temporary.write_text(json.dumps({"steps": steps, "seconds": seconds}))
     return home
 
@@ -197,7 +198,7 @@ def measured(options: argparse.Namespace, line: str, home: Path) -> dict:
         "embeddings": found["embeddings"],
         **json.loads((home / "done.json").read_text()),
     }
-    with audio.replacing(kept) as temporary:
+    with atomic_write(kept) as temporary:
         temporary.write_text(json.dumps(figures, indent=1))
     return figures
 
@@ -283,7 +284,7 @@ def main() -> None:
     table.caption = f"a call of the first line: {1e3 * spent[chosen[0]][1]:.1f} ms a clip"
     console.print(table)
     if options.markdown:
-        with audio.replacing(options.markdown) as temporary:
+        with atomic_write(options.markdown) as temporary:
             temporary.write_text(markdown(table))
 
 

@@ -105,7 +105,7 @@ def main() -> None:
             home = folder / "drums"
             home.mkdir()
             for k in range(arguments.clips):
-                sound = sources.sounds.render("drums", k)
+                sound = sources.builtin.render("drums", k)
                 soundfile.write(home / f"{k}.flac", sound.samples, 44_100)
         files = [home / name for name in sources.scan(home)[0][: arguments.clips]]
         store = prepare(str(home), folder / "data", arguments.length)

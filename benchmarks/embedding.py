@@ -31,7 +31,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from diffwave_sde import audio
-from diffwave_sde.data.sounds import RECIPES
+from diffwave_sde.atomic import atomic_write
+from diffwave_sde.data.builtin import RECIPES
 from diffwave_sde.data.sources import Rendered
 from diffwave_sde.metrics import Embedding, LogMel, aligned, frechet
 from diffwave_sde.metrics.learnt import Encoder, Learnt
@@ -341,7 +342,7 @@ def save(encoder: Encoder, path: Path, sounds: Sounds, steps: int, seed: int) ->
     for name in ("out.weight", "out.bias"):
         weights[name] *= scale
     weights = {k: v.half() if v.is_floating_point() else v for k, v in weights.items()}
-    with audio.replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(packed(weights, {"made": f"{steps} steps, seed {seed}"}))
 
 

@@ -32,6 +32,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffwave_sde import audio
+from diffwave_sde.atomic import atomic_write
 from diffwave_sde.checkpoint import build
 from diffwave_sde.cli.lightning import CONFIGS
 from diffwave_sde.denoiser import Condition, Denoiser
@@ -189,7 +190,7 @@ def main() -> None:
     console = Console()
     console.print(table)
     if options.markdown:
-        with audio.replacing(options.markdown) as temporary:
+        with atomic_write(options.markdown) as temporary:
             temporary.write_text(markdown(table) + f"\n{table.caption}\n")
 
 

@@ -32,6 +32,7 @@ from rich.table import Table
 from tables import markdown, mean
 
 from diffwave_sde import audio, checkpoint
+from diffwave_sde.atomic import atomic_write
 from diffwave_sde.cli import main as program
 from diffwave_sde.data.module import AudioDataModule
 from diffwave_sde.denoiser import Condition
@@ -290,7 +291,7 @@ def main() -> None:
     for table in tables:
         Console().print(table)
     if options.markdown:
-        with audio.replacing(options.markdown) as temporary:
+        with atomic_write(options.markdown) as temporary:
             temporary.write_text("\n".join(f"{t.title or ''}\n\n{markdown(t)}" for t in tables))
 
 

@@ -17,6 +17,7 @@ from urllib.parse import quote
 from torch import Tensor
 
 from diffwave_sde import audio
+from diffwave_sde.atomic import atomic_write
 from diffwave_sde.pictures import spectrogram_png
 
 
@@ -54,7 +55,7 @@ def write(path: str | os.PathLike, title: str, rows: Sequence[str], columns: Seq
     home = Path(path).parent
     body = _list(home, rows, columns[0]) if len(columns) == 1 else _table(home, rows, columns)
     text = _PAGE.format(title=escape(title), note=f"<p>{escape(note)}</p>" if note else "", body=body)
-    with audio.replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

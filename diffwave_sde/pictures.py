@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffwave_sde.audio import RATE, replacing
+from diffwave_sde.atomic import atomic_write
+from diffwave_sde.audio import RATE
 
 
 def spectrogram(x: Tensor, rate: int = RATE, rows: int = 192, hop: int = 128) -> Tensor:
@@ -108,5 +109,5 @@ def spectrogram_png(
     figure.colorbar(image, cax=bar)
     bar.set_title("dBFS", fontsize=7)
     bar.tick_params(labelsize=7)
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png")

@@ -15,10 +15,12 @@ EVERYTHING = None
 # What each room may import of the others; a room is a file, or a folder with all that is in it.
 ALLOWED: dict[str, set[str] | None] = {
     "random": {"machine"},  # whatever draws may import it
-    "audio": set(),
-    "page": {"audio", "pictures"},
-    "pictures": {"audio"},
-    "data": {"audio"},
+    "atomic": set(),
+    "paths": set(),
+    "audio": {"atomic"},
+    "page": {"audio", "pictures", "atomic"},
+    "pictures": {"audio", "atomic"},
+    "data": {"audio", "atomic", "paths"},
     "sde": {"random"},
     "networks": {"machine"},  # never sde: a network sees a noise level, not a process
     "denoiser": {"sde", "random"},
@@ -34,7 +36,7 @@ ALLOWED: dict[str, set[str] | None] = {
     "model": {"sde", "denoiser", "guidance", "networks", "samplers", "random"},
     "module": {"model", "sde", "denoiser", "guidance", "networks", "loss", "optim", "samplers", "random"}
     | {"machine", "compatibility"},
-    "callbacks": {"module", "metrics", "samplers", "audio", "page", "pictures", "random"},
+    "callbacks": {"module", "metrics", "samplers", "audio", "page", "pictures", "random", "atomic"},
     "deploy": {"denoiser", "guidance", "samplers"},
     "checkpoint": EVERYTHING,
     "cli": EVERYTHING,
@@ -45,6 +47,8 @@ ALLOWED: dict[str, set[str] | None] = {
 # What each room may import from elsewhere, beside the standard library, where the design limits it.
 OUTSIDE = {
     "random": {"torch"},
+    "atomic": set(),
+    "paths": set(),
     "audio": {"torch", "torchaudio", "soundfile", "numpy"},
     "pictures": {"torch", "numpy", "matplotlib"},
     "sde": {"torch", "numpy"},

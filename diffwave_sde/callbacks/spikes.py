@@ -24,7 +24,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
-from diffwave_sde.audio import replacing
+from diffwave_sde.atomic import atomic_write
 
 MEASURES = ("loss", "grad_norm")
 FLOOR = 0.02  # nepers: a run of nearly equal losses has a MAD of 0, and 2 % is no spike
@@ -170,7 +170,7 @@ class SpikeDetector(Callback):
         }  # fmt: skip
         home = self._home(trainer)
         path = home / f"step={step}.pt"
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             torch.save(record, temporary)
         records = sorted(home.glob("step=*.pt"), key=lambda p: int(p.stem.partition("=")[2]))
         for old in records[: -self.keep]:

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from diffwave_sde import audio, checkpoint, page, samplers
+from diffwave_sde.atomic import atomic_write
 from diffwave_sde.cli import cores, led, runs, sample
 from diffwave_sde.cli.bar import bar
 from diffwave_sde.data import sources
@@ -102,7 +103,7 @@ def run(argv: list[str]) -> None:
     home = Path(config.generated)
     out = Path(config.out) if config.out else home.with_name(f"{home.resolve().name}-evaluation")
     sample.writable(out)
-    with audio.replacing(out / "evaluation.json") as temporary:
+    with atomic_write(out / "evaluation.json") as temporary:
         temporary.write_text(json.dumps(_finite(found), indent=1), encoding="utf-8")
     _page(out, real, generated, found)
     _report(found)

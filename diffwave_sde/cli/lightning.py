@@ -18,6 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from diffwave_sde import audio, callbacks, checkpoint  # noqa: F401  callbacks are values on the command line
+from diffwave_sde.atomic import atomic_write
 from diffwave_sde.callbacks.last import stopped
 from diffwave_sde.cli import class_of, runs
 from diffwave_sde.data.module import AudioDataModule
@@ -56,7 +57,7 @@ class SaveConfig(SaveConfigCallback):
             while (older := path.with_name(f"config.{number}.yaml")).exists():
                 number += 1
             path.rename(older)
-        with audio.replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text(text)
 
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from diffwave_sde import audio, checkpoint, guidance, page, samplers
+from diffwave_sde.atomic import atomic_write
 from diffwave_sde.cli import cores, led, runs
 from diffwave_sde.cli.bar import bar
 from diffwave_sde.networks import BFloat16Network
@@ -201,7 +202,7 @@ class Folder:
 
     def finish(self) -> None:
         """Write the list and the page."""
-        with audio.replacing(self.path / "sounds.json") as temporary:
+        with atomic_write(self.path / "sounds.json") as temporary:
             text = json.dumps({**self.record, "nfe": self.nfe, "sounds": list(self.sounds.values())}, indent=1)
             temporary.write_text(text, encoding="utf-8")
         note = (

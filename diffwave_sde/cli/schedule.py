@@ -10,7 +10,8 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.table import Table
 
-from diffwave_sde import audio, checkpoint
+from diffwave_sde import checkpoint
+from diffwave_sde.atomic import atomic_write
 from diffwave_sde.cli import runs
 from diffwave_sde.cli.bar import bar
 from diffwave_sde.cli.sample import Device, device
@@ -68,7 +69,7 @@ def run(argv: list[str]) -> None:
     table = terms(denoiser.sde, times, error)
     paths = best_paths(table, steps)
     out = Path(config.out) if config.out else (runs.folder_of(model.path) or Path(".")) / "schedule.yaml"
-    with audio.replacing(out) as temporary:
+    with atomic_write(out) as temporary:
         temporary.write_text(yaml.safe_dump({k: times[paths[k]].tolist() for k in steps}, default_flow_style=None))
     _report(denoiser.sde, times, table, paths)
     picture = out.with_suffix(".png")
@@ -109,5 +110,5 @@ def _draw(path: Path, sde: SDE, learned: dict[int, torch.Tensor]) -> None:
         axes.set_title(f"{k} steps", fontsize=8, loc="left")
         axes.tick_params(labelsize=7)
     axes.set_xlabel("noise over signal, σ = 1 / √SNR", fontsize=8)
-    with audio.replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png")

@@ -29,6 +29,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
 from diffwave_sde import audio
+from diffwave_sde.atomic import atomic_write
 from diffwave_sde.data import sources
 from diffwave_sde.data.store import Pieces, Store
 
@@ -299,7 +300,7 @@ def _finish(source: sources.Source, settings: dict, work: Path, home: Path, piec
         "labels": names, "groups": list(groups), "clips": n, "rejected": len(reasons), "origin": source.origin,
         "rows_of_a_piece": pieces.each,
     }  # fmt: skip
-    with audio.replacing(work / "settings.json") as temporary:
+    with atomic_write(work / "settings.json") as temporary:
         temporary.write_text(json.dumps(settings, indent=1), encoding="utf-8")
     for name in ("index.npz", "manifest.csv", "settings.json"):
         file = os.open(work / name, os.O_RDWR)

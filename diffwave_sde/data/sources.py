@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from diffwave_sde import audio
-from diffwave_sde.data import recordings, sounds
+from diffwave_sde.data import builtin, recordings
 
 SECONDS = 60.0  # of a recording that are read: a clip is half a second, and a mix an hour long must not fill memory
 
@@ -62,7 +62,7 @@ class Rendered(NamedTuple):
 
     @property
     def label(self) -> str:
-        return sounds.label(self.collection, self.index)
+        return builtin.label(self.collection, self.index)
 
     group = ""
     licence = ""
@@ -70,7 +70,7 @@ class Rendered(NamedTuple):
     def load(self, length: int) -> Clip:
         # longer than the window, so that its end is the window's own fade
         seconds = max(length / audio.RATE + 0.06, 0.1)
-        sound = sounds.render(self.collection, self.index, self.seed, audio.RATE, seconds)
+        sound = builtin.render(self.collection, self.index, self.seed, audio.RATE, seconds)
         window = audio.window(torch.from_numpy(sound.samples), length)
         return Clip(pack(window), sound.label, seconds, audio.RATE, digest(self.file.encode()), sound.parameters)
 
@@ -210,11 +210,11 @@ def find(
 
 def _find(dataset: str, root: Path, count: int, seed: int, say: Callable[[str], None]) -> Source:
     """What one name stands for."""
-    if dataset in sounds.VOICES:
+    if dataset in builtin.VOICES:
         if count < 1 or seed < 0:
             raise ValueError(f"count must be at least 1 and seed at least 0, not {count} and {seed}")
         # the recipes are part of the sounds: a change in them is another dataset
-        recipe = digest(*(path.read_bytes() for path in sorted(Path(sounds.__file__).parent.glob("*.py"))))
+        recipe = digest(*(path.read_bytes() for path in sorted(Path(builtin.__file__).parent.glob("*.py"))))
         inputs = digest(f"{dataset} {count} {seed} {recipe}".encode())
         return Source(f"{dataset}-{count}", _Built(dataset, count, seed), inputs, f"built-in {dataset}, seed {seed}")
     if dataset in recordings.PACKAGES:
@@ -233,7 +233,7 @@ def _find(dataset: str, root: Path, count: int, seed: int, say: Callable[[str], 
         return Source(dataset, items, inputs, f"Debian package {package.name}", refused)
     folder = Path(dataset).expanduser()
     if not dataset or not folder.is_dir():
-        known = ", ".join([*sounds.VOICES, *recordings.PACKAGES])
+        known = ", ".join([*builtin.VOICES, *recordings.PACKAGES])
         if os.sep in dataset or (dataset and folder.exists()):
             why = "is not a folder" if folder.exists() else "no such folder"
             raise ValueError(f"{dataset}: {why}; a dataset is a folder of sounds or one of {known}")

@@ -15,7 +15,7 @@ import pytest
 import soundfile
 
 from diffwave_sde import audio
-from diffwave_sde.data import sounds, sources
+from diffwave_sde.data import builtin, sources
 from diffwave_sde.data.build import _Journal, prepare
 from diffwave_sde.data.store import Pieces, Store
 
@@ -329,13 +329,13 @@ def test_the_bytes_do_not_depend_on_the_number_of_workers(folder, tmp_path):
 
 SCRIPT = """
 import sys, time
-from diffwave_sde.data import sounds
+from diffwave_sde.data import builtin
 from diffwave_sde.data.build import prepare
-plain = sounds.render
+plain = builtin.render
 def render(*args):  # at most 100 a second: not done before it can be stopped
     time.sleep(0.01)
     return plain(*args)
-sounds.render = render
+builtin.render = render
 if __name__ == "__main__":
     prepare("drums", sys.argv[1], length=2000, count=int(sys.argv[2]), workers=int(sys.argv[3]))
 """
@@ -383,8 +383,8 @@ def test_a_build_that_was_stopped_goes_on_where_it_was(tmp_path, monkeypatch, st
         rendered.append(index)
         return plain(collection, index, *args)
 
-    plain = sounds.render
-    monkeypatch.setattr(sounds, "render", render)
+    plain = builtin.render
+    monkeypatch.setattr(builtin, "render", render)
     resumed = prepare("drums", tmp_path / "data", SHORT, count, workers=0, progress=False)
     assert sorted(rendered + done) == list(range(count))
     for row in (0, done[-1], rendered[0], count - 1):
@@ -482,10 +482,10 @@ def test_a_write_that_fails_stops_the_build_and_blames_no_file(folder, tmp_path,
 
 def test_built_in_sounds_carry_their_drawn_parameters_as_labels(tmp_path):
     it = prepare("drums", tmp_path, SHORT, count=6, progress=False)
-    assert it.labels == tuple(sorted(sounds.VOICES["drums"]))
+    assert it.labels == tuple(sorted(builtin.VOICES["drums"]))
     assert np.bincount(it.label_ids).tolist() == [2, 2, 2]
     for k, line in enumerate(it.manifest()):
-        assert json.loads(line["parameters"]) == sounds.render("drums", k, 0).parameters
+        assert json.loads(line["parameters"]) == builtin.render("drums", k, 0).parameters
     again = prepare("drums", tmp_path, SHORT, count=6, seed=1, progress=False)
     assert not np.array_equal(it.clips, again.clips)
 

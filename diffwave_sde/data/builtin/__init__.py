@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diffwave_sde.data.sounds import drums, synth
-from diffwave_sde.data.sounds.recipe import Recipe, draw
-from diffwave_sde.data.sounds.waves import FADE, Clock, block_dc, fade_out
+from diffwave_sde.data.builtin import drums, synth
+from diffwave_sde.data.builtin.recipe import Recipe, draw
+from diffwave_sde.data.builtin.waves import FADE, Clock, block_dc, fade_out
 
 __all__ = ["RECIPES", "VOICES", "Sound", "label", "render"]
 

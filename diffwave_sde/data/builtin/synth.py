@@ -13,8 +13,8 @@ import math
 
 import numpy as np
 
-from diffwave_sde.data.sounds.recipe import Recipe, vary
-from diffwave_sde.data.sounds.waves import T60, Clock, adsr, attack, cycle_scan, decay, gain, modes, shape, unit
+from diffwave_sde.data.builtin.recipe import Recipe, vary
+from diffwave_sde.data.builtin.waves import T60, Clock, adsr, attack, cycle_scan, decay, gain, modes, shape, unit
 
 DRAWBARS = np.array([1, 3, 2, 4, 6, 8, 10, 12, 16])  # harmonics of the 16-foot pipe, an octave below the key
 

@@ -14,8 +14,8 @@ import math
 
 import numpy as np
 
-from diffwave_sde.data.sounds.recipe import Recipe, vary
-from diffwave_sde.data.sounds.waves import Clock, attack, decay, gain, modes, shape, sweep, unit
+from diffwave_sde.data.builtin.recipe import Recipe, vary
+from diffwave_sde.data.builtin.waves import Clock, attack, decay, gain, modes, shape, sweep, unit
 
 SQUARES = np.array([205.3, 304.4, 369.6, 522.7, 540.0, 800.0]) / 205.3  # the TR-808's oscillators
 HEAD = np.array([1.0, 1.594, 2.136, 2.296, 2.653, 2.918])  # ideal circular membrane, relative to its lowest

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diffwave_sde.data.sounds import RECIPES, VOICES, Sound, render
-from diffwave_sde.data.sounds.waves import Clock, modes
+from diffwave_sde.data.builtin import RECIPES, VOICES, Sound, render
+from diffwave_sde.data.builtin.waves import Clock, modes
 
 RATE = 44_100
 EDGES = np.array([20, 60, 120, 250, 500, 1000, 2000, 4000, 8000, 16000, 22050])
@@ -60,7 +60,7 @@ def test_a_sound_is_the_same_bytes_in_another_process_and_in_another_order(colle
     indices = range(21)
     here = hashlib.sha256(b"".join(render(collection, i, 7).samples.tobytes() for i in indices)).hexdigest()
     program = (
-        "import hashlib; from diffwave_sde.data.sounds import render\n"
+        "import hashlib; from diffwave_sde.data.builtin import render\n"
         f"made = {{i: render({collection!r}, i, 7).samples.tobytes() for i in reversed({indices!r})}}\n"
         f"print(hashlib.sha256(b''.join(made[i] for i in {indices!r})).hexdigest())"
     )

@@ -1,0 +1,31 @@
+"""Waveforms. A sound here is mono, 44.1 kHz, float32 in [-1, 1].
+
+companding      mu-law, as a network may see a waveform
+files           reading and writing
+clips           resampling, onset, and cutting a recording to one window
+"""
+
+from diffwave_sde.audio.clips import (
+    DECLICK,
+    FADE,
+    LENGTH,
+    PEAK,
+    PRE_ROLL,
+    RATE,
+    SILENT,
+    TAIL,
+    fade_out,
+    normalise,
+    offset,
+    onset,
+    resample,
+    trim,
+    window,
+)
+from diffwave_sde.audio.companding import compress, expand
+from diffwave_sde.audio.files import decode, read, write
+
+__all__ = [
+    "DECLICK", "FADE", "LENGTH", "PEAK", "PRE_ROLL", "RATE", "SILENT", "TAIL", "compress", "decode", "expand",
+    "fade_out", "normalise", "offset", "onset", "read", "resample", "trim", "window", "write",
+]  # fmt: skip
