@@ -24,10 +24,7 @@ OPTIONS: dict[str, dict[str, str]] = {
 }
 """Where an option stands (`sampler`, `guidance`, `weight`, ...: the key above it) -> its old name -> its new name."""
 
-VERB_OPTIONS: dict[str, dict[str, str]] = {
-    "loss": {"strata": "time_sampling"},
-    "weight": {"tilt": "weight_fn"},
-}
+VERB_OPTIONS: dict[str, dict[str, str]] = {}
 """Verb of the command line -> old name of an option of its own -> its new name."""
 
 FILES: dict[str, str] = {}
