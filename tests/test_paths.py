@@ -37,3 +37,12 @@ def test_a_folder_with_a_dollar_in_its_name_can_be_named(somewhere):
     (somewhere / "A$UNSET kit").mkdir()
     assert expand("A$UNSET kit") == Path("A$UNSET kit")
     assert expand(somewhere / "A$UNSET kit") == somewhere / "A$UNSET kit"
+
+
+def test_a_name_that_is_not_utf8_can_be_typed_with_its_escape(somewhere):
+    folder = somewhere / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    assert expand(somewhere / r"caf\xe9") == folder
+    (somewhere / r"caf\xe9").mkdir()  # what is called so literally comes first
+    assert expand(somewhere / r"caf\xe9") == somewhere / r"caf\xe9"
+    assert expand(r"new\xe9\0") == Path(r"new\xe9\0")

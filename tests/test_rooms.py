@@ -16,11 +16,12 @@ EVERYTHING = None
 ALLOWED: dict[str, set[str] | None] = {
     "random": {"machine"},  # whatever draws may import it
     "atomic": set(),
-    "paths": set(),
-    "audio": {"atomic"},
+    "names": set(),
+    "paths": {"names"},
+    "audio": {"atomic", "names"},
     "page": {"audio", "pictures", "atomic"},
     "pictures": {"audio", "atomic"},
-    "data": {"audio", "atomic", "paths"},
+    "data": {"audio", "atomic", "names", "paths"},
     "sde": {"random"},
     "networks": {"machine"},  # never sde: a network sees a noise level, not a process
     "denoiser": {"sde", "random"},
@@ -48,6 +49,7 @@ ALLOWED: dict[str, set[str] | None] = {
 OUTSIDE = {
     "random": {"torch"},
     "atomic": set(),
+    "names": set(),
     "paths": set(),
     "audio": {"torch", "torchaudio", "soundfile", "numpy"},
     "pictures": {"torch", "numpy", "matplotlib"},
