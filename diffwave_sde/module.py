@@ -135,6 +135,18 @@ class DiffusionModule(Model, LightningModule):
                 denoiser.sigma_data.fill_(data.sigma_data)
         if stage == "fit" and data is not None and hasattr(self.denoiser.sde, "adapt"):
             self.denoiser.sde.adapt(lambda: data.diameter)
+        length = getattr(data, "length", None)
+        if stage == "fit" and length is not None:
+            # One clip, from which Lightning's summary counts the operations of a call.
+            inputs = torch.zeros(1, self.denoiser.sde.blocks, 1, length)
+            self.example_input_array = inputs, torch.full((1,), 0.5 * self.denoiser.sde.t_max)
+        if stage != "fit":
+            self._compile()
+
+    def on_fit_start(self) -> None:
+        self._compile()  # after the summary, whose one call would be compiled for nothing
+
+    def _compile(self) -> None:
         if self.compile_net:
             # In place, so that the names of the weights stay as they are.
             for denoiser in self.denoisers:
@@ -159,12 +171,17 @@ class DiffusionModule(Model, LightningModule):
 
     # Training
 
+    def on_train_start(self) -> None:
+        scheduler = self.lr_schedulers()
+        if isinstance(scheduler, WarmupDecay) and scheduler.notice:
+            self.print(scheduler.notice)
+
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x, condition, draw = self.prepare_step(batch, self.batches)
         self.batches += 1
         losses = self.loss.at(self.denoiser, x, draw, condition)
         loss = losses.mean()
-        if hasattr(self.loss.time, "observe"):
+        if self.loss.time.learns:
             self._observe(draw, losses)
         sigma = self._sigma(draw)
         self.buckets["train_loss"].update(losses.detach(), sigma)

@@ -5,6 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.callbacks import ModelSummary
+from torch.utils.data import DataLoader
+from torch.utils.flop_counter import FlopCounterMode
 from truth import GAUSSIAN, PROCESSES, Oracle
 
 from diffwave_sde.data.module import Batch
@@ -239,6 +243,7 @@ def test_a_compiled_network_keeps_the_names_of_its_weights():
     names = set(module.state_dict())
     module._trainer = type("Trainer", (), {"datamodule": None})()
     module.setup("fit")
+    module.on_fit_start()
     assert module.denoiser.net._compiled_call_impl is not None
     assert set(module.state_dict()) == names
 
@@ -263,3 +268,31 @@ def test_guidance_without_a_trained_absence_of_class_is_refused():
 def test_the_noise_of_sounds_is_drawn_on_the_cpu_wherever_the_model_is():
     model = DiffusionModule(small()).to("meta")
     assert all(generator.device.type == "cpu" for generator in model.generators([0, 1]))
+
+
+def test_the_summary_counts_the_operations_of_a_call():
+    net, found = small(classes=0, inputs=2), []
+    module = DiffusionModule(net, sde=CLD(), sigma_data=0.4)
+    counted = FlopCounterMode(display=False)
+    with torch.no_grad(), counted:
+        net(torch.zeros(1, 2, 500), torch.zeros(1))
+
+    class Summary(ModelSummary):
+        @staticmethod
+        def summarize(*args, total_flops, **options):
+            found.append(total_flops)
+
+    class Data(LightningDataModule):
+        sigma_data, length = 0.4, 500
+
+        def train_dataloader(self):
+            return DataLoader([batch(range(2))], batch_size=None)
+
+    trainer = Trainer(
+        accelerator="cpu", max_steps=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        callbacks=[Summary()],
+    )  # fmt: skip
+    trainer.fit(module, Data())
+    # Those of the kernel's matrices are a few more.
+    assert found == [pytest.approx(counted.get_total_flops(), rel=1e-4)]
+    assert found[0] > 1e5

@@ -171,7 +171,7 @@ class HybridLoss(Objective):
         time_sampling: TimeSampling = "stratified",
     ):
         super().__init__(time or DiscreteTime(), time_sampling)
-        if not hasattr(self.time.law, "count"):
+        if not self.time.law.discrete:
             raise ValueError(f"HybridLoss needs times on a grid, not {type(self.time).__name__}: take DiscreteTime")
         if vlb < 0 or bits < 1:
             raise ValueError(f"vlb = {vlb:g} must be at least 0, and bits = {bits} at least 1")

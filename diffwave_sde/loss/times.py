@@ -15,9 +15,13 @@ class TimeSampler(nn.Module, ABC):
 
     invariant: whether a process that keeps its ends may run between them as it likes, and the mean of a loss that is
         weighted by the likelihood stays: so it is with times uniform in t.
+    learns: whether the law moves with the losses, for which those of all processes are gathered at every step.
+    discrete: whether the times are those of a grid, whose size `count` gives.
     """
 
     invariant: bool = False
+    learns: bool = False
+    discrete: bool = False
 
     @abstractmethod
     def forward(self, sde: SDE, quantile: Tensor) -> Tensor:
@@ -31,6 +35,17 @@ class TimeSampler(nn.Module, ABC):
     def correction(self, sde: SDE, t: Tensor) -> Tensor:
         """The factor (B,) of the loss at t (B,): other than 1 where the law is only a means to less variance."""
         return torch.ones_like(float64(t))
+
+    def observe(self, sde: SDE, t: Tensor, losses: Tensor) -> None:
+        """Take the losses (B,) of all processes at the times t (B,), not corrected; nothing where the law is given."""
+
+    def count(self, sde: SDE) -> int:
+        """Times on the grid of a discrete law.
+
+        Raises:
+            TypeError: if the law has none.
+        """
+        raise TypeError(f"{type(self).__name__} draws from no grid of times: take DiscreteTime")
 
 
 class UniformTime(TimeSampler):
@@ -48,6 +63,8 @@ class DiscreteTime(TimeSampler):
     Args:
         steps: N; null for that of a discrete process, and 1000 for others.
     """
+
+    discrete = True
 
     def __init__(self, steps: int | None = None):
         super().__init__()
@@ -97,6 +114,8 @@ class ImportanceTime(TimeSampler):
         uniform: share of draws that stay with `base`, so that no part is ever forgotten; above 0, to 1.
     """
 
+    learns = True
+
     second: Tensor
     mass: Tensor
     seen: Tensor
@@ -144,7 +163,6 @@ class ImportanceTime(TimeSampler):
 
     @torch.no_grad()
     def observe(self, sde: SDE, t: Tensor, losses: Tensor) -> None:
-        """Learn from losses (B,) at the times t (B,), not corrected, of all processes."""
         part = self._part(sde, float64(t)).to(self.second.device)
         zeros = torch.zeros_like(self.second)
         count = zeros.index_add(0, part, torch.ones_like(part, dtype=zeros.dtype))

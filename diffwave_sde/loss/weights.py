@@ -2,6 +2,13 @@ r"""Weights of the denoiser's squared error.
 
 Errors of whatever a network gives are multiples of D - x, so each objective is a weight: with h = L⁻¹ M and S the block
 that noise enters, the error of ε is h (x - D), that of the score Σ⁻¹ M (D - x), that of v √(1 + snr) (D - x).
+
+So is the loss of variational diffusion, with γ = -log snr and times uniform in t (Kingma et al. 2021, eq. 17):
+
+    ½ γ'(t) |ε - ε̂|² = ½ γ'(t) snr |D - x|² = -½ dsnr/dt |D - x|²,    w = -½ dsnr/dt    (`LikelihoodWeight`)
+
+Its mean L̄ = E[L] depends on γ by the ends alone. A process that learns γ between them, `sde.VDM`, lessens the variance
+of L instead, by the gradient of E[L²] (app. I.1): the objective shows it L through `SDE.observe`.
 """
 
 from __future__ import annotations

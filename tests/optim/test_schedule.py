@@ -4,6 +4,7 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
+from diffwave_sde.data.module import Batch
 from diffwave_sde.module import DiffusionModule
 from diffwave_sde.networks import UNet
 from diffwave_sde.optim import MuonAdamW, WarmupDecay
@@ -42,15 +43,69 @@ def test_what_was_given_is_not_overruled():
     assert rates(scheduler, 10) == pytest.approx([1 - k / 10 for k in range(10)])
 
 
-def test_a_training_that_goes_on_may_be_longer():
-    short, whole = WarmupDecay(optimizer(), 2, 0.5, total=10), rates(WarmupDecay(optimizer(), 2, 0.5, total=20), 20)
-    rates(short, 10)
-    longer = WarmupDecay(optimizer(), 2, 0.5, total=20)
-    longer.load_state_dict(short.state_dict())
-    assert longer.total == 20
-    longer.optimizer.step()
-    longer.step()
-    assert longer.optimizer.param_groups[0]["lr"] == pytest.approx(whole[11])
+def resumed(old, steps, total, warmup=4):
+    """The schedule `old` after so many steps, and the one that goes on from its state with `total` steps."""
+    before = rates(old, steps)
+    new = WarmupDecay(optimizer(2.0), warmup, 0.5, total)
+    new.optimizer.load_state_dict(old.optimizer.state_dict())
+    new.load_state_dict(old.state_dict())
+    return before, new
+
+
+@pytest.mark.parametrize("stopped", [13, 20])  # in the fall, and at its end
+def test_a_training_that_goes_on_for_longer_warms_up_from_the_rate_that_it_had_reached(stopped):
+    whole = rates(WarmupDecay(optimizer(2.0), 4, 0.5, total=100), 100)
+    _, new = resumed(WarmupDecay(optimizer(2.0), 4, 0.5, total=20), stopped, 100)
+    reached = 2.0 * (20 - stopped) / 10
+    assert f"fallen to {reached:.3g} by step {stopped}" in new.notice
+    assert f"to 2 at step {stopped + 4}" in new.notice
+    after = rates(new, 100 - stopped)
+    assert after[:5] == pytest.approx([reached + (2.0 - reached) * k / 4 for k in range(5)])
+    assert after[4:] == whole[stopped + 4 :]
+    # Nor does it leap where it is stopped within that rise, and goes on with the same number of steps.
+    _, middle = resumed(WarmupDecay(optimizer(2.0), 4, 0.5, total=20), stopped, 100)
+    start, again = resumed(middle, 2, 100)
+    assert again.notice is None
+    assert start + rates(again, 98 - stopped) == after
+
+
+@pytest.mark.parametrize(("stopped", "total"), [(2, 20), (13, 20), (20, 20), (8, 100)])
+def test_a_training_that_goes_on_with_as_many_steps_or_before_its_fall_keeps_its_rates(stopped, total):
+    whole = rates(WarmupDecay(optimizer(2.0), 4, 0.5, total), total)
+    before, new = resumed(WarmupDecay(optimizer(2.0), 4, 0.5, total=20), stopped, total)
+    assert new.notice is None
+    assert before + rates(new, total - stopped) == whole
+
+
+def test_one_line_tells_of_the_new_warm_up_and_the_rate_does_not_leap(tmp_path, capsys):
+    def run(steps, ckpt=None):
+        module = DiffusionModule(
+            UNet(channels=[4, 4], factors=[2], bottleneck="none"),
+            optimizer=lambda p: torch.optim.SGD(p, lr=1e-3),
+            scheduler=lambda o: WarmupDecay(o, 2, 0.5),
+            sigma_data=0.5,
+        )
+        found = []
+        module.on_train_batch_start = lambda *_: found.append(module.optimizers().param_groups[0]["lr"])
+        batches = [Batch(torch.zeros(2, 1, 64), torch.zeros(2).long(), torch.arange(2))] * 16
+        trainer = Trainer(
+            accelerator="cpu", max_steps=steps, max_epochs=-1, logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+        trainer.fit(module, torch.utils.data.DataLoader(batches, batch_size=None), ckpt_path=ckpt)
+        trainer.save_checkpoint(tmp_path / "last.ckpt")
+        return found
+
+    first = run(8)
+    assert "learning rate" not in capsys.readouterr().out
+    then = run(16, tmp_path / "last.ckpt")
+    said = [line for line in capsys.readouterr().out.splitlines() if "learning rate" in line]
+    assert said == [
+        "the learning rate had fallen to 0 by step 8; in the longer training it rises again, to 0.00075 at step 10"
+    ]
+    assert [1e3 * rate for rate in first + then] == pytest.approx(
+        [1 / 3, 2 / 3, 1, 1, 1, 0.75, 0.5, 0.25, 0, 0.4375, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125]
+    )
 
 
 @pytest.mark.parametrize(
