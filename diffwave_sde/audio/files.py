@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 
 import numpy as np
 import soundfile
@@ -10,7 +11,11 @@ import torch
 from torch import Tensor
 
 from diffwave_sde.atomic import atomic_write
+from diffwave_sde.audio import headers
 from diffwave_sde.audio.clips import RATE, resample
+from diffwave_sde.names import escape
+
+SUBTYPES = ("FLOAT", "PCM_24", "PCM_16")
 
 
 def decode(path: str | os.PathLike, seconds: float | None = None) -> tuple[Tensor, int]:
@@ -29,27 +34,34 @@ def decode(path: str | os.PathLike, seconds: float | None = None) -> tuple[Tenso
         OSError: if the file is missing, unreadable or not audio
         ValueError: if it is empty, truncated, at an impossible rate, or holds NaN or infinities
     """
-    name = os.fspath(path)
+    name, log = escape(os.fspath(path)), ""
     try:
         # bytes: a file name need not be valid text
-        with soundfile.SoundFile(os.fsencode(name)) as file:
-            rate, log = file.samplerate, file.extra_info
-            # an MPEG header's frame count may be an estimate
-            share = 0.95 if file.format in ("MP3", "MPEG") else 1.0
-            if not 1_000 <= rate <= 768_000:  # resampling a header's 1 Hz to 44.1 kHz would fill the memory
-                raise ValueError(f"{name}: sample rate {rate} Hz is outside 1,000 to 768,000 Hz")
-            wanted = file.frames if seconds is None else min(file.frames, round(seconds * rate))
-            # in blocks: a broken header may claim more frames than memory has bytes
-            blocks, have = [], 0
-            while have < wanted:
-                block = file.read(min(wanted - have, 1 << 18), dtype="float32", always_2d=True)
-                if not len(block):
-                    break
-                blocks.append(block)
-                have += len(block)
+        with open(os.fsencode(path), "rb") as raw:
+            size = os.fstat(raw.fileno()).st_size
+            start = raw.read(1024)
+            raw.seek(0)
+            view = headers.finished(raw, size)
+            with soundfile.SoundFile(view or os.fsencode(path)) as file:
+                rate, container = file.samplerate, file.format
+                # an MPEG header's frame count may be an estimate
+                share = 0.95 if container in ("MP3", "MPEG") else 1.0
+                if not 1_000 <= rate <= 768_000:  # resampling a header's 1 Hz to 44.1 kHz would fill the memory
+                    raise ValueError(f"{name}: sample rate {rate} Hz is outside 1,000 to 768,000 Hz")
+                frames = file.frames
+                wanted = frames if seconds is None else min(frames, round(seconds * rate))
+                # in blocks: a broken header may claim more frames than memory has bytes
+                blocks, have = [], 0
+                while have < wanted:
+                    block = file.read(min(wanted - have, 1 << 18), dtype="float32", always_2d=True)
+                    if not len(block):
+                        break
+                    blocks.append(block)
+                    have += len(block)
+                log = file.extra_info  # after the reading, which adds to it
     except (soundfile.LibsndfileError, TypeError, OSError) as error:
-        raise OSError(f"{name}: {_reason(name, error)}") from error
-    if have < wanted * share or _cut_short(log):
+        raise OSError(f"{name}: {_reason(os.fspath(path), error)}") from error
+    if have < wanted * share or headers.cut_short(container, log, frames, start, size):
         raise ValueError(f"{name}: truncated: the header promises more than the file holds")
     if not have:
         raise ValueError(f"{name}: empty: no samples")
@@ -77,32 +89,61 @@ def read(path: str | os.PathLike, rate: int = RATE, seconds: float | None = None
     return resample(x, source, rate), source
 
 
-def write(path: str | os.PathLike, x: Tensor, rate: int = RATE) -> None:
-    """Writes a waveform as a 24-bit WAV file, at the level that it has; nothing is normalised.
+def write(path: str | os.PathLike, x: Tensor, rate: int = RATE, subtype: str = "FLOAT") -> int:
+    """Writes a waveform as a WAV file, at the level that it has; nothing is normalised.
 
     The file appears whole or not at all; missing folders are made.
 
     Args:
         path: the file
-        x: waveform, (T,) or (channels, T); what exceeds full scale is clamped
+        x: waveform, (T,) or (channels, T)
         rate: sample rate, Hz
+        subtype: FLOAT, 32-bit floats, of which none is cut; PCM_24 or PCM_16, which clip at full scale
+
+    Returns:
+        how many samples lie beyond full scale, above 1 or below -1: players cut them, and so has a PCM file
 
     Raises:
-        ValueError: if x has another shape, or holds NaN or infinities
+        ValueError: if x has another shape, holds NaN or infinities, or the subtype is none of these
         OSError: if the file cannot be written
     """
+    name = escape(os.fspath(path))
     if x.ndim not in (1, 2):
-        raise ValueError(f"{path}: a waveform is (T,) or (channels, T), not {tuple(x.shape)}")
+        raise ValueError(f"{name}: a waveform is (T,) or (channels, T), not {tuple(x.shape)}")
+    if subtype not in SUBTYPES:
+        raise ValueError(f"{name}: subtype must be one of {', '.join(SUBTYPES)}, not {subtype}")
     x = x.detach().to("cpu", torch.float64)
-    if not x.isfinite().all():
-        raise ValueError(f"{path}: not written: the waveform holds NaN or infinite samples")
-    full = 1.0 - 2.0**-23  # the largest positive sample of 24 bits; above it libsndfile may wrap
-    frames = x.clamp(-1.0, full).movedim(-1, 0)
+    if not x.to(torch.float32).isfinite().all():
+        raise ValueError(f"{name}: not written: the waveform holds NaN or infinite samples")
+    frames = x.movedim(-1, 0)
     with atomic_write(path) as temporary:
-        try:
-            soundfile.write(os.fsencode(temporary), frames.numpy(), rate, format="WAV", subtype="PCM_24")
-        except soundfile.LibsndfileError as error:
-            raise OSError(f"{path}: cannot be written: {error.error_string}") from error
+        if subtype == "FLOAT":
+            _write_floats(temporary, frames.to(torch.float32).numpy(), rate)
+        else:
+            # clamped to the largest positive sample: above it libsndfile may wrap
+            frames = frames.clamp(-1.0, 1.0 - 2.0 ** (-23 if subtype == "PCM_24" else -15))
+            try:
+                soundfile.write(os.fsencode(temporary), frames.numpy(), rate, format="WAV", subtype=subtype)
+            except soundfile.LibsndfileError as error:
+                raise OSError(f"{name}: cannot be written: {error.error_string}") from error
+    return int((x.abs() > 1).sum())
+
+
+def _write_floats(path: os.PathLike, frames: np.ndarray, rate: int) -> None:
+    """Writes samples (T,) or (T, channels), float32, as a WAV file of 32-bit floats.
+
+    Not by libsndfile, whose file holds the time at which it was written: the same sound is the same bytes here.
+    """
+    data = frames.astype("<f4").tobytes()
+    channels = 1 if frames.ndim == 1 else frames.shape[1]
+    # format 3, IEEE float; its chunk ends with the size of an extension, of which there is none
+    form = struct.pack("<HHIIHHH", 3, channels, rate, rate * channels * 4, channels * 4, 32, 0)
+    chunks = b"WAVE" + b"fmt " + struct.pack("<I", len(form)) + form + b"fact" + struct.pack("<II", 4, len(frames))
+    if len(chunks) + 8 + len(data) >= 1 << 32:
+        raise OSError(f"{escape(os.fspath(path))}: a WAV file holds less than 4 GiB, not {len(data) / 2**30:.1f}")
+    with open(path, "wb") as file:
+        file.write(b"RIFF" + struct.pack("<I", len(chunks) + 8 + len(data)) + chunks)
+        file.write(b"data" + struct.pack("<I", len(data)) + data)
 
 
 def _reason(name: str, error: Exception) -> str:
@@ -116,20 +157,7 @@ def _reason(name: str, error: Exception) -> str:
         return "no permission to read it"
     if os.path.getsize(name) == 0:
         return "empty: no bytes"
+    with open(os.fsencode(name), "rb") as file:
+        if headers.without_length(file.read(1 << 16)):
+            return "its header does not say how long it is; write it anew, to a file and not to a pipe"
     return f"not readable as audio ({getattr(error, 'error_string', error)})".replace(" .)", ")")
-
-
-def _cut_short(log: str) -> bool:
-    """Whether libsndfile's log says that the chunk of samples is longer than the file.
-
-    libsndfile reads such a file without complaint: "data : 88200 (should be 4096)". A size of 2 or 4 GiB is
-    a writer to a pipe that never came back to fill it in, and a few bytes are padding: both are whole.
-    """
-    if "ended unexpectedly" in log:  # Ogg
-        return True
-    for line in log.splitlines():
-        name, _, sizes = line.partition(":")
-        if "(should be" in sizes and name.strip(" *").lower() in ("data", "ssnd", "data size"):
-            promised, held = (int(part.strip(" )")) for part in sizes.split("(should be"))
-            return held + 16 < promised < 0x7FFF_0000
-    return False

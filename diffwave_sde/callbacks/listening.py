@@ -25,7 +25,7 @@ DATA = "data"
 class Listening(Callback):
     """Every `every` steps and at the end: sounds of each class in turn, with the averaged weights.
 
-    Writes `samples/step=N/` with WAV files (24 bit, at the level that the model made) and pictures, and
+    Writes `samples/step=N/` with WAV files (32-bit floats, at the level that the model made) and pictures, and
     `samples/index.html`, which plays them beside examples of the training data, over all steps, those before a stop
     too. A logger of W&B gets the sounds, the pictures and a table with class and step.
 
