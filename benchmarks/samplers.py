@@ -103,13 +103,13 @@ MAKE = {
     "DPMSolver2S": lambda n: DPMSolver2S((n + 1) // 2),
     "DPMSolverSDE": lambda n: DPMSolverSDE(n),
     "Ancestral": lambda n: Ancestral(n),
-    "MaximumLikelihood, spread 1": lambda n: MaximumLikelihood(n, spread=1.0),
+    "MaximumLikelihood, variance_share 1": lambda n: MaximumLikelihood(n, variance_share=1.0),
     "EulerMaruyama": lambda n: EulerMaruyama(n),
     "ReverseDiffusion": lambda n: ReverseDiffusion(n),
     "PredictorCorrector": lambda n: PredictorCorrector((n + 1) // 2),
     "AnnealedLangevin": lambda n: AnnealedLangevin(n, repeats=1),
     "SSCS": lambda n: SSCS(n),
-    "GottaGoFast": lambda n: GottaGoFast(calls=n, relative=0.1, absolute=0.02),
+    "GottaGoFast": lambda n: GottaGoFast(max_nfe=n, rtol=0.1, atol=0.02),
 }
 FLOWS = ("Heun", "DDIM", "DPMSolver2M", "DPMSolver3M", "DPMSolver2S")
 
@@ -127,7 +127,7 @@ class Diffusers(Sampler):
         scheduler.set_timesteps(steps)
         self.times = (scheduler.timesteps.double() + 1) / 1000
 
-    def takes(self, sde: SDE) -> bool:
+    def supports(self, sde: SDE) -> bool:
         return isinstance(sde, DDPM)
 
     def solve(self, run, u: Tensor, progress) -> Tensor:
@@ -164,7 +164,7 @@ def exact(count: int, chosen: list[str]) -> Table:
         (kind, sde, MAKE[kind])
         for kind in chosen
         for sde in (EDM(2e-4, 20.0), VP(), CLD())
-        if MAKE[kind](20).takes(sde)
+        if MAKE[kind](20).supports(sde)
     ]
     if chosen == list(MAKE):
         cases += [(kind, DDPM(), lambda n, kind=kind: peers(n)[kind]) for kind in peers(5)]
@@ -203,7 +203,7 @@ def trained(path: str, count: int, chosen: list[str]) -> tuple[Table, Table]:
     data = embed(real)
     away = Table("sampler", *[f"{n} calls" for n in CALLS[:-1]], title="distance from 1,000 steps, rms over rms")
     table = Table("sampler", *[f"{n} calls" for n in CALLS[:-1]], title=f"Fréchet distance, dB², {count} sounds")
-    kinds = [kind for kind in chosen if MAKE[kind](20).takes(denoiser.sde)]
+    kinds = [kind for kind in chosen if MAKE[kind](20).supports(denoiser.sde)]
     with Progress(console=Console(stderr=True)) as bar:
         task = bar.add_task("trained model", total=1000 + len(kinds) * sum(CALLS[:-1]))
         reference = sounds(DDIM(1000))

@@ -42,7 +42,7 @@ from diffwave_sde.metrics import EMBEDDINGS, evaluate
 from diffwave_sde.metrics.evaluation import SoundSet
 from diffwave_sde.model import Model
 from diffwave_sde.networks import BFloat16Network
-from diffwave_sde.samplers import DPMSolver2M, DPMSolver3M, DPMSolverSDE, Preferred, Sampler
+from diffwave_sde.samplers import DefaultSampler, DPMSolver2M, DPMSolver3M, DPMSolverSDE, Sampler
 
 PEERS = ("crash", "audio-diffusion-pytorch, 7 levels")
 
@@ -69,7 +69,7 @@ def sampling(module: Model, length: int, batch: int) -> Callable[[], object]:
 def bare(module: Model, length: int, batch: int) -> Callable[[], object]:
     """The network calls of it and nothing else."""
     denoiser, device = module.denoiser, module.denoiser.sigma_data.device
-    sampler = module.sampler.on(denoiser.sde)
+    sampler = module.sampler.resolve(denoiser.sde)
     times = sampler.grid(denoiser.sde, sampler.steps)
     twice, weakly = passes(module, times, module.guided())
     u = {n: torch.randn(n, denoiser.sde.blocks, 1, length, device=device) for n in (batch, 2 * batch)}
@@ -127,7 +127,7 @@ def speeds(options: argparse.Namespace, device: torch.device, folder: Path) -> T
     halves = [False, True] if bfloat16_is_fast(device) else [False]
     models = {half: model(options.ckpt, device, half) for half in halves}
     own, length = models[False], models[False].length
-    sampler = own.module.sampler.on(own.module.denoiser.sde)
+    sampler = own.module.sampler.resolve(own.module.denoiser.sde)
     lines: dict[tuple[str, int], Callable[[], object]] = {}
     floors: dict[tuple[str, int], Callable[[], object]] = {}
     for batch in (1, options.batch):
@@ -164,12 +164,12 @@ def samplers() -> dict[str, tuple[Sampler | None, Guidance | None, bool]]:
     """Ways of sampling: sampler, guidance, half precision; None is the model's own."""
     found: dict[str, tuple[Sampler | None, Guidance | None, bool]] = {}
     for steps in (50, 35, 28, 24, 20, 15, 10):
-        found[f"Preferred({steps})"] = (Preferred(steps), None, False)
-    for quiet in (0.8, 0.6, 0.4):
-        found[f"Preferred(28), η = {quiet} below σ = 0.3"] = (Preferred(28, quiet=quiet), None, False)
-    found["Preferred(28), bfloat16"] = (Preferred(28), None, True)
-    found["Preferred(28), no guidance"] = (Preferred(28), Guidance(1.0), False)
-    found["Preferred(28), guidance 2 from σ = 1"] = (Preferred(28), Guidance(2.0, 1.0), False)
+        found[f"DefaultSampler({steps})"] = (DefaultSampler(steps), None, False)
+    for eta in (0.8, 0.6, 0.4):
+        found[f"DefaultSampler(28), η = {eta} below σ = 0.3"] = (DefaultSampler(28, eta_low_noise=eta), None, False)
+    found["DefaultSampler(28), bfloat16"] = (DefaultSampler(28), None, True)
+    found["DefaultSampler(28), no guidance"] = (DefaultSampler(28), Guidance(1.0), False)
+    found["DefaultSampler(28), guidance 2 from σ = 1"] = (DefaultSampler(28), Guidance(2.0, 1.0), False)
     for steps in (50, 35):
         found[f"DPMSolverSDE({steps}), η = 0.3"] = (DPMSolverSDE(steps, eta=0.3), None, False)
     for steps in (20, 15, 10):
@@ -208,7 +208,7 @@ def qualities(options: argparse.Namespace, device: torch.device) -> Table:
     first = next(iter(values.values()))
     for name, (sampler, guidance, half) in lines.items():
         module = models[half].module
-        own_sampler = sampler.on(module.denoiser.sde)
+        own_sampler = sampler.resolve(module.denoiser.sde)
         times = own_sampler.grid(module.denoiser.sde, own_sampler.steps)
         twice, weakly = map(sum, passes(module, times, module.guided(guidance)))
         ratios = [

@@ -15,19 +15,30 @@ from typing import Any
 
 import yaml
 
-CLASSES: dict[str, str] = {}
+CLASSES: dict[str, str] = {"Preferred": "DefaultSampler"}
 """Old name of a class -> its new name. The module of the new one may differ: the name alone is looked up."""
 
 OPTIONS: dict[str, dict[str, str]] = {
     "loss": {"strata": "time_sampling"},
     "weight": {"tilt": "weight_fn"},
+    "sampler": {
+        "quiet": "eta_low_noise",
+        "below": "low_noise_sigma",
+        "warm": "second_order_start",
+        "released": "reference_coefficients",
+        "spread": "variance_share",
+        "absolute": "atol",
+        "relative": "rtol",
+        "first": "initial_step",
+        "calls": "max_nfe",
+    },
 }
 """Where an option stands (`sampler`, `guidance`, `weight`, ...: the key above it) -> its old name -> its new name."""
 
 VERB_OPTIONS: dict[str, dict[str, str]] = {}
 """Verb of the command line -> old name of an option of its own -> its new name."""
 
-FILES: dict[str, str] = {}
+FILES: dict[str, str] = {"sde/line.yaml": "sde/rectified-flow.yaml"}
 """Old name of a file in configs/ -> its new name."""
 
 _NET = r"^((?:denoiser\.)?(?:weak\.)?net\.)"

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from diffwave_sde.sde import SDE, Kernel, apply, dot, float64, lift, pad
+from diffwave_sde.sde import SDE, Kernel, apply, broadcast_like, dot, embed_waveform, float64
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ class Denoiser(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         skip, out, *inside = coefficients
         inner, *rest = self._ask(u, *inside, condition)
-        return dot(skip, u) + pad(out, inner) * inner, 0.5 * (1 + rest[0]) if rest else None
+        return dot(skip, u) + broadcast_like(out, inner) * inner, 0.5 * (1 + rest[0]) if rest else None
 
     def _coefficients(self, kernel: Kernel) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(skip, out, scale, noise): D = skip · u + out · net(scale · u, noise), float64."""
@@ -189,8 +189,8 @@ class Denoiser(nn.Module):
 
     def _ask(self, u: Tensor, scale: Tensor, noise: Tensor, condition: Condition | None) -> tuple[Tensor, ...]:
         """The network's outputs, (B, C, T) each."""
-        inner = self.net((pad(scale, u) * u).flatten(1, 2), noise.to(u).expand(u.shape[0]), condition).to(u.dtype)
-        return inner.split(u.shape[2], 1)
+        scaled = (broadcast_like(scale, u) * u).flatten(1, 2)
+        return self.net(scaled, noise.to(u).expand(len(u)), condition).to(u.dtype).split(u.shape[2], 1)
 
     def score(self, u: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """∇ log p(u_t) = Σ⁻¹ (M D - u), (B, S, C, T). Source: Tweedie's formula, Efron 2011, eq. 2.8."""
@@ -208,4 +208,4 @@ class Denoiser(nn.Module):
         # in float64, and what the network adds keeps its digits.
         skip, out, *inside = self._coefficients(kernel)
         rest = A - a[..., :, None] * skip[..., None, :]
-        return apply(rest, u) - lift(a * out[..., None], self._ask(u, *inside, condition)[0])
+        return apply(rest, u) - embed_waveform(a * out[..., None], self._ask(u, *inside, condition)[0])

@@ -11,7 +11,7 @@ from diffwave_sde.denoiser import Condition, Denoiser, Parametrization
 from diffwave_sde.guidance import Guidance
 from diffwave_sde.networks import Network
 from diffwave_sde.random import Generator, stream
-from diffwave_sde.samplers import CapturedSampler, Preferred, Sampler
+from diffwave_sde.samplers import CapturedSampler, DefaultSampler, Sampler
 from diffwave_sde.samplers.base import Progress
 from diffwave_sde.samplers.capture import Capture
 from diffwave_sde.sde import EDM, SDE
@@ -29,7 +29,7 @@ class Model(nn.Module):
         net: the network.
         sde: the forward process.
         parametrization: what the network's output stands for; Karras's preconditioning by default.
-        sampler: the sampler; Preferred by default.
+        sampler: the sampler; DefaultSampler by default.
         guidance: how far sounds are led, to their class and away from the errors of the weak network; null for not at
             all. Of no effect where there is one class, or no weak network.
         sigma_data: standard deviation of the data; null for 0.5 until it is known.
@@ -60,7 +60,7 @@ class Model(nn.Module):
             raise ValueError(f"sigma_data = {sigma_data:g} must be positive, or null to measure it")
         less = None if weak is None else Denoiser(weak, sde, parametrization, sigma_data or 0.5)
         self.denoiser = Denoiser(net, sde, parametrization, sigma_data or 0.5, less)
-        self.sampler, self.guidance, self.seed = sampler or Preferred(), guidance, seed
+        self.sampler, self.guidance, self.seed = sampler or DefaultSampler(), guidance, seed
 
     def generators(self, numbers: Sequence[int], seed: int | None = None) -> list[torch.Generator]:
         """One generator for each sound, by its number: it does not matter what is made beside it, nor where."""

@@ -62,7 +62,7 @@ class DiffusionModule(Model, LightningModule):
         sde: the forward process.
         parametrization: what the network's output stands for; Karras's preconditioning by default.
         loss: the objective.
-        sampler: the sampler for listening during training and for prediction; Preferred by default.
+        sampler: the sampler for listening during training and for prediction; DefaultSampler by default.
         guidance: how far sounds are led, to their class and away from the errors of the weak network; null for not at
             all. Of no effect where there is one class, or no weak network.
         optimizer: the optimizer, given the parameters.
@@ -133,7 +133,7 @@ class DiffusionModule(Model, LightningModule):
         if stage == "fit" and self.measure and data is not None:
             for denoiser in self.denoisers:
                 denoiser.sigma_data.fill_(data.sigma_data)
-        if stage == "fit" and data is not None and hasattr(self.denoiser.sde, "adapt"):
+        if stage == "fit" and data is not None:
             self.denoiser.sde.adapt(lambda: data.diameter)
         length = getattr(data, "length", None)
         if stage == "fit" and length is not None:

@@ -267,7 +267,7 @@ def test_sounds_of_half_precision_are_nearly_those_of_the_seed(run, here):
 
 
 def test_samplers_without_a_grid_sample_too(run, here):
-    main(["sample", f"--ckpt={run}", "--n=1", "--sampler=GottaGoFast", "--sampler.calls=20", "--out=out"])
+    main(["sample", f"--ckpt={run}", "--n=1", "--sampler=GottaGoFast", "--sampler.max_nfe=20", "--out=out"])
     assert json.loads((here / "out" / "sounds.json").read_text())["nfe"] <= 20
 
 

@@ -6,7 +6,7 @@ from torch import nn
 from truth import GAUSSIAN, MIXTURE, PARAMETRIZATIONS, PROCESSES, Mixture, exact, times_of
 
 from diffwave_sde.denoiser import Condition, Denoiser, Karras, V
-from diffwave_sde.sde import EDM, VE, VP, apply, lift
+from diffwave_sde.sde import EDM, VE, VP, apply, embed_waveform
 
 SIGMA_DATA = 0.5
 
@@ -47,7 +47,7 @@ def target_epsilon(kernel, x, eps, u):
 
 def target_score(kernel, x, eps, u):
     u = u.clone().requires_grad_()
-    residual = (u - lift(kernel.M, x)).flatten(2).movedim(1, -1)  # (B, T, S)
+    residual = (u - embed_waveform(kernel.M, x)).flatten(2).movedim(1, -1)  # (B, T, S)
     normal = torch.distributions.MultivariateNormal(torch.zeros(u.shape[1]).double(), scale_tril=kernel.L[:, None])
     (gradient,) = torch.autograd.grad(normal.log_prob(residual).sum(), u)
     return gradient[:, -1]

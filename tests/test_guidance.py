@@ -17,11 +17,11 @@ from diffwave_sde.guidance import (
 from diffwave_sde.networks import UNet
 from diffwave_sde.random import stream
 from diffwave_sde.samplers import DPMSolver2M, GottaGoFast, ProbabilityFlow
-from diffwave_sde.sde import VP, apply, lift
+from diffwave_sde.sde import VP, apply, embed_waveform
 
 ALL = {**{name: lambda cls=cls: cls(8) for name, cls in SAMPLERS.items()}}
-ALL["GottaGoFast"] = lambda: GottaGoFast(relative=0.5, absolute=0.1)
-ALL["ProbabilityFlow"] = lambda: ProbabilityFlow(relative=1e-2, absolute=1e-2)
+ALL["GottaGoFast"] = lambda: GottaGoFast(rtol=0.5, atol=0.1)
+ALL["ProbabilityFlow"] = lambda: ProbabilityFlow(rtol=1e-2, atol=1e-2)
 
 
 def test_clipping_is_clipping():
@@ -125,7 +125,7 @@ def states(sde) -> torch.Tensor:
 
 def score(sde, D, u):
     kernel = sde.kernel(T)
-    return apply(-kernel.precision, u) + lift(kernel.matched, D)
+    return apply(-kernel.precision, u) + embed_waveform(kernel.matched, D)
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.0, 1.5, 4.0])

@@ -16,7 +16,7 @@ from diffwave_sde.guidance import Guidance
 from diffwave_sde.loss import HybridLoss, ImportanceTime, LikelihoodWeight, Loss, UniformTime
 from diffwave_sde.module import DiffusionModule, NoiseBuckets, check_fit
 from diffwave_sde.networks import UNet
-from diffwave_sde.samplers import DDIM, DPMSolverSDE, LogNormalGrid, Preferred
+from diffwave_sde.samplers import DDIM, DefaultSampler, DPMSolverSDE, LogNormalGrid
 from diffwave_sde.sde import CLD, VDM, VE, VP
 
 
@@ -250,14 +250,14 @@ def test_a_compiled_network_keeps_the_names_of_its_weights():
 
 def test_the_sampler_of_choice_takes_every_process():
     for sde in PROCESSES.values():
-        sampler, u = Preferred(), sde.prior((1, 1, 8)).double()
+        sampler, u = DefaultSampler(), sde.prior((1, 1, 8)).double()
         x = sampler(Oracle(sde, GAUSSIAN), u, generator=torch.Generator().manual_seed(0))
-        own = DPMSolverSDE(28, LogNormalGrid(), eta=0.3, quiet=1.0) if sde.blocks == 1 else DDIM(28)
-        assert type(sampler.on(sde)) is type(own)
+        own = DPMSolverSDE(28, LogNormalGrid(), eta=0.3, eta_low_noise=1.0) if sde.blocks == 1 else DDIM(28)
+        assert type(sampler.resolve(sde)) is type(own)
         assert torch.equal(x, own(Oracle(sde, GAUSSIAN), u, generator=torch.Generator().manual_seed(0)))
         assert sampler.nfe == 28
     with pytest.raises(ValueError, match="steps = 1"):
-        Preferred(1)
+        DefaultSampler(1)
 
 
 def test_guidance_without_a_trained_absence_of_class_is_refused():

@@ -15,7 +15,7 @@ import diffwave_sde
 from diffwave_sde.denoiser import Denoiser, Parametrization
 from diffwave_sde.loss import NoiseDraw, TimeSampler, Weight, WeightInputs
 from diffwave_sde.samplers import Grid, GridSampler, LearnedGrid, TimesGrid
-from diffwave_sde.sde import CLD, DDPM, SDE, VDM, Kernel, MeanSigma, pad
+from diffwave_sde.sde import CLD, DDPM, SDE, VDM, Kernel, MeanSigma, broadcast_like
 
 # Where a plug-in may be written: a file added there is walked the day it is added.
 for room in ("sde", "denoiser", "loss", "samplers", "networks"):
@@ -108,8 +108,8 @@ class Mixture:
     def denoise(self, sde: SDE, u: Tensor, t: Tensor) -> Tensor:
         """E[x | u_t = u], by Bayes over the components: u (B, S, C, T), t (B,) -> (B, C, T), in the type of u."""
         kernel = sde.kernel(t if t.stride(0) else t[:1])  # once for a time that all share
-        matched = (pad(kernel.matched, u) * u).sum(1).double()[..., None]
-        snr = pad(kernel.snr, matched[..., 0]).double()[..., None]
+        matched = (broadcast_like(kernel.matched, u) * u).sum(1).double()[..., None]
+        snr = broadcast_like(kernel.snr, matched[..., 0]).double()[..., None]
         precision = self.stds**-2 + snr
         posterior = (self.means * self.stds**-2 + matched) / precision
         evidence = self.weights.log() - 0.5 * (
@@ -161,10 +161,10 @@ class ExactNet(nn.Module):
         sigma_data = torch.tensor(self.sigma_data, dtype=torch.float64)
         power = kernel.M.square() * self.sigma_data**2 + kernel.L.square().sum(-1)
         u = u.unflatten(1, (self.sde.blocks, -1)).double()
-        u = u * pad(power.sqrt(), u)
+        u = u * broadcast_like(power.sqrt(), u)
         skip, out = self.parametrization(kernel, sigma_data)
         D = self.data.denoise(self.sde, u, t)
-        return (D - (pad(skip, u) * u).sum(1)) / pad(out, D)
+        return (D - (broadcast_like(skip, u) * u).sum(1)) / broadcast_like(out, D)
 
 
 def exact(sde: SDE, parametrization: Parametrization, data: Mixture, sigma_data: float = 0.5) -> Denoiser:

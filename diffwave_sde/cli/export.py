@@ -275,8 +275,8 @@ def _facts(model: Trained, recipe: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "weak network", type(module.denoiser.weak.net).__name__
     yield "trained", f"{model.step:,} steps"
     yield "version", f"diffwave-sde {recipe.get('version', 'unknown')}"
-    sampler = module.sampler.on(module.denoiser.sde)
-    steps = getattr(sampler, "steps", None)
+    sampler = module.sampler.resolve(module.denoiser.sde)
+    steps = sampler.steps
     yield "sampler", type(sampler).__name__ + (f", {steps} steps" if steps else "")
     yield "guidance", str(module.guided() or "none")
     yield "weights", f"{sum(p.numel() for p in module.denoiser.parameters()):,}, averaged over the training"

@@ -47,7 +47,7 @@ def make(config: Namespace) -> Path:
                 denoiser.net = BFloat16Network(denoiser.net)
     out = Path(config.out) if config.out else _default_out(model, config)
     writable(out)
-    used = (sampler or model.module.sampler).on(model.module.denoiser.sde)
+    used = (sampler or model.module.sampler).resolve(model.module.denoiser.sde)
     _make(Folder(out, _record(model, used, config)), model, used, config, label)
     return out
 
@@ -152,7 +152,7 @@ def _record(model: checkpoint.Trained, sampler: samplers.Sampler, config: Namesp
         "step": model.step,
         "weights": config.weights,
         "sampler": type(sampler).__name__,
-        "steps": getattr(sampler, "steps", None),
+        "steps": sampler.steps,
         "options": config.sampler.as_dict() if config.sampler else "the model's own",
         "guidance": str(model.module.guided() or "none"),
         "weak": config.weak and str(checkpoint.find(config.weak)),

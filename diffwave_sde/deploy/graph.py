@@ -88,11 +88,11 @@ def plan(denoiser: Denoiser, sampler: Sampler, guidance: Guidance) -> dict[str, 
     Raises:
         ValueError: if the sampler is none whose steps are of that form.
     """
-    sampler = sampler.on(denoiser.sde)
-    if not hasattr(sampler, "linear"):
+    sampler = sampler.resolve(denoiser.sde)
+    if not sampler.is_linear:
         raise ValueError(
             f"{type(sampler).__name__} cannot be written as a table: train with, or name in config.yaml, one of "
-            "Preferred, DDIM, DPMSolver2M and DPMSolverSDE"
+            "DefaultSampler, DDIM, DPMSolver2M and DPMSolverSDE"
         )
     times = sampler.grid(denoiser.sde, sampler.steps)
     blocks = denoiser.sde.blocks
@@ -115,7 +115,7 @@ def sampling(denoiser: Denoiser, sampler: Sampler, guidance: Guidance | None) ->
     auto: the weight w; where a plan says so, that D is D + (w - 1) (D - D of the weak graph).
     plans: `plan` by its number of steps; `default` is the model's own.
     """
-    sampler = sampler.on(denoiser.sde)
+    sampler = sampler.resolve(denoiser.sde)
     guidance = (guidance or Guidance(1.0)).on(denoiser)
     plans = {str(sampler.steps): plan(denoiser, sampler, guidance)}
     if sampler.grid.flexible:

@@ -14,7 +14,7 @@ from diffwave_sde.denoiser import Condition, Denoiser
 from diffwave_sde.loss.times import DiscreteTime, LogNormalSigma, TimeSampler
 from diffwave_sde.loss.weights import EpsilonWeight, KarrasWeight, Weight, WeightInputs
 from diffwave_sde.random import Generator, rand, randn
-from diffwave_sde.sde import SDE, Kernel, float64, lift, pad
+from diffwave_sde.sde import SDE, Kernel, broadcast_like, embed_waveform, float64
 
 TimeSampling = Literal["stratified", "low-discrepancy", "independent"]
 
@@ -106,9 +106,8 @@ class Objective(nn.Module, ABC):
 def _finish(loss: Tensor, denoiser: Denoiser, draw: NoiseDraw) -> Tensor:
     """The loss (B,), corrected for the law that its times were drawn from; a process that learns is shown it."""
     if draw.weight is not None:
-        loss = pad(draw.weight, loss) * loss
-    if hasattr(denoiser.sde, "observe"):
-        denoiser.sde.observe(loss)
+        loss = broadcast_like(draw.weight, loss) * loss
+    denoiser.sde.observe(loss)
     return loss
 
 
@@ -142,7 +141,9 @@ class Loss(Objective):
     def at(self, denoiser: Denoiser, x: Tensor, draw: NoiseDraw, condition: Condition | None = None) -> Tensor:
         kernel = denoiser.sde.kernel(draw.t)
         error = _mean_square(denoiser(kernel.sample(x, draw.eps), draw.t, condition) - x)
-        return _finish(pad(self.weight(_weight_inputs(denoiser, draw.t, kernel)), error) * error, denoiser, draw)
+        return _finish(
+            broadcast_like(self.weight(_weight_inputs(denoiser, draw.t, kernel)), error) * error, denoiser, draw
+        )
 
 
 class HybridLoss(Objective):
@@ -188,7 +189,7 @@ class HybridLoss(Objective):
         if share is None:
             raise ValueError("HybridLoss needs a network with a second output: --model.net.variance=true")
         error = _mean_square(D - x)
-        simple = pad(self.weight(_weight_inputs(denoiser, draw.t, kernel)), error) * error
+        simple = broadcast_like(self.weight(_weight_inputs(denoiser, draw.t, kernel)), error) * error
         bound = self._bound(sde, x, u[:, 0], draw.t, D.detach(), share)
         return _finish(simple + self.vlb * bound, denoiser, draw)
 
@@ -203,7 +204,7 @@ class HybridLoss(Objective):
         before = sde.posterior(s.clamp_min(step), t.clamp_min(2 * step))[2]
         small, large = torch.where(last, before[:, 0, 0], covariance), sde.transition(s, t)[1][:, 0, 0]
         share = share.to(torch.promote_types(share.dtype, torch.float32))
-        gain, signal, last, small, large = (pad(a, share) for a in (gain, signal, last, small, large))
+        gain, signal, last, small, large = (broadcast_like(a, share) for a in (gain, signal, last, small, large))
         log_variance = small.log() + share * (large.log() - small.log())
         excess = small + (signal * (x - D)).square()
         divergence = 0.5 * (log_variance - small.log() + excess * (-log_variance).exp() - 1)
@@ -265,7 +266,7 @@ class ImplicitLoss(Objective):
             # Copies: what was made in inference mode has no gradients, here neither.
             t = draw.t.clone() if self.perturb else torch.full_like(draw.t, sde.t_min).clone()
             kernel = sde.kernel(t)
-            u = kernel.sample(x.clone(), draw.eps.clone()) if self.perturb else lift(kernel.M, x.clone())
+            u = kernel.sample(x.clone(), draw.eps.clone()) if self.perturb else embed_waveform(kernel.M, x.clone())
             u = u.detach().requires_grad_()
             probes = None if draw.probes is None else draw.probes.clone()
             score = denoiser.score(u, t, condition)
@@ -274,7 +275,7 @@ class ImplicitLoss(Objective):
             if self.perturb:
                 # |s - ∇ log p(u | x)|² = |Σ⁻¹M|² |D - x|²
                 weight = self.weight(_weight_inputs(denoiser, t, kernel)) / kernel.matched.square().sum(-1)
-                loss = pad(weight, loss) * loss
+                loss = broadcast_like(weight, loss) * loss
         return _finish(loss, denoiser, draw)
 
     def _trace(self, score: Tensor, u: Tensor, probes: Tensor | None) -> Tensor:

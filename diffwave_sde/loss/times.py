@@ -74,7 +74,7 @@ class DiscreteTime(TimeSampler):
 
     def count(self, sde: SDE) -> int:
         """N for this process."""
-        return self.steps or getattr(sde, "steps", 1000)
+        return self.steps or sde.steps or 1000
 
     def forward(self, sde: SDE, quantile: Tensor) -> Tensor:
         steps = self.count(sde)

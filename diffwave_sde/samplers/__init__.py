@@ -4,6 +4,7 @@ from diffwave_sde.samplers.adaptive import GottaGoFast, ProbabilityFlow
 from diffwave_sde.samplers.ancestral import Ancestral
 from diffwave_sde.samplers.base import GridSampler, Sampler
 from diffwave_sde.samplers.capture import CapturedSampler
+from diffwave_sde.samplers.default import DefaultSampler
 from diffwave_sde.samplers.exponential import DPMSolver2M, DPMSolver2S, DPMSolver3M, DPMSolverSDE
 from diffwave_sde.samplers.grids import (
     CosineGrid,
@@ -20,7 +21,6 @@ from diffwave_sde.samplers.grids import (
 )
 from diffwave_sde.samplers.langevin import AnnealedLangevin, PredictorCorrector
 from diffwave_sde.samplers.ode import DDIM, Heun
-from diffwave_sde.samplers.preferred import Preferred
 from diffwave_sde.samplers.sde import EulerMaruyama, MaximumLikelihood, ReverseDiffusion
 from diffwave_sde.samplers.splitting import SSCS
 
@@ -36,6 +36,7 @@ __all__ = [
     "DPMSolver2S",
     "DPMSolver3M",
     "DPMSolverSDE",
+    "DefaultSampler",
     "DiscreteGrid",
     "EulerMaruyama",
     "GottaGoFast",
@@ -48,7 +49,6 @@ __all__ = [
     "LogSNRGrid",
     "MaximumLikelihood",
     "PredictorCorrector",
-    "Preferred",
     "ProbabilityFlow",
     "QuadraticGrid",
     "ReverseDiffusion",

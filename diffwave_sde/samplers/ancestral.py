@@ -7,9 +7,9 @@ from typing import Literal
 from torch import Tensor
 
 from diffwave_sde.denoiser import Denoiser
-from diffwave_sde.samplers.base import GridSampler, Run, rows
+from diffwave_sde.samplers.base import GridSampler, SamplingState, rows
 from diffwave_sde.samplers.grids import Grid
-from diffwave_sde.sde import SDE, apply, cholesky, lift, pad
+from diffwave_sde.sde import SDE, apply, broadcast_like, cholesky, embed_waveform
 
 
 class Ancestral(GridSampler):
@@ -33,7 +33,7 @@ class Ancestral(GridSampler):
             raise ValueError(f"variance = {variance!r}: choose small, large or learned")
         self.variance = variance
 
-    def takes(self, sde: SDE) -> bool:
+    def supports(self, sde: SDE) -> bool:
         return sde.blocks == 1 or self.variance != "learned"
 
     def plan(self, denoiser: Denoiser, times: Tensor) -> list[tuple[Tensor, ...]]:
@@ -41,13 +41,13 @@ class Ancestral(GridSampler):
         large = denoiser.sde.transition(times[1:], times[:-1])[1]
         return rows(signal, gain, cholesky(large if self.variance == "large" else small), cholesky(large))
 
-    def step(self, run: Run, u: Tensor, i: int, coefficients: tuple[Tensor, ...]) -> Tensor:
+    def step(self, state: SamplingState, u: Tensor, i: int, coefficients: tuple[Tensor, ...]) -> Tensor:
         signal, gain, noise, large = coefficients
-        D, share = run.predict(u, i)
-        fresh = apply(noise, run.noise(u))
+        D, share = state.predict(u, i)
+        fresh = apply(noise, state.noise(u))
         if self.variance == "learned":
             if share is None:
                 raise ValueError("the network has no learnt variance: choose small or large")
             # σ = σ_small (σ_large / σ_small)^v
-            fresh = fresh * pad((large / noise)[:, 0], fresh).pow(share.unsqueeze(1))
-        return lift(signal, D) + apply(gain, u) + fresh
+            fresh = fresh * broadcast_like((large / noise)[:, 0], fresh).pow(share.unsqueeze(1))
+        return embed_waveform(signal, D) + apply(gain, u) + fresh

@@ -19,8 +19,12 @@ Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all) after every step."""
 
 
+Linear = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
+"""(A, a, b, c) of a step u ← A u + a D + b (D - D before) + c ε; None for a part that it has not."""
+
+
 @dataclass
-class Run:
+class SamplingState:
     """One run of a sampler: what its steps may ask for.
 
     denoiser, condition, generator: as given to the sampler.
@@ -63,22 +67,26 @@ class Sampler(ABC):
 
     Attributes:
         order: the rate at which the error falls with the step size.
+        steps: its steps; None where it chooses them itself.
+        is_linear: whether a step is u ← A u + a D + b (D - D before) + c ε, which a table of numbers can hold.
         nfe: network calls per sound of the last run.
     """
 
     order: int = 1
+    steps: int | None = None
+    is_linear: bool = False
     nfe: int = 0
 
-    def takes(self, sde: SDE) -> bool:
+    def supports(self, sde: SDE) -> bool:
         """Whether the mathematics of this sampler covers the process."""
         return True
 
-    def on(self, sde: SDE) -> Sampler:
+    def resolve(self, sde: SDE) -> Sampler:
         """The sampler that runs on this process: itself, where it does not choose another one."""
         return self
 
     @abstractmethod
-    def solve(self, run: Run, u: Tensor, progress: Progress | None) -> Tensor:
+    def solve(self, state: SamplingState, u: Tensor, progress: Progress | None) -> Tensor:
         """The sounds (B, C, T) from the states u (B, S, C, T) at t_max, the last call without noise included."""
 
     @final
@@ -97,17 +105,17 @@ class Sampler(ABC):
             ValueError: if the process is one that this sampler cannot take.
         """
         sde = denoiser.sde
-        if not self.takes(sde):
-            able = sorted(c.__name__ for c in _leaves(Sampler) if c is not type(self) and c().takes(sde))
+        if not self.supports(sde):
+            able = sorted(c.__name__ for c in _leaves(Sampler) if c is not type(self) and c().supports(sde))
             raise ValueError(
                 f"{type(self).__name__} cannot take the process {type(sde).__name__} "
                 f"({sde.blocks} block{'s' * (sde.blocks > 1)}); these can: {', '.join(able)}"
             )
         if u.ndim != 4 or u.shape[1] != sde.blocks:
             raise ValueError(f"state of shape {tuple(u.shape)}: {type(sde).__name__} needs (B, {sde.blocks}, C, T)")
-        run = Run(denoiser, condition, generator)
-        x = self.solve(run, u, progress)
-        self.nfe = run.calls
+        state = SamplingState(denoiser, condition, generator)
+        x = self.solve(state, u, progress)
+        self.nfe = state.calls
         return x
 
 
@@ -126,7 +134,7 @@ class GridSampler(Sampler):
             raise ValueError(f"steps = {steps}: a sampler needs at least 2")
         self.steps, self.grid = steps, grid or KarrasGrid()
 
-    def between(self, sde: SDE, times: Tensor) -> Tensor:
+    def intermediate_times(self, sde: SDE, times: Tensor) -> Tensor:
         """Further times at which the network is called: the nodes len(times), len(times) + 1, ..."""
         return times[:0]
 
@@ -134,29 +142,33 @@ class GridSampler(Sampler):
     def plan(self, denoiser: Denoiser, times: Tensor) -> list[tuple[Tensor, ...]]:
         """The coefficients of each of the len(times) - 1 steps, each with a leading axis of length 1, float64."""
 
+    def linear(self, coefficients: tuple[Tensor, ...]) -> Linear:
+        """A step of the plan as u ← A u + a D + b (D - D before) + c ε, where `is_linear`."""
+        raise TypeError(f"the steps of {type(self).__name__} are not of that form")
+
     @abstractmethod
-    def step(self, run: Run, u: Tensor, i: int, coefficients: tuple[Tensor, ...]) -> Tensor:
+    def step(self, state: SamplingState, u: Tensor, i: int, coefficients: tuple[Tensor, ...]) -> Tensor:
         """The state at times[i + 1] from the state u (B, S, C, T) at times[i]."""
 
     @final
-    def ready(self, run: Run, u: Tensor) -> list[tuple[Tensor, ...]]:
-        """The coefficients of the steps, like u (B, S, C, T); and `run.nodes`.
+    def ready(self, state: SamplingState, u: Tensor) -> list[tuple[Tensor, ...]]:
+        """The coefficients of the steps, like u (B, S, C, T); and `state.nodes`.
 
         All that depends on time alone is computed here, so that the loop neither computes in float64 nor waits for the
         device.
         """
-        sde = run.denoiser.sde
+        sde = state.denoiser.sde
         times = self.grid(sde, self.steps)
-        run.nodes = prepare(run.denoiser, torch.cat((times, self.between(sde, times))), u)
-        return [tuple(c.to(device=u.device, dtype=u.dtype) for c in row) for row in self.plan(run.denoiser, times)]
+        state.nodes = prepare(state.denoiser, torch.cat((times, self.intermediate_times(sde, times))), u)
+        return [tuple(c.to(device=u.device, dtype=u.dtype) for c in row) for row in self.plan(state.denoiser, times)]
 
     @final
-    def solve(self, run: Run, u: Tensor, progress: Progress | None) -> Tensor:
-        for i, coefficients in enumerate(self.ready(run, u)):
-            u = self.step(run, u, i, coefficients)
+    def solve(self, state: SamplingState, u: Tensor, progress: Progress | None) -> Tensor:
+        for i, coefficients in enumerate(self.ready(state, u)):
+            u = self.step(state, u, i, coefficients)
             if progress is not None:
                 progress(i + 1, self.steps)
-        x = run(u, self.steps - 1)  # the noise left at t_min would be heard as hiss
+        x = state(u, self.steps - 1)  # the noise left at t_min would be heard as hiss
         if progress is not None:
             progress(self.steps, self.steps)
         return x

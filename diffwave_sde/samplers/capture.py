@@ -18,7 +18,7 @@ from torch import Tensor
 
 from diffwave_sde.denoiser import Condition, Denoiser
 from diffwave_sde.random import Generator, randn
-from diffwave_sde.samplers.base import GridSampler, Progress, Run, Sampler
+from diffwave_sde.samplers.base import GridSampler, Progress, Sampler, SamplingState
 
 
 class Capture(Protocol):
@@ -84,8 +84,8 @@ class CapturedSampler:
     """
 
     def __init__(self, denoiser: Denoiser, sampler: Sampler, graphs: Capture | None = None):
-        sampler = sampler.on(denoiser.sde)
-        if not hasattr(sampler, "ready"):
+        sampler = sampler.resolve(denoiser.sde)
+        if sampler.steps is None:
             raise ValueError(
                 f"{type(sampler).__name__} chooses its steps by what it meets, so they cannot be captured: take "
                 "another sampler, or sample without"
@@ -124,27 +124,27 @@ class CapturedSampler:
         return self.x.clone()
 
     def _capture(self, sampler: GridSampler, u: Tensor, condition: Condition | None) -> None:
-        run = Run(self.denoiser, condition, None)
-        plan = sampler.ready(run, u)
-        self._read = run, plan  # by the graphs, which hold addresses alone
+        state = SamplingState(self.denoiser, condition, None)
+        plan = sampler.ready(state, u)
+        self._read = state, plan  # by the graphs, which hold addresses alone
 
-        def step(i: int, state: Tensor) -> Tensor:
-            return sampler.step(run, state, i, plan[i]) if i < len(plan) else run(state, sampler.steps - 1)
+        def step(i: int, u: Tensor) -> Tensor:
+            return sampler.step(state, u, i, plan[i]) if i < len(plan) else state(u, sampler.steps - 1)
 
-        state, noises = u, []
+        here, noises = u, []
         with self.graphs.warm():
             for i in range(len(plan) + 1):
                 noises.append([])
-                run.drawn = _places(u, noises[i])
-                state = step(i, state)
-        run.past.clear()
-        run.calls, state = 0, u
+                state.drawn = _places(u, noises[i])
+                here = step(i, here)
+        state.past.clear()
+        state.calls, here = 0, u
         steps = []
         for i, noise in enumerate(noises):
-            run.drawn = iter(noise)
-            state, replay = self.graphs(partial(step, i, state))
+            state.drawn = iter(noise)
+            here, replay = self.graphs(partial(step, i, here))
             steps.append((replay, noise))
-        self.x, self.steps, sampler.nfe = state, steps, run.calls
+        self.x, self.steps, sampler.nfe = here, steps, state.calls
 
 
 def _places(u: Tensor, places: list[Tensor]) -> Iterator[Tensor]:

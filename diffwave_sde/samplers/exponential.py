@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from diffwave_sde.denoiser import Denoiser
-from diffwave_sde.samplers.base import GridSampler, Run, rows
+from diffwave_sde.samplers.base import GridSampler, Linear, SamplingState, rows
 from diffwave_sde.samplers.grids import Grid, LogSNRGrid
-from diffwave_sde.samplers.ode import transfer
-from diffwave_sde.sde import SDE, Kernel, apply, lift
+from diffwave_sde.samplers.ode import ddim_coefficients
+from diffwave_sde.sde import SDE, Kernel, apply, embed_waveform
 
 
 def log_snr(kernel: Kernel) -> Tensor:
@@ -37,7 +37,7 @@ class _Exponential(GridSampler):
     def __init__(self, steps: int = 20, grid: Grid | None = None):
         super().__init__(steps, grid or LogSNRGrid())
 
-    def takes(self, sde: SDE) -> bool:
+    def supports(self, sde: SDE) -> bool:
         return sde.blocks == 1
 
 
@@ -47,21 +47,26 @@ def extrapolation(h: Tensor) -> Tensor:
 
 
 class _TwoCalls(_Exponential):
-    """D extrapolated from this call and the last."""
+    """D extrapolated from this call and the last, D + (D - D') / (2 r): Lu et al. 2022b, algorithm 2, line 8.
 
-    def step(self, run: Run, u: Tensor, i: int, coefficients: tuple[Tensor, ...]) -> Tensor:
+    A step is u ← A u + a D + slope (D - D'), with (a, A) of `ddim_coefficients` (eq. 8: σ'/σ u - m' (e^-h - 1) D) and
+    slope = a / (2 r) of `extrapolation`; where noise is drawn, + noise ε.
+    """
+
+    is_linear = True
+
+    def step(self, state: SamplingState, u: Tensor, i: int, coefficients: tuple[Tensor, ...]) -> Tensor:
         a, A, slope, *noise = coefficients
-        D = run(u, i)
-        u = lift(a, D) + apply(A, u)
+        D = state(u, i)
+        u = embed_waveform(a, D) + apply(A, u)
         for root in noise:
-            u = u + apply(root, run.noise(u))
-        if run.past:
-            u = u + lift(slope, D - run.past[0])
-        run.past[:] = [D]
+            u = u + apply(root, state.noise(u))
+        if state.past:
+            u = u + embed_waveform(slope, D - state.past[0])
+        state.past[:] = [D]
         return u
 
-    def linear(self, coefficients: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """A step as u ← A u + a D + b (D - D before) + c ε: (A, a, b, c), None for a part that it has not."""
+    def linear(self, coefficients: tuple[Tensor, ...]) -> Linear:
         a, A, slope, *noise = coefficients
         return A, a, slope, noise[0] if noise else None
 
@@ -78,7 +83,7 @@ class DPMSolver2M(_TwoCalls):
 
     def plan(self, denoiser: Denoiser, times: Tensor) -> list[tuple[Tensor, ...]]:
         kernel = denoiser.sde.kernel(times)
-        a, A = transfer(kernel_of(kernel, slice(None, -1)), kernel_of(kernel, slice(1, None)))
+        a, A = ddim_coefficients(kernel_of(kernel, slice(None, -1)), kernel_of(kernel, slice(1, None)))
         h = log_snr(kernel).diff()
         return rows(a, A, extrapolation(h)[:, None] * a)
 
@@ -86,26 +91,33 @@ class DPMSolver2M(_TwoCalls):
 class DPMSolver3M(_Exponential):
     """DPM-Solver++(3M): D extrapolated from the last three calls. One call a step. Source: Lu 2022b, § 4.
 
-    The first step, of order 1, keeps the whole at order 2; with a `warm` start it is 3. The term of D'' is the exact
+    The first step, of order 1, keeps the whole at order 2; with a second-order start it is
+    3. The term of D'' is the exact
     integral; the authors' code, and others after it, have half of that, and are of order 2 in any case.
 
     Args:
         steps: steps, and network calls.
         grid: where the steps lie; equal steps of the log-SNR by default.
-        warm: whether the first step is one of 2S, for one call more.
-        released: whether the term of D'' is halved, as in the authors' code.
+        second_order_start: whether the first step is one of 2S, for one call more.
+        reference_coefficients: whether the term of D'' is halved, as in the authors' code.
     """
 
     order = 2
 
-    def __init__(self, steps: int = 20, grid: Grid | None = None, warm: bool = False, released: bool = False):
+    def __init__(
+        self,
+        steps: int = 20,
+        grid: Grid | None = None,
+        second_order_start: bool = False,
+        reference_coefficients: bool = False,
+    ):
         super().__init__(steps, grid)
-        self.warm, self.released = warm, released
-        if warm and not released:
+        self.second_order_start, self.reference_coefficients = second_order_start, reference_coefficients
+        if second_order_start and not reference_coefficients:
             self.order = 3
 
-    def between(self, sde: SDE, times: Tensor) -> Tensor:
-        return middle(sde, times[:2]) if self.warm else times[:0]
+    def intermediate_times(self, sde: SDE, times: Tensor) -> Tensor:
+        return middle(sde, times[:2]) if self.second_order_start else times[:0]
 
     def plan(self, denoiser: Denoiser, times: Tensor) -> list[tuple[Tensor, ...]]:
         kernel = denoiser.sde.kernel(times)
@@ -114,36 +126,36 @@ class DPMSolver3M(_Exponential):
         # σ ∫ e^λ (λ - λ_s) / h dλ and σ ∫ e^λ ((λ - λ_s) / h)² dλ over the step: what the slope and the bend of D add
         falling = torch.expm1(-h)
         first, second = m * (falling / h + 1), m * (1 - 2 * (falling + h) / h.square())
-        if self.released:
+        if self.reference_coefficients:
             second = second / 2
         one = h.new_ones(1)
         r0 = torch.cat((one, h[:-1] / h[1:]))
         r1 = torch.cat((one, one, h[:-2] / h[2:]))[: len(h)]
-        plan = rows(*transfer(start, end), *(c[:, None] for c in (first, second, r0, r1)))
-        if self.warm:
+        plan = rows(*ddim_coefficients(start, end), *(c[:, None] for c in (first, second, r0, r1)))
+        if self.second_order_start:
             halfway = denoiser.sde.kernel(middle(denoiser.sde, times[:2]))
-            plan[0] = (*plan[0][:2], *transfer(kernel_of(kernel, slice(0, 1)), halfway))
+            plan[0] = (*plan[0][:2], *ddim_coefficients(kernel_of(kernel, slice(0, 1)), halfway))
         return plan
 
-    def step(self, run: Run, u: Tensor, i: int, coefficients: tuple[Tensor, ...]) -> Tensor:
+    def step(self, state: SamplingState, u: Tensor, i: int, coefficients: tuple[Tensor, ...]) -> Tensor:
         a, A, *rest = coefficients
-        D = run(u, i)
+        D = state(u, i)
         if i == 0:
             first = D
-            if self.warm:
-                first = run(lift(rest[0], D) + apply(rest[1], u), self.steps)
-            run.past[:] = [D]
-            return lift(a, first) + apply(A, u)
+            if self.second_order_start:
+                first = state(embed_waveform(rest[0], D) + apply(rest[1], u), self.steps)
+            state.past[:] = [D]
+            return embed_waveform(a, first) + apply(A, u)
         first, second, r0, r1 = rest
-        new = lift(a, D) + apply(A, u)
-        slope = (D - run.past[0]) / r0[:, :, None]
-        if len(run.past) > 1:
-            before = (run.past[0] - run.past[1]) / r1[:, :, None]
+        new = embed_waveform(a, D) + apply(A, u)
+        slope = (D - state.past[0]) / r0[:, :, None]
+        if len(state.past) > 1:
+            before = (state.past[0] - state.past[1]) / r1[:, :, None]
             bend = (slope - before) / (r0 + r1)[:, :, None]
-            new = new + lift(second, bend)
+            new = new + embed_waveform(second, bend)
             slope = slope + r0[:, :, None] * bend
-        run.past[:] = [D, *run.past[:1]]
-        return new + lift(first, slope)
+        state.past[:] = [D, *state.past[:1]]
+        return new + embed_waveform(first, slope)
 
 
 class DPMSolverSDE(_TwoCalls):
@@ -160,8 +172,8 @@ class DPMSolverSDE(_TwoCalls):
         steps: steps, and network calls.
         grid: where the steps lie; equal steps of the log-SNR by default.
         eta: η; 1 is the published one, 0 is DPMSolver2M.
-        quiet: η of the steps that begin below the noise level `below`; null for that of all.
-        below: σ = 1 / √snr.
+        eta_low_noise: η of the steps that begin below the noise level `low_noise_sigma`; null for that of all.
+        low_noise_sigma: that level, σ = 1 / √snr.
         noise: standard deviation of the fresh noise over the SDE's. A network takes a little too much of what is as
             soft as the noise for noise, at every step; a little above 1 gives it back (S_noise of Karras et al. 2022,
             § 4).
@@ -174,29 +186,30 @@ class DPMSolverSDE(_TwoCalls):
         steps: int = 20,
         grid: Grid | None = None,
         eta: float = 1.0,
-        quiet: float | None = None,
-        below: float = 0.3,
+        eta_low_noise: float | None = None,
+        low_noise_sigma: float = 0.3,
         noise: float = 1.0,
     ):
         super().__init__(steps, grid)
-        for name, value in (("eta", eta), ("quiet", quiet or 0.0)):
+        for name, value in (("eta", eta), ("eta_low_noise", eta_low_noise or 0.0)):
             if value < 0:
                 raise ValueError(f"{name} = {value:g} is a share of variance: choose 0 or more")
         if noise < 0:
             raise ValueError(f"noise = {noise:g} is a standard deviation: choose 0 or more, 1 for the SDE's own")
-        if below <= 0:
-            raise ValueError(f"below = {below:g} is a noise level: choose it above 0")
-        self.eta, self.quiet, self.below = eta, eta if quiet is None else quiet, below
+        if low_noise_sigma <= 0:
+            raise ValueError(f"low_noise_sigma = {low_noise_sigma:g} is a noise level: choose it above 0")
+        self.eta, self.low_noise_sigma = eta, low_noise_sigma
+        self.eta_low_noise = eta if eta_low_noise is None else eta_low_noise
         self.noise = noise
 
     def plan(self, denoiser: Denoiser, times: Tensor) -> list[tuple[Tensor, ...]]:
         kernel = denoiser.sde.kernel(times)
         h, m, sigma = log_snr(kernel).diff(), kernel.M[1:, 0], kernel.L[:, 0, 0]
-        eta = torch.where(kernel.snr[:-1].rsqrt() < self.below, self.quiet, self.eta).to(h)
+        eta = torch.where(kernel.snr[:-1].rsqrt() < self.low_noise_sigma, self.eta_low_noise, self.eta).to(h)
         A = sigma[1:] / sigma[:-1] * (-eta * h).exp()
         a = -m * torch.expm1(-(1 + eta) * h)
         fresh = self.noise * sigma[1:] * (-torch.expm1(-2 * eta * h)).sqrt()
-        noise = (fresh[:, None, None],) if self.eta or self.quiet else ()
+        noise = (fresh[:, None, None],) if self.eta or self.eta_low_noise else ()
         return rows(a[:, None], A[:, None, None], (extrapolation(h) * a)[:, None], *noise)
 
 
@@ -213,15 +226,15 @@ class DPMSolver2S(_Exponential):
     def __init__(self, steps: int = 10, grid: Grid | None = None):
         super().__init__(steps, grid)
 
-    def between(self, sde: SDE, times: Tensor) -> Tensor:
+    def intermediate_times(self, sde: SDE, times: Tensor) -> Tensor:
         return middle(sde, times)
 
     def plan(self, denoiser: Denoiser, times: Tensor) -> list[tuple[Tensor, ...]]:
         kernel, halfway = (denoiser.sde.kernel(t) for t in (times, middle(denoiser.sde, times)))
         start, end = kernel_of(kernel, slice(None, -1)), kernel_of(kernel, slice(1, None))
-        return rows(*transfer(start, halfway), *transfer(start, end))
+        return rows(*ddim_coefficients(start, halfway), *ddim_coefficients(start, end))
 
-    def step(self, run: Run, u: Tensor, i: int, coefficients: tuple[Tensor, ...]) -> Tensor:
+    def step(self, state: SamplingState, u: Tensor, i: int, coefficients: tuple[Tensor, ...]) -> Tensor:
         half_a, half_A, a, A = coefficients
-        halfway = lift(half_a, run(u, i)) + apply(half_A, u)
-        return lift(a, run(halfway, self.steps + i)) + apply(A, u)
+        halfway = embed_waveform(half_a, state(u, i)) + apply(half_A, u)
+        return embed_waveform(a, state(halfway, self.steps + i)) + apply(A, u)

@@ -148,7 +148,7 @@ class DiscreteGrid(Grid):
         self.chain = chain
 
     def _times(self, sde: SDE, steps: int) -> Tensor:
-        chain = self.chain or getattr(sde, "steps", 1000)
+        chain = self.chain or sde.steps or 1000
         if steps > chain:
             raise ValueError(f"steps = {steps}: the chain has {chain}; take at most as many")
         # Of DDPM and NCSN t_min is 1 / N, so these are their own times i / N.

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from diffwave_sde.denoiser import Denoiser
-from diffwave_sde.samplers.base import GridSampler, Run, rows
+from diffwave_sde.samplers.base import GridSampler, SamplingState, rows
 from diffwave_sde.samplers.grids import Grid
 from diffwave_sde.samplers.sde import ReverseDiffusion
-from diffwave_sde.sde import SDE, apply, lift, pad
+from diffwave_sde.sde import SDE, apply, broadcast_like, embed_waveform
 
 
 class AnnealedLangevin(GridSampler):
@@ -33,7 +33,7 @@ class AnnealedLangevin(GridSampler):
             raise ValueError(f"repeats = {repeats} must be at least 1, and step = {step:g} above 0 and below 4")
         self.repeats, self.size = repeats, step
 
-    def takes(self, sde: SDE) -> bool:
+    def supports(self, sde: SDE) -> bool:
         return sde.blocks == 1
 
     def plan(self, denoiser: Denoiser, times: Tensor) -> list[tuple[Tensor, ...]]:
@@ -42,11 +42,11 @@ class AnnealedLangevin(GridSampler):
         # σ² ∇ log p = m D - u
         return rows(scale, 0.5 * self.size * kernel.M[1:], self.size**0.5 * kernel.L[1:])
 
-    def step(self, run: Run, u: Tensor, i: int, coefficients: tuple[Tensor, ...]) -> Tensor:
+    def step(self, state: SamplingState, u: Tensor, i: int, coefficients: tuple[Tensor, ...]) -> Tensor:
         scale, a, noise = coefficients
         u = apply(scale, u)
         for _ in range(self.repeats):
-            u = (1 - 0.5 * self.size) * u + lift(a, run(u, i + 1)) + apply(noise, run.noise(u))
+            u = (1 - 0.5 * self.size) * u + embed_waveform(a, state(u, i + 1)) + apply(noise, state.noise(u))
         return u
 
 
@@ -78,24 +78,24 @@ class PredictorCorrector(GridSampler):
         self.predictor.steps = steps  # where its further nodes begin
         self.snr, self.corrections = snr, corrections
 
-    def takes(self, sde: SDE) -> bool:
-        return sde.blocks == 1 and self.predictor.takes(sde)
+    def supports(self, sde: SDE) -> bool:
+        return sde.blocks == 1 and self.predictor.supports(sde)
 
-    def between(self, sde: SDE, times: Tensor) -> Tensor:
-        return self.predictor.between(sde, times)
+    def intermediate_times(self, sde: SDE, times: Tensor) -> Tensor:
+        return self.predictor.intermediate_times(sde, times)
 
     def plan(self, denoiser: Denoiser, times: Tensor) -> list[tuple[Tensor, ...]]:
         kernel = denoiser.sde.kernel(times[1:])
         own = rows(kernel.matched, kernel.precision)
         return [(*a, *b) for a, b in zip(own, self.predictor.plan(denoiser, times), strict=True)]
 
-    def step(self, run: Run, u: Tensor, i: int, coefficients: tuple[Tensor, ...]) -> Tensor:
+    def step(self, state: SamplingState, u: Tensor, i: int, coefficients: tuple[Tensor, ...]) -> Tensor:
         matched, precision, *rest = coefficients
-        u = self.predictor.step(run, u, i, tuple(rest))
+        u = self.predictor.step(state, u, i, tuple(rest))
         for _ in range(self.corrections):
-            score = lift(matched, run(u, i + 1)) - apply(precision, u)
-            z = run.noise(u)
+            score = embed_waveform(matched, state(u, i + 1)) - apply(precision, u)
+            z = state.noise(u)
             norms = [a.flatten(1).norm(dim=1) for a in (z, score)]
             size = 2 * (self.snr * norms[0] / norms[1].clamp_min(torch.finfo(u.dtype).tiny)).square()
-            u = u + pad(size, u) * score + pad((2 * size).sqrt(), u) * z
+            u = u + broadcast_like(size, u) * score + broadcast_like((2 * size).sqrt(), u) * z
         return u

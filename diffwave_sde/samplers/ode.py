@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from diffwave_sde.denoiser import Denoiser
-from diffwave_sde.samplers.base import GridSampler, Run, rows
+from diffwave_sde.samplers.base import GridSampler, Linear, SamplingState, rows
 from diffwave_sde.samplers.grids import Grid
-from diffwave_sde.sde import SDE, Kernel, apply, cholesky, lift
+from diffwave_sde.sde import SDE, Kernel, apply, cholesky, embed_waveform
 
 
-def transfer(start: Kernel, end: Kernel) -> tuple[Tensor, Tensor]:
+def ddim_coefficients(start: Kernel, end: Kernel) -> tuple[Tensor, Tensor]:
     """(a (N, S), A (N, S, S)) of u' = a D + A u: constant D and ε from the times of one kernel to another's."""
     A = end.L @ start.inverse
     return end.M - (A @ start.M[..., None]).squeeze(-1), A
@@ -45,6 +45,8 @@ class DDIM(GridSampler):
         eta: share of fresh noise, from 0 (deterministic) to 1 (that of ancestral sampling).
     """
 
+    is_linear = True
+
     def __init__(self, steps: int = 50, grid: Grid | None = None, eta: float = 0.0):
         super().__init__(steps, grid)
         if not 0 <= eta <= 1:
@@ -60,15 +62,14 @@ class DDIM(GridSampler):
         a = end.M - (A @ start.M[:, :, None]).squeeze(-1)
         return rows(a, A, fresh[:, None, None] * end.L)
 
-    def linear(self, coefficients: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """A step as u ← A u + a D + b (D - D before) + c ε: (A, a, b, c), None for a part that it has not."""
+    def linear(self, coefficients: tuple[Tensor, ...]) -> Linear:
         a, A, noise = coefficients
         return A, a, None, noise
 
-    def step(self, run: Run, u: Tensor, i: int, coefficients: tuple[Tensor, ...]) -> Tensor:
+    def step(self, state: SamplingState, u: Tensor, i: int, coefficients: tuple[Tensor, ...]) -> Tensor:
         a, A, fresh = coefficients
-        u = lift(a, run(u, i)) + apply(A, u)
-        return u + apply(fresh, run.noise(u)) if self.eta > 0 else u
+        u = embed_waveform(a, state(u, i)) + apply(A, u)
+        return u + apply(fresh, state.noise(u)) if self.eta > 0 else u
 
 
 class Heun(GridSampler):
@@ -105,7 +106,7 @@ class Heun(GridSampler):
             )
         self.churn, self.churn_min, self.churn_max, self.churn_noise = churn, churn_min, churn_max, churn_noise
 
-    def between(self, sde: SDE, times: Tensor) -> Tensor:
+    def intermediate_times(self, sde: SDE, times: Tensor) -> Tensor:
         if not self.churn:
             return times[:0]
         # Algorithm 2, line 4: σ̂ = (1 + γ) σ, γ = min(S_churn / N, √2 - 1) in [S_tmin, S_tmax].
@@ -117,9 +118,9 @@ class Heun(GridSampler):
 
     def plan(self, denoiser: Denoiser, times: Tensor) -> list[tuple[Tensor, ...]]:
         sde = denoiser.sde
-        begin = self.between(sde, times) if self.churn else times[:-1]
+        begin = self.intermediate_times(sde, times) if self.churn else times[:-1]
         start, end = sde.kernel(begin), sde.kernel(times[1:])
-        a, A = transfer(start, end)
+        a, A = ddim_coefficients(start, end)
         change = (end.L @ (end.whitened - start.whitened)[..., None]).squeeze(-1)
         correction = 0.5 * (end.snr / start.snr).sqrt()[:, None] * change
         if not bool(torch.isfinite(correction).all()):
@@ -127,11 +128,11 @@ class Heun(GridSampler):
         phi, Q = sde.transition(times[:-1], begin)
         return rows(a, A, correction, phi, self.churn_noise * cholesky(Q))
 
-    def step(self, run: Run, u: Tensor, i: int, coefficients: tuple[Tensor, ...]) -> Tensor:
+    def step(self, state: SamplingState, u: Tensor, i: int, coefficients: tuple[Tensor, ...]) -> Tensor:
         a, A, correction, phi, fresh = coefficients
         node = i
         if self.churn:
-            u, node = apply(phi, u) + apply(fresh, run.noise(u)), self.steps + i
-        first = run(u, node)
-        predicted = lift(a, first) + apply(A, u)
-        return predicted + lift(correction, run(predicted, i + 1) - first)
+            u, node = apply(phi, u) + apply(fresh, state.noise(u)), self.steps + i
+        first = state(u, node)
+        predicted = embed_waveform(a, first) + apply(A, u)
+        return predicted + embed_waveform(correction, state(predicted, i + 1) - first)

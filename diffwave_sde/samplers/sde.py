@@ -6,17 +6,17 @@ import torch
 from torch import Tensor
 
 from diffwave_sde.denoiser import Denoiser
-from diffwave_sde.samplers.base import GridSampler, Run, rows
+from diffwave_sde.samplers.base import GridSampler, SamplingState, rows
 from diffwave_sde.samplers.grids import Grid
-from diffwave_sde.sde import apply, cholesky, lift
+from diffwave_sde.sde import apply, cholesky, embed_waveform
 
 
 class _Linear(GridSampler):
     """Steps u' = a D + A u + R z: one call each."""
 
-    def step(self, run: Run, u: Tensor, i: int, coefficients: tuple[Tensor, ...]) -> Tensor:
+    def step(self, state: SamplingState, u: Tensor, i: int, coefficients: tuple[Tensor, ...]) -> Tensor:
         a, A, noise = coefficients
-        return lift(a, run(u, i)) + apply(A, u) + apply(noise, run.noise(u))
+        return embed_waveform(a, state(u, i)) + apply(A, u) + apply(noise, state.noise(u))
 
 
 class EulerMaruyama(_Linear):
@@ -77,18 +77,18 @@ class MaximumLikelihood(_Linear):
     Args:
         steps: steps, and network calls.
         grid: where the steps lie.
-        spread: share of Var(x | u) that is counted, 0 to 1; 0, as in the authors' code, is ancestral sampling.
+        variance_share: share of Var(x | u) that is counted, 0 to 1; 0, as in the authors' code, is ancestral sampling.
     """
 
-    def __init__(self, steps: int = 50, grid: Grid | None = None, spread: float = 0.0):
+    def __init__(self, steps: int = 50, grid: Grid | None = None, variance_share: float = 0.0):
         super().__init__(steps, grid)
-        if not 0 <= spread <= 1:
-            raise ValueError(f"spread = {spread:g} is a share: choose it between 0 and 1")
-        self.spread = spread
+        if not 0 <= variance_share <= 1:
+            raise ValueError(f"variance_share = {variance_share:g} is a share: choose it between 0 and 1")
+        self.variance_share = variance_share
 
     def plan(self, denoiser: Denoiser, times: Tensor) -> list[tuple[Tensor, ...]]:
         sde = denoiser.sde
         gain, signal, covariance = sde.posterior(times[1:], times[:-1])
-        unknown = self.spread / (1 / float(denoiser.sigma_data) ** 2 + sde.kernel(times[:-1]).snr)
+        unknown = self.variance_share / (1 / float(denoiser.sigma_data) ** 2 + sde.kernel(times[:-1]).snr)
         covariance = covariance + unknown[:, None, None] * signal[:, :, None] * signal[:, None, :]
         return rows(signal, gain, cholesky(covariance))

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from diffwave_sde.denoiser import Denoiser
-from diffwave_sde.samplers.base import GridSampler, Run, rows
+from diffwave_sde.samplers.base import GridSampler, SamplingState, rows
 from diffwave_sde.samplers.grids import Grid
-from diffwave_sde.sde import SDE, apply, cholesky, lift
+from diffwave_sde.sde import SDE, apply, cholesky, embed_waveform
 
 SPLITTINGS = ("ABA", "BAB", "ABBA")
 
@@ -41,15 +41,15 @@ class SSCS(GridSampler):
             raise ValueError(f"splitting = {splitting!r}: choose one of {', '.join(SPLITTINGS)}")
         self.splitting = splitting
 
-    def takes(self, sde: SDE) -> bool:
+    def supports(self, sde: SDE) -> bool:
         return sde.stationary is not None
 
-    def between(self, sde: SDE, times: Tensor) -> Tensor:
+    def intermediate_times(self, sde: SDE, times: Tensor) -> Tensor:
         return (times[1:] + times[:-1]) / 2
 
     def plan(self, denoiser: Denoiser, times: Tensor) -> list[tuple[Tensor, ...]]:
         sde = denoiser.sde
-        start, end, middle = times[:-1], times[1:], self.between(sde, times)
+        start, end, middle = times[:-1], times[1:], self.intermediate_times(sde, times)
         mirror = torch.ones(sde.blocks, dtype=times.dtype)
         mirror[1:] = -1
         mirror = mirror[:, None] * mirror
@@ -74,12 +74,12 @@ class SSCS(GridSampler):
             plan[-1] += (mirror * phi, cholesky(mirror * Q))
         return plan
 
-    def step(self, run: Run, u: Tensor, i: int, coefficients: tuple[Tensor, ...]) -> Tensor:
+    def step(self, state: SamplingState, u: Tensor, i: int, coefficients: tuple[Tensor, ...]) -> Tensor:
         def known(u: Tensor, k: int = 0) -> Tensor:
-            return apply(coefficients[k], u) + apply(coefficients[k + 1], run.noise(u))
+            return apply(coefficients[k], u) + apply(coefficients[k + 1], state.noise(u))
 
         def data(u: Tensor, k: int, node: int) -> Tensor:
-            return u + lift(coefficients[k], run(u, node)) + apply(coefficients[k + 1], u)
+            return u + embed_waveform(coefficients[k], state(u, node)) + apply(coefficients[k + 1], u)
 
         if self.splitting == "BAB":
             return data(known(data(u, 2, i)), 4, i + 1)

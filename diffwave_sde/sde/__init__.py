@@ -12,12 +12,12 @@ All of it is computed in float64 and cast once, where it meets the waveform.
 """
 
 from diffwave_sde.sde.discrete import DDPM, NCSN
-from diffwave_sde.sde.exploding import EDM, VE, PowerVE
-from diffwave_sde.sde.kernel import Kernel, apply, cholesky, dot, float64, lift, pad, triangular
+from diffwave_sde.sde.kernel import Kernel, apply, broadcast_like, cholesky, dot, embed_waveform, float64, triangular
 from diffwave_sde.sde.langevin import CLD
 from diffwave_sde.sde.learned import VDM
-from diffwave_sde.sde.preserving import VP, CosineVP, CrashSubVP, CrashVP, GeneralSubVP, SigmoidVP, SubVP
 from diffwave_sde.sde.process import SDE, MeanSigma, ScalarSDE
+from diffwave_sde.sde.ve import EDM, VE, PowerVE
+from diffwave_sde.sde.vp import VP, CosineVP, CrashSubVP, CrashVP, GeneralSubVP, SigmoidVP, SubVP
 
 __all__ = [
     "CLD",
@@ -39,10 +39,10 @@ __all__ = [
     "SigmoidVP",
     "SubVP",
     "apply",
+    "broadcast_like",
     "cholesky",
     "dot",
+    "embed_waveform",
     "float64",
-    "lift",
-    "pad",
     "triangular",
 ]

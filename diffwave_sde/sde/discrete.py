@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffwave_sde.sde.exploding import Exploding
 from diffwave_sde.sde.kernel import Constant
-from diffwave_sde.sde.preserving import CosineVP, Preserving
+from diffwave_sde.sde.ve import Exploding
+from diffwave_sde.sde.vp import CosineVP, Preserving
 
 
 class _Line:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 
-def pad(a: Tensor, x: Tensor) -> Tensor:
+def broadcast_like(a: Tensor, x: Tensor) -> Tensor:
     """`a` in the type and on the device of `x`, with as many trailing axes of length 1 as `x` has more."""
     return a.to(device=x.device, dtype=x.dtype).reshape(a.shape + (1,) * (x.ndim - a.ndim))
 
@@ -23,20 +23,20 @@ def float64(t: Tensor) -> Tensor:
 
 def dot(a: Tensor, u: Tensor) -> Tensor:
     """Combine the blocks of a state: a (B, S), u (B, S, C, T) -> (B, C, T)."""
-    return (pad(a, u) * u).sum(1)
+    return (broadcast_like(a, u) * u).sum(1)
 
 
 def apply(A: Tensor, u: Tensor) -> Tensor:
     """Apply a matrix to the blocks of a state: A (B, S, S), u (B, S, C, T) -> (B, S, C, T)."""
     if u.shape[1] == 1:
-        return pad(A[:, :, 0], u) * u
-    return (pad(A, u.unsqueeze(1)) * u.unsqueeze(1)).sum(2)
+        return broadcast_like(A[:, :, 0], u) * u
+    return (broadcast_like(A, u.unsqueeze(1)) * u.unsqueeze(1)).sum(2)
 
 
-def lift(a: Tensor, x: Tensor) -> Tensor:
+def embed_waveform(a: Tensor, x: Tensor) -> Tensor:
     """Put a waveform into the blocks of a state: a (B, S), x (B, C, T) -> (B, S, C, T)."""
     x = x.unsqueeze(1)
-    return pad(a, x) * x
+    return broadcast_like(a, x) * x
 
 
 def matrix(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
@@ -105,7 +105,7 @@ class Kernel:
 
     def sample(self, x: Tensor, eps: Tensor) -> Tensor:
         """u = M x + L ε for waveforms x (B, C, T) and ε (B, S, C, T); returns (B, S, C, T) in the type of x."""
-        return lift(self.M, x) + apply(self.L, eps.to(x.dtype))
+        return embed_waveform(self.M, x) + apply(self.L, eps.to(x.dtype))
 
     @cached_property
     def inverse(self) -> Tensor:

@@ -1,9 +1,15 @@
-r"""A process that is learnt with the network: variational diffusion.
+r"""Variational diffusion (VDM): the noise schedule γ(t) is learned with the network. Source: Kingma et al. 2021.
 
-    SNR(t) = exp(-γ(t)),  m² = sigmoid(-γ),  σ² = sigmoid(γ)
+    SNR(t) = exp(-γ(t)),  m² = sigmoid(-γ),  σ² = sigmoid(γ)                        (eq. 3 and 4)
+    L_∞ = ½ E_t [γ'(t) |ε - ε̂|²],  t uniform                                        (eq. 17)
 
-The loss in continuous time is ½ ∫ E|ε - ε̂|² dγ: what γ does between its ends changes the spread of the estimate, and
-not its mean. So γ is trained to make the loss of a random time vary least. Source: Kingma et al. 2021, § 5.1, app. I.
+The network is trained on L = ½ γ'(t) |ε - ε̂|² itself. It does not depend on γ between the ends (§ 5.1), so the
+schedule is trained to make the estimate vary least: on E_t [L²], whose mean of L is constant (appendix I.2). The
+gradient of L² is 2 L times that of L, so one backward pass serves both: `observe` keeps 2 L, and a hook multiplies by
+it the gradient that reaches γ and γ'.
+
+Where in the code: ½ γ' |ε - ε̂|² is `LikelihoodWeight` (loss/weights.py), γ(t) and γ'(t) are `VDM.gamma`, the factor
+2 L is `VDM.observe`, the hook is `VDM._squared`.
 """
 
 from __future__ import annotations
@@ -17,12 +23,12 @@ from diffwave_sde.sde.process import SDE
 
 
 class VDM(SDE):
-    """Variance preserving with a learnt monotone log-SNR, γ(t) = -log SNR.
+    """Variance preserving with a learned monotone log-SNR, γ(t) = -log SNR.
 
         γ(t) = γ_min + (γ_max - γ_min) (n(t) - n(0)) / (n(1) - n(0)),    n(t) = a t + Σ c_k sigmoid(r_k (t - b_k))
 
     with a, c_k, r_k > 0.
-    The ends are given: between the last call of the denoiser and the sound no decoder is learnt that could move them.
+    The ends are given: between the last call of the denoiser and the sound no decoder is learned that could move them.
     Its parameters are trained by `LikelihoodWeight` at uniform times, and by nothing else.
 
     Args:
@@ -46,11 +52,7 @@ class VDM(SDE):
         self._factor: Tensor | None = None
 
     def observe(self, losses: Tensor) -> None:
-        """Take the losses (B,) at the times (B,) of the kernels since: before the backward pass that they lead to.
-
-        From there on the gradient that reaches γ is that of their squares, whose mean is the variance and a constant.
-        """
-        self._factor = 2 * losses.detach()
+        self._factor = 2 * losses.detach()  # ∇ L² = 2 L ∇ L, Kingma et al. 2021, appendix I.2
 
     def gamma(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """γ(t) and γ'(t), (B,), float64, for t (B,)."""
@@ -70,6 +72,7 @@ class VDM(SDE):
 
     @torch.compiler.disable  # PyTorch 2.11 fails to trace the hook
     def _squared(self, a: Tensor) -> Tensor:
+        """`a`, whose gradient is that of the squared losses."""
         if a.requires_grad:
             a.register_hook(lambda gradient: gradient if self._factor is None else gradient * self._factor.to(gradient))
         return a

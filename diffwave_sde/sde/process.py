@@ -21,9 +21,11 @@ class SDE(nn.Module, ABC):
     t_min, t_max: the times between which networks are trained and samplers run; 0 < t_min < t_max.
     stationary: variances of the blocks in the law that the process keeps, where it has one and runs in it backwards as
         forwards, but for the sign of the velocity; else None.
+    steps: N of a process that is given by N steps, t = i / N; else None.
     """
 
     blocks: int = 1
+    steps: int | None = None
     stationary: tuple[float, ...] | None = None
     t_min: float = 1e-5
     t_max: float = 1.0
@@ -48,6 +50,12 @@ class SDE(nn.Module, ABC):
         """E[u_0 | x] in units of x, one for each entry of `like` (B,) and in its type: (B, S). e₁: x itself."""
         first = torch.ones_like(like)
         return torch.stack([first, *[torch.zeros_like(like)] * (self.blocks - 1)], -1)
+
+    def adapt(self, diameter: Callable[[], float]) -> None:
+        """Before training: the largest distance between two sounds of the data is `diameter()`, if it is asked for."""
+
+    def observe(self, losses: Tensor) -> None:
+        """In training: the losses (B,) at the times (B,) of the kernels since, before the backward pass."""
 
     @final
     def kernel(self, t: Tensor) -> Kernel:

@@ -10,7 +10,7 @@ from diffwave_sde.deploy import graph
 from diffwave_sde.guidance import Guidance
 from diffwave_sde.networks import MDCT, UNet
 from diffwave_sde.random import randn, stream
-from diffwave_sde.samplers import DDIM, DPMSolver2M, DPMSolverSDE, Heun, Preferred
+from diffwave_sde.samplers import DDIM, DefaultSampler, DPMSolver2M, DPMSolverSDE, Heun
 from diffwave_sde.samplers.grids import TimesGrid
 from diffwave_sde.sde import CLD, EDM, VP
 
@@ -71,7 +71,7 @@ def test_onnxruntime_makes_the_sounds_of_torch(process, tmp_path):
         return session.run(None, {"u": u, "t": t, "label": label})[0]
 
     for batch in (1, 3):
-        error = difference(denoiser, Preferred(12), None, runtime, batch)
+        error = difference(denoiser, DefaultSampler(12), None, runtime, batch)
         assert error < 1e-4  # the bound; it is below 1e-6
 
 
@@ -97,9 +97,9 @@ def difference(denoiser, sampler, guidance, call=None, batch=3, weak=None):
 
 
 @pytest.mark.parametrize(("process", "sampler"), [
-    ("edm", DPMSolverSDE(9, eta=0.3)), ("edm", DPMSolver2M(9)), ("vp", DDIM(9, eta=0.5)), ("vp", Preferred(9)),
+    ("edm", DPMSolverSDE(9, eta=0.3)), ("edm", DPMSolver2M(9)), ("vp", DDIM(9, eta=0.5)), ("vp", DefaultSampler(9)),
     ("cld", DDIM(9)), ("edm", DPMSolver2M(3, TimesGrid([1.0, 0.1, 0.001]))),
-], ids=str)  # fmt: skip
+], ids=lambda x: x if isinstance(x, str) else type(x).__name__)  # fmt: skip
 def test_a_table_and_a_loop_are_the_sampler(process, sampler):
     denoiser = model(process)
     assert difference(denoiser, sampler, None) < 1e-5
@@ -108,27 +108,27 @@ def test_a_table_and_a_loop_are_the_sampler(process, sampler):
 def test_the_loop_leads_where_the_guidance_does():
     denoiser = model("edm")
     guidance = Guidance(3.0, low=1.0)
-    acts = graph.sampling(denoiser, Preferred(9), guidance)["plans"]["9"]["guided"]
+    acts = graph.sampling(denoiser, DefaultSampler(9), guidance)["plans"]["9"]["guided"]
     assert 0 < sum(acts) < 9
     assert acts == sorted(acts, reverse=True)
-    assert difference(denoiser, Preferred(9), guidance) < 1e-5
+    assert difference(denoiser, DefaultSampler(9), guidance) < 1e-5
     weaker = with_weak("edm")
     guidance = Guidance(3.0, low=1.0, auto=2.0, auto_low=0.1, auto_high=10.0)
-    plan = graph.sampling(weaker, Preferred(9), guidance)["plans"]["9"]
+    plan = graph.sampling(weaker, DefaultSampler(9), guidance)["plans"]["9"]
     assert plan["guided"] == acts
     assert 0 < sum(plan["auto"]) < 9
     assert plan["auto"] != acts
-    assert difference(weaker, Preferred(9), guidance) < 1e-5
+    assert difference(weaker, DefaultSampler(9), guidance) < 1e-5
     # Another weak network would be far off.
-    assert difference(weaker, Preferred(9), guidance, weak=lambda u, t, label: 0 * u[:, 0]) > 1e-2
-    unled = graph.sampling(denoiser, Preferred(9), None)
+    assert difference(weaker, DefaultSampler(9), guidance, weak=lambda u, t, label: 0 * u[:, 0]) > 1e-2
+    unled = graph.sampling(denoiser, DefaultSampler(9), None)
     assert unled["guidance"] == 1
     assert not any(unled["plans"]["9"]["guided"])
 
 
 def test_a_table_for_each_number_of_steps_goes_along():
     denoiser = model("edm")
-    found = graph.sampling(denoiser, Preferred(35), None)
+    found = graph.sampling(denoiser, DefaultSampler(35), None)
     assert {int(k): len(v["times"]) for k, v in found["plans"].items()} == {10: 10, 20: 20, 35: 35, 50: 50}
     assert found["default"] == 35
     assert list(graph.sampling(denoiser, DPMSolver2M(2, TimesGrid([1.0, 0.1])), None)["plans"]) == ["2"]

@@ -34,7 +34,7 @@ from diffwave_sde.loss import (
     UniformTime,
 )
 from diffwave_sde.random import randn, stream
-from diffwave_sde.sde import CLD, DDPM, EDM, VDM, VE, VP, apply, lift
+from diffwave_sde.sde import CLD, DDPM, EDM, VDM, VE, VP, apply, embed_waveform
 
 
 @pytest.mark.parametrize("t", [0.0, 0.3, 1.0])
@@ -233,7 +233,7 @@ class Bent(nn.Module):
 
     def score(self, u, t, condition=None):
         kernel = self.sde.kernel(t)
-        return apply(kernel.precision, lift(kernel.M, self(u, t, condition)) - u)
+        return apply(kernel.precision, embed_waveform(kernel.M, self(u, t, condition)) - u)
 
 
 OBJECTIVES = {

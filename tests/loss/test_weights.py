@@ -16,7 +16,7 @@ from diffwave_sde.loss import (
     ScoreWeight,
     VWeight,
 )
-from diffwave_sde.sde import CLD, EDM, VP, apply, lift
+from diffwave_sde.sde import CLD, EDM, VP, apply, embed_waveform
 
 
 def test_karras_weight_is_table_1_of_edm():
@@ -165,8 +165,8 @@ class Fixed(nn.Module):
 # For each weight the quantity whose plain squared error it stands for, as a function of a waveform x and a state u.
 QUANTITIES = {
     "DataWeight": lambda kernel, u, x: x,
-    "EpsilonWeight": lambda kernel, u, x: apply(kernel.inverse, u - lift(kernel.M, x))[:, -1],
-    "ScoreWeight": lambda kernel, u, x: apply(kernel.precision, lift(kernel.M, x) - u)[:, -1],
+    "EpsilonWeight": lambda kernel, u, x: apply(kernel.inverse, u - embed_waveform(kernel.M, x))[:, -1],
+    "ScoreWeight": lambda kernel, u, x: apply(kernel.precision, embed_waveform(kernel.M, x) - u)[:, -1],
     "VWeight": lambda kernel, u, x: (
         x * (1 + kernel.snr).sqrt()[:, None, None]  # v = α n - σ x with n = (y - x) / σ_n: slope -√(1 + snr) in x
     ),

@@ -11,7 +11,7 @@ from diffwave_sde.guidance import Guidance, StaticClip
 from diffwave_sde.model import Model
 from diffwave_sde.networks import UNet
 from diffwave_sde.random import stream
-from diffwave_sde.samplers import DDIM, CapturedSampler, DPMSolverSDE, GottaGoFast, Preferred
+from diffwave_sde.samplers import DDIM, CapturedSampler, DefaultSampler, DPMSolverSDE, GottaGoFast
 from diffwave_sde.sde import CLD, VP
 
 
@@ -24,9 +24,9 @@ def parts(sde, count=2):
     return Denoiser(net, sde).eval(), lambda key: [stream(key, i) for i in range(count)]
 
 
-@pytest.mark.parametrize("kind", [k for k, make in SAMPLERS.items() if hasattr(make().on(VP()), "ready")])
+@pytest.mark.parametrize("kind", [k for k, make in SAMPLERS.items() if hasattr(make().resolve(VP()), "ready")])
 def test_a_captured_sampling_makes_the_sounds_of_its_sampler(kind):
-    sde = VP() if SAMPLERS[kind]().takes(VP()) else CLD()
+    sde = VP() if SAMPLERS[kind]().supports(VP()) else CLD()
     denoiser, generators = parts(sde)
     captured = CapturedSampler(denoiser, SAMPLERS[kind](4), Tapes())
     for key, label in (("first", [0, 1]), ("second", [1, -1])):
@@ -39,7 +39,7 @@ def test_a_captured_sampling_makes_the_sounds_of_its_sampler(kind):
 
 def test_a_model_captures_its_own_sampler_guidance_and_wrapping():
     denoiser, generators = parts(VP())
-    model = Model(denoiser.net, VP(), sampler=Preferred(4), guidance=Guidance(3.0), seed=1).eval()
+    model = Model(denoiser.net, VP(), sampler=DefaultSampler(4), guidance=Guidance(3.0), seed=1).eval()
     sample = model.capture(wrap=StaticClip, graphs=Tapes())
     reports = []
     for key in ("first", "second"):

@@ -50,7 +50,7 @@ def test_ddim(steps, eta):
 MULTISTEP = {
     "2M": (DPMSolver2M, {"solver_order": 2, "algorithm_type": "dpmsolver++"}),
     "3M": (
-        lambda n, grid: DPMSolver3M(n, grid, released=True),
+        lambda n, grid: DPMSolver3M(n, grid, reference_coefficients=True),
         {"solver_order": 3, "algorithm_type": "dpmsolver++", "solver_type": "heun"},  # of its second step: the integral
     ),
     "SDE": (DPMSolverSDE, {"solver_order": 2, "algorithm_type": "sde-dpmsolver++"}),

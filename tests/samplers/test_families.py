@@ -376,8 +376,8 @@ def test_a_process_without_a_stationary_law_is_refused():
 # -------------------------------------------------------------------------------------- adaptive
 
 ADAPTIVE = {
-    "GottaGoFast": GottaGoFast(relative=0.05, absolute=0.02),
-    "ProbabilityFlow": ProbabilityFlow(relative=1e-4, absolute=1e-4),
+    "GottaGoFast": GottaGoFast(rtol=0.05, atol=0.02),
+    "ProbabilityFlow": ProbabilityFlow(rtol=1e-4, atol=1e-4),
 }
 
 
@@ -399,7 +399,7 @@ def test_a_sound_s_steps_are_its_own(kind, name):
 @pytest.mark.parametrize("name", ["VP", "EDM", "CLD"])
 def test_adaptive_samplers_sample_a_mixture_in_its_proportions(kind, name):
     sde, n = PROCESSES[name], 4000
-    sampler = GottaGoFast(relative=0.02, absolute=0.01) if kind == "GottaGoFast" else ADAPTIVE[kind]
+    sampler = GottaGoFast(rtol=0.02, atol=0.01) if kind == "GottaGoFast" else ADAPTIVE[kind]
     oracle = Oracle(sde, MIXTURE)
     x = sampler(oracle, start(sde, 1, n), generator=stream(1)).flatten()
     data = MIXTURE.sample((100 * n,), torch.Generator().manual_seed(3))
@@ -413,7 +413,7 @@ def test_a_smaller_tolerance_takes_more_calls_and_errs_less():
     data = MIXTURE.sample((400_000,), torch.Generator().manual_seed(3)).sort().values[50::100]
     calls, errors = [], []
     for relative in (0.5, 0.1, 0.02):
-        sampler = GottaGoFast(relative=relative, absolute=relative / 4)
+        sampler = GottaGoFast(rtol=relative, atol=relative / 4)
         x = sampler(Oracle(sde, MIXTURE), u, generator=stream(1)).flatten()
         calls.append(sampler.nfe)
         errors.append(float((x.sort().values - data).abs().mean()))
@@ -425,7 +425,7 @@ def test_a_smaller_tolerance_takes_more_calls_and_errs_less():
 @pytest.mark.parametrize("budget", [4, 11, 60])
 def test_the_budget_of_calls_is_kept(budget):
     sde = VP()
-    sampler = GottaGoFast(relative=1e-3, absolute=1e-4, calls=budget)
+    sampler = GottaGoFast(rtol=1e-3, atol=1e-4, max_nfe=budget)
     oracle = Oracle(sde, MIXTURE)
     x = sampler(oracle, start(sde, 2, 200), generator=stream(1))
     assert x.abs().max() < 2  # brought home, not hurled
@@ -443,7 +443,7 @@ def test_the_black_box_finds_the_sound_of_the_fixed_steps(name):
 
 @pytest.mark.parametrize("name", ["VP", "EDM", "SubVP", "CLD"])
 def test_what_is_encoded_is_decoded(name):
-    sde, sampler = PROCESSES[name], ProbabilityFlow(relative=1e-6, absolute=1e-6)
+    sde, sampler = PROCESSES[name], ProbabilityFlow(rtol=1e-6, atol=1e-6)
     x = MIXTURE.sample((2, 1, 40), torch.Generator().manual_seed(0))
     oracle = Oracle(sde, MIXTURE)
     code = sampler.encode(oracle, x)
@@ -482,15 +482,15 @@ def test_adaptive_samplers_report_how_far_they_are(kind):
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: GottaGoFast(relative=0.0), "relative = 0"),
-        (lambda: GottaGoFast(calls=3), "calls = 3"),
-        (lambda: ProbabilityFlow(absolute=-1.0), "absolute = -1"),
+        (lambda: GottaGoFast(rtol=0.0), "rtol = 0"),
+        (lambda: GottaGoFast(max_nfe=3), "max_nfe = 3"),
+        (lambda: ProbabilityFlow(atol=-1.0), "atol = -1"),
         (lambda: EulerMaruyama(eta=-1.0), "eta = -1"),
         (lambda: DPMSolverSDE(eta=-0.5), "eta = -0.5"),
-        (lambda: DPMSolverSDE(quiet=-0.5), "quiet = -0.5"),
-        (lambda: DPMSolverSDE(below=0.0), "below = 0"),
+        (lambda: DPMSolverSDE(eta_low_noise=-0.5), "eta_low_noise = -0.5"),
+        (lambda: DPMSolverSDE(low_noise_sigma=0.0), "low_noise_sigma = 0"),
         (lambda: DPMSolverSDE(noise=-1.0), "noise = -1"),
-        (lambda: MaximumLikelihood(spread=2.0), "spread = 2"),
+        (lambda: MaximumLikelihood(variance_share=2.0), "variance_share = 2"),
         (lambda: AnnealedLangevin(step=5.0), "step = 5"),
         (lambda: PredictorCorrector(snr=0.0), "snr = 0"),
     ],

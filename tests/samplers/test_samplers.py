@@ -38,10 +38,10 @@ KINDS = {
     "EulerMaruyama-flow": lambda steps=50, grid=None: EulerMaruyama(steps, grid, eta=0.0),
     "Heun-churn": lambda steps=50, grid=None: Heun(steps, grid, churn=8.0),
     "Ancestral-large": lambda steps=50, grid=None: Ancestral(steps, grid, "large"),
-    "MaximumLikelihood-spread": lambda steps=50, grid=None: MaximumLikelihood(steps, grid, 1.0),
-    "DPMSolver3M-warm": lambda steps=50, grid=None: DPMSolver3M(steps, grid, warm=True),
+    "MaximumLikelihood-variance-share": lambda steps=50, grid=None: MaximumLikelihood(steps, grid, 1.0),
+    "DPMSolver3M-second-order-start": lambda steps=50, grid=None: DPMSolver3M(steps, grid, second_order_start=True),
     "DPMSolverSDE-half": lambda steps=20, grid=None: DPMSolverSDE(steps, grid, eta=0.5),
-    "DPMSolverSDE-quiet": lambda steps=20, grid=None: DPMSolverSDE(steps, grid, eta=0.3, quiet=1.0),
+    "DPMSolverSDE-low-noise": lambda steps=20, grid=None: DPMSolverSDE(steps, grid, eta=0.3, eta_low_noise=1.0),
     "SSCS-BAB": lambda steps=50, grid=None: SSCS(steps, grid, "BAB"),
     "SSCS-ABBA": lambda steps=50, grid=None: SSCS(steps, grid, "ABBA"),
 }
@@ -57,7 +57,7 @@ SLOW, FOUR = (*RAW, "AnnealedLangevin"), ("EDM", "VP", "DDPM", "CLD")
 
 def pairs(processes, kinds=KINDS, slow=None):
     """Every sampler with every process that it takes; the slow ones with `slow` of them, other options with FOUR."""
-    both = [(kind, name) for kind in kinds for name in processes if KINDS[kind]().takes(PROCESSES[name])]
+    both = [(kind, name) for kind in kinds for name in processes if KINDS[kind]().supports(PROCESSES[name])]
     both = [(kind, name) for kind, name in both if kind in SAMPLERS or name in FOUR]
     both = [(kind, name) for kind, name in both if slow is None or kind not in SLOW or name in slow]
     return pytest.mark.parametrize(("kind", "name"), both)
@@ -130,7 +130,7 @@ def test_order_is_the_one_stated(variance_made, kind, name):
     for n in counts:
         sampler = KINDS[kind](n + 1, TimesGrid(torch.linspace(high, low, n + 1, dtype=torch.float64).tolist()))
         errors.append(abs(variance_made(sampler, sde, GAUSSIAN, high) / truth - 1))
-    if kind == "MaximumLikelihood-spread":  # on Gaussian data exact, in any number of steps
+    if kind == "MaximumLikelihood-variance-share":  # on Gaussian data exact, in any number of steps
         assert max(errors) < 1e-8
         return
     if max(errors) < 1e-6 and kind.startswith("DPM"):
@@ -251,7 +251,7 @@ def test_deterministic_samplers_find_the_same_sound(name, data):
     u = start(sde, (1, 1, 60), data)
     fine = Heun(400)(Oracle(sde, data), u)
     for kind, steps in FLOWS.items():
-        if not KINDS[kind]().takes(sde) or (sde.blocks > 1 and kind == "EulerMaruyama-flow"):
+        if not KINDS[kind]().supports(sde) or (sde.blocks > 1 and kind == "EulerMaruyama-flow"):
             continue
         x = KINDS[kind](steps)(Oracle(sde, data), u)
         assert float((x - fine).abs().max()) < 3e-3, kind
@@ -350,7 +350,7 @@ def test_the_condition_and_the_type_are_carried_through(kind):
             assert t.shape == (2,)
             return super().forward(u, t)
 
-    sde = CLD() if KINDS[kind]().takes(CLD()) else VP()
+    sde = CLD() if KINDS[kind]().supports(CLD()) else VP()
     x = KINDS[kind](4)(Net(sde, GAUSSIAN), start(sde, (2, 1, 4)).float(), condition="this")
     assert x.shape == (2, 1, 4)
     assert x.dtype == torch.float32
@@ -374,7 +374,7 @@ def test_the_loop_never_waits_for_the_device(kind):
             return out
 
     copies: list[int] = []
-    sde = CLD() if KINDS[kind]().takes(CLD()) else VP()
+    sde = CLD() if KINDS[kind]().supports(CLD()) else VP()
     denoiser = Denoiser(Net(), sde).to("meta")
     denoiser.sigma_data = torch.tensor(0.5)  # read before the loop
     with Copies():
@@ -393,7 +393,7 @@ def test_a_state_of_another_process_is_refused():
 
 def test_a_process_that_cannot_be_taken_is_refused_by_name():
     class ScalarOnly(Sampler):
-        def takes(self, sde):
+        def supports(self, sde):
             return sde.blocks == 1
 
         def solve(self, run, u, progress):

@@ -8,7 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from truth import DEFAULTS, PROCESSES, close, covariance, normalised, tensor, times_of
 
-from diffwave_sde.sde import SDE, apply, cholesky, lift, triangular
+from diffwave_sde.sde import SDE, apply, cholesky, embed_waveform, triangular
 
 
 def test_transitions_compose(sde):
@@ -102,7 +102,7 @@ def test_kernel_samples_have_its_law(sde):
     kernel = sde.kernel(tensor(0.1, 0.4, 0.8))
     by_hand = torch.einsum("bs,bct->bsct", kernel.M, x) + torch.einsum("bsr,brct->bsct", kernel.L, eps)
     close(kernel.sample(x, eps), by_hand, 1e-13, 1e-13)
-    close(apply(kernel.inverse, kernel.sample(x, eps) - lift(kernel.M, x)), eps, 1e-8, 1e-8)
+    close(apply(kernel.inverse, kernel.sample(x, eps) - embed_waveform(kernel.M, x)), eps, 1e-8, 1e-8)
 
 
 def test_precision_matched_filter_and_snr_are_what_they_say(sde):
@@ -174,7 +174,7 @@ def test_float32_use_of_the_kernel_keeps_three_digits(name):
             (kernel.inverse, eps.double()),
             (kernel.precision, apply(kernel.inverse.mT, eps.double())),
         ):
-            got = apply(matrix, u - lift(kernel.M, x)).double()
+            got = apply(matrix, u - embed_waveform(kernel.M, x)).double()
             error = (got - exact).square().mean((0, 2, 3)).sqrt() / exact.square().mean((0, 2, 3)).sqrt()
             assert (error < 1e-3).all(), (t, error)
 

@@ -37,7 +37,6 @@ class VE(Exploding):
             self.register_buffer("measured", torch.tensor(50.0))
 
     def adapt(self, diameter: Callable[[], float]) -> None:
-        """Take note of the largest distance between two sounds of the data, which `diameter` measures."""
         if self.sigma_max is None:
             self.measured.fill_(max(diameter(), 2 * self.sigma_min))
 
