@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 from diffwave_sde import checkpoint
 from diffwave_sde.callbacks import EMA
 from diffwave_sde.compatibility import renew_weights
+from diffwave_sde.module import DiffusionModule
 from diffwave_sde.networks import MDCT, UNet
 
 OLD = {
@@ -81,3 +82,12 @@ def test_a_checkpoint_of_old_goes_on_and_is_heard_raw_and_averaged(model, data, 
         ends.append(torch.load(tmp_path / "end.ckpt", weights_only=True))
     for part in old:
         assert all(torch.equal(ends[0][part][key], ends[1][part][key]) for key in state[part])
+
+
+def test_an_exported_model_of_old_is_read_with_its_options_under_todays_names(tmp_path):
+    path = checkpoint.find("drums")
+    config = path.with_name("config.yaml").read_text()
+    assert "time_sampling: stratified" in config
+    (tmp_path / "config.yaml").write_text(config.replace("time_sampling: stratified", "strata: independent"))
+    (tmp_path / path.name).symlink_to(path)
+    assert checkpoint.load(tmp_path, kind=DiffusionModule).module.loss.time_sampling == "independent"
