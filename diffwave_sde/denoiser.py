@@ -190,7 +190,8 @@ class Denoiser(nn.Module):
     def _ask(self, u: Tensor, scale: Tensor, noise: Tensor, condition: Condition | None) -> tuple[Tensor, ...]:
         """The network's outputs, (B, C, T) each."""
         scaled = (broadcast_like(scale, u) * u).flatten(1, 2)
-        return self.net(scaled, noise.to(u).expand(len(u)), condition).to(u.dtype).split(u.shape[2], 1)
+        # u.shape[0], which an export leaves open, and not len(u), a number.
+        return self.net(scaled, noise.to(u).expand(u.shape[0]), condition).to(u.dtype).split(u.shape[2], 1)
 
     def score(self, u: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         """∇ log p(u_t) = Σ⁻¹ (M D - u), (B, S, C, T). Source: Tweedie's formula, Efron 2011, eq. 2.8."""
