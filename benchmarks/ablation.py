@@ -191,7 +191,7 @@ def measured(options: argparse.Namespace, line: str, home: Path) -> dict:
     )
     heard, held, known = (LogMel()(x) for x in (generated, clips, read("train")[0][:2000]))
     figures = {
-        "val/loss": float(torch.cat([module.fixed(batch)[0] for batch in data.val_dataloader()]).mean()),
+        "val/loss": float(torch.cat([module.fixed_noise_loss(batch)[0] for batch in data.val_dataloader()]).mean()),
         # How far a generated sound is from the nearest one trained on, where one that nobody has seen is 1.
         "away": float(neighbours(known, heard).distance.median() / neighbours(known, held).distance.median()),
         "weights": sum(p.numel() for p in module.denoiser.parameters()),
@@ -277,7 +277,7 @@ def main() -> None:
             all_ = [p[name]["all"]["frechet"] for p in parts]
             cells.append(mean([f["value"] / f["floor"] for f in all_]))
         if not options.blind:
-            cells.append(mean([p["learnt"]["all"]["accuracy"]["value"] for p in parts], 2))
+            cells.append(mean([p["learned"]["all"]["accuracy"]["value"] for p in parts], 2))
         if options.table == "real":
             cells += [mean([f["val/loss"] for f in figures], 4), mean([f["away"] for f in figures], 2)]
         table.add_row(line, *cells)

@@ -1,7 +1,7 @@
-"""The learnt embedding: how far it is moved by what spoils a sound, and its training.
+"""The learned embedding: how far it is moved by what spoils a sound, and its training.
 
     python benchmarks/embedding.py [--weights FILE] [--markdown FILE]
-    python benchmarks/embedding.py --steps N --out diffwave_sde/metrics/learnt.safetensors
+    python benchmarks/embedding.py --steps N --out diffwave_sde/metrics/learned.safetensors
 
 The first measures: the Fréchet distance between built-in drums and other built-in drums that are corrupted, over its
 floor, the distance between two sets of clean ones. The second trains before it measures.
@@ -35,7 +35,7 @@ from diffwave_sde.atomic import atomic_write
 from diffwave_sde.data.builtin import RECIPES
 from diffwave_sde.data.sources import Rendered
 from diffwave_sde.metrics import Embedding, LogMel, aligned, frechet
-from diffwave_sde.metrics.learnt import Encoder, Learnt
+from diffwave_sde.metrics.learned import Encoder, Learned
 
 CONSOLE = Console(stderr=True)
 UNHEARD = ("family_index", "level_dbfs")  # a number of no order, and what alignment takes away
@@ -424,7 +424,7 @@ def main() -> None:
         pupil = train(sounds, options)
         tables.append(examined(pupil, held, options))
         save(pupil.encoder, options.out, held, options.steps, options.seed)
-    tables.append(reactions([LogMel(), Learnt(str(options.out) if options.out else options.weights)], options))
+    tables.append(reactions([LogMel(), Learned(str(options.out) if options.out else options.weights)], options))
     for table in tables:
         Console(width=120).print(table)
     if options.markdown:

@@ -150,7 +150,7 @@ def variance(steps: int, batches: int) -> Table:
         ("the bound on VP from t = 1e-3, uniform t", vp, UniformTime(), bound, {}),
         ("KarrasWeight, log σ ~ N(-3, 2²)", EDM(2e-4, 20.0), wide, karras, {}),
         ("the bound, VDM as it begins", VDM().requires_grad_(False), UniformTime(), bound, {}),
-        ("the bound, VDM as it was learnt", vdm, UniformTime(), bound, {"learnt": True}),
+        ("the bound, VDM as it was learned", vdm, UniformTime(), bound, {"learned": True}),
     ]
     for title, sde, law, weight, options in cases:
         denoiser = trained(sde, Loss(law, weight), steps)
@@ -164,7 +164,7 @@ def variance(steps: int, batches: int) -> Table:
             "importance, independent": Loss(importance, weight, "independent"),
             "importance, stratified": Loss(importance, weight),
         }
-        if options.get("learnt"):  # the same network on the straight schedule, for the ratio
+        if options.get("learned"):  # the same network on the straight schedule, for the ratio
             plain = Denoiser(denoiser.net, VDM().requires_grad_(False), sigma_data=0.25)
             reference, mean = spread(kinds["independent"], plain, batches)
             table.add_row(title, "straight γ, independent", f"{reference:.3g}", "1.00", f"{mean:.4g}")

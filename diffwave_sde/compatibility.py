@@ -15,7 +15,11 @@ from typing import Any
 
 import yaml
 
-CLASSES: dict[str, str] = {"Preferred": "DefaultSampler"}
+CLASSES: dict[str, str] = {
+    "Preferred": "DefaultSampler",
+    "Listening": "SampleLogger",
+    "Scoring": "FrechetScore",
+}
 """Old name of a class -> its new name. The module of the new one may differ: the name alone is looked up."""
 
 OPTIONS: dict[str, dict[str, str]] = {

@@ -123,7 +123,7 @@ class Denoiser(nn.Module):
     """A network read as D(u, t) = E[x | u_t = u].
 
     Args:
-        net: net(u (B, S·C, T), noise (B,), condition) -> (B, C, T), or (B, 2 C, T) with a learnt variance. Its input
+        net: net(u (B, S·C, T), noise (B,), condition) -> (B, C, T), or (B, 2 C, T) with a learned variance. Its input
             has unit variance; `noise` is -log(SNR) / 8, the SNR counted with the data's power (¼ log(σ/σ_data) where
             m = 1; Karras 2022, c_noise).
         sde: the forward process.
@@ -151,7 +151,7 @@ class Denoiser(nn.Module):
         return self.predict(u, t, condition)[0]
 
     def predict(self, u: Tensor, t: Tensor, condition: Condition | None = None) -> tuple[Tensor, Tensor | None]:
-        """D (B, C, T), and where the network has a second output the learnt variance's place (B, C, T), else None.
+        """D (B, C, T), and where the network has a second output the learned variance's place (B, C, T), else None.
 
         The variance of a reverse step is exp(v log β + (1 - v) log β̃); v = ½ (1 + output), so that it starts between.
         Source: Nichol and Dhariwal 2021, eq. 15.

@@ -40,7 +40,7 @@ class Wrapper(nn.Module, ABC):
 
     @abstractmethod
     def nodes(self, times: Tensor, like: Tensor) -> Callable[..., tuple[Tensor, Tensor | None]]:
-        """As that of a denoiser: the new D, and the learnt variance's place, at fixed times (N,)."""
+        """As that of a denoiser: the new D, and the learned variance's place, at fixed times (N,)."""
 
 
 class Clip(Wrapper):

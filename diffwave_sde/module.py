@@ -100,16 +100,16 @@ class DiffusionModule(Model, LightningModule):
         super().__init__(net, sde, parametrization, sampler, guidance, sigma_data, seed, weak)
         sde = self.denoiser.sde
         self.loss = loss or Loss()
-        learnt = any(p.requires_grad for p in sde.parameters())
-        if learnt and weak is not None:
+        learned = any(p.requires_grad for p in sde.parameters())
+        if learned and weak is not None:
             raise ValueError(
-                f"{type(sde).__name__} is learnt with the network, and a weak one would have a say in it: add "
+                f"{type(sde).__name__} is learned with the network, and a weak one would have a say in it: add "
                 "--model.weak=null"
             )
-        if learnt and not self.loss.invariant:
+        if learned and not self.loss.invariant:
             # Any other loss it would lower by running to where the loss is least.
             raise ValueError(
-                f"{type(sde).__name__} is learnt with the network, which the bound on the likelihood alone can teach: "
+                f"{type(sde).__name__} is learned with the network, which the bound on the likelihood alone can teach: "
                 "add --model.loss.weight=LikelihoodWeight --model.loss.time=UniformTime, or take configs/sde/vdm.yaml"
             )
         if guidance is not None and guidance.weight != 1 and not label_dropout:
@@ -120,7 +120,7 @@ class DiffusionModule(Model, LightningModule):
         self.measure = sigma_data is None
         self.label_dropout, self.compile_net, self.weak_every = label_dropout, compile, weak_every
         self.buckets = nn.ModuleDict({f"{name}_loss": NoiseBuckets() for name in ("train", "val", "test")})
-        self.recipe: dict[str, Any] = {}
+        self.metadata: dict[str, Any] = {}
         """What a checkpoint needs so that the model can be built and heard again; the command line fills it in."""
         self.last: dict[str, Tensor] = {}
         """The losses (B,), noise levels σ (B,), rows of the store (B,) and batch counter of the last training step."""
@@ -253,7 +253,7 @@ class DiffusionModule(Model, LightningModule):
         return x, Condition(label=label), draw
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint[KEY] = {**self.recipe, "batches": self.batches}
+        checkpoint[KEY] = {**self.metadata, "batches": self.batches}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         renew_checkpoint(checkpoint)  # in place: Lightning and its callbacks take the weights from there
@@ -270,7 +270,7 @@ class DiffusionModule(Model, LightningModule):
     def test_step(self, batch: Any, batch_idx: int) -> None:
         self._evaluate(batch, "test")
 
-    def fixed(self, batch: Any) -> tuple[Tensor, NoiseDraw]:
+    def fixed_noise_loss(self, batch: Any) -> tuple[Tensor, NoiseDraw]:
         """The losses (B,) of clips as validation takes them, and what was drawn for it.
 
         A clip's time and noise follow from its place in the store: they are the same at every validation, so that
@@ -286,7 +286,7 @@ class DiffusionModule(Model, LightningModule):
         return self.loss.at(self.denoiser, x, draw, Condition(label=batch.label)), draw
 
     def _evaluate(self, batch: Any, name: str) -> None:
-        losses, draw = self.fixed(batch)
+        losses, draw = self.fixed_noise_loss(batch)
         self.buckets[f"{name}_loss"].update(losses, self._sigma(draw))
         self.log(f"{name}/loss", losses.mean(), prog_bar=True, sync_dist=True, batch_size=len(losses))
 

@@ -128,8 +128,8 @@ def test_two_processes_train_as_one_with_the_same_global_batch(run, store, here)
     assert difference(weights(here / "runs" / "two"), weights(run)) < 1e-5
 
 
-# A process and a law of times that are learnt on the way: both have a state of their own.
-LEARNT = [
+# A process and a law of times that are learned on the way: both have a state of their own.
+LEARNED = [
     "--model.weak=null",
     "--model.sde=VDM",
     "--model.loss.weight=LikelihoodWeight",
@@ -142,29 +142,29 @@ LEARNT = [
 
 
 @pytest.fixture(scope="module")
-def learnt(store, tmp_path_factory):
-    return whole(store, tmp_path_factory.mktemp("learnt"), *LEARNT)
+def learned(store, tmp_path_factory):
+    return whole(store, tmp_path_factory.mktemp("learned"), *LEARNED)
 
 
-def test_what_is_learnt_on_the_way_is_learnt(learnt):
-    state = weights(learnt)["current_model_state"]
+def test_what_is_learned_on_the_way_is_learned(learned):
+    state = weights(learned)["current_model_state"]
     assert state["loss.time.seen"].min() >= 1
     assert not torch.equal(state["denoiser.sde.heights"], VDM().heights)
 
 
-def test_it_too_goes_on_as_if_never_stopped(learnt, store, here):
-    fit(store, *LEARNT, "--trainer.max_steps=4", "--name=part")
+def test_it_too_goes_on_as_if_never_stopped(learned, store, here):
+    fit(store, *LEARNED, "--trainer.max_steps=4", "--name=part")
     main(["fit", "--name=part", "--ckpt_path=last", "--trainer.max_steps=6"])
-    assert difference(weights(here / "runs" / "part"), weights(learnt)) == 0
+    assert difference(weights(here / "runs" / "part"), weights(learned)) == 0
 
 
-def test_it_too_is_the_same_on_two_processes(learnt, store, here):
+def test_it_too_is_the_same_on_two_processes(learned, store, here):
     command = [
-        sys.executable, "-m", "diffwave_sde", "fit", f"--data.root={store}", *SMALL, *LEARNT, "--data.batch_size=2",
+        sys.executable, "-m", "diffwave_sde", "fit", f"--data.root={store}", *SMALL, *LEARNED, "--data.batch_size=2",
         "--trainer.devices=2", "--trainer.max_steps=6", "--name=two",
     ]  # fmt: skip
     subprocess.run(command, check=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert difference(weights(here / "runs" / "two"), weights(learnt)) < 1e-4
+    assert difference(weights(here / "runs" / "two"), weights(learned)) < 1e-4
 
 
 def test_accumulated_batches_average_once_per_optimizer_step(store, here):
@@ -232,7 +232,7 @@ def test_captured_sounds_are_the_same_in_batches_that_are_not_full_too(run, here
         assert abs(soundfile.read(a)[0] - soundfile.read(b)[0]).max() < 1e-4
 
 
-def test_a_learnt_grid_is_one_command_and_one_option(run, here, capsys):
+def test_a_learned_grid_is_one_command_and_one_option(run, here, capsys):
     main(["schedule", f"--ckpt={run}", "--steps=3,5", "--candidates=12", "--clips=4", "--out=grids.yaml"])
     assert sorted(yaml.safe_load((here / "grids.yaml").read_text())) == [3, 5]
     main(
@@ -445,7 +445,7 @@ def test_a_folder_is_laid_against_a_folder(here, capfd):
         (["--embedding=ears"], ["ears", "log-mel"]),
         (["--embedding=log-mel,vggish=/no/such"], ["/no/such", "not the weights of VGGish"]),
         (["--embedding=clap=x"], ["x", "CLAP", "config.json"]),
-        (["--embedding=learnt,learnt"], ["learnt stands there twice"]),
+        (["--embedding=learned,learned"], ["learned stands there twice"]),
         (["--count=1"], ["--count 1"]),
     ],
 )
@@ -496,7 +496,7 @@ def test_who_listens_gets_a_model_and_who_measures_one_with_its_losses(run):
     assert type(whole) is DiffusionModule
     data = checkpoint.data(checkpoint.find(run))
     data.prepare_data()
-    losses = torch.cat([whole.fixed(batch)[0] for batch in data.val_dataloader()])
+    losses = torch.cat([whole.fixed_noise_loss(batch)[0] for batch in data.val_dataloader()])
     assert losses.isfinite().all()
     assert len(losses) == len(data.splits["validation"])
     label = torch.tensor([0, 1])

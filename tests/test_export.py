@@ -215,14 +215,14 @@ def test_no_path_of_this_machine_goes_along(home, here):
     assert told["dataset"] == "drums + My-Sounds"
 
 
-def test_a_learnt_grid_goes_along_as_its_times(home, here):
+def test_a_learned_grid_goes_along_as_its_times(home, here):
     Path("grids.yaml").write_text("2: [0.9, 0.1]\n3: [0.9, 0.5, 0.1]\n")
 
-    def learnt(state):
+    def learned(state):
         grid = {"class_path": "diffwave_sde.samplers.LearnedGrid", "init_args": {"file": f"{here}/grids.yaml"}}
         state[KEY]["config"]["model"]["sampler"]["init_args"]["grid"] = grid
 
-    main(["export", changed(home, here, learnt), "--out=out"])
+    main(["export", changed(home, here, learned), "--out=out"])
     Path("grids.yaml").unlink()
     assert checkpoint.load("out").module.sampler.grid.times == [0.9, 0.1]
 

@@ -175,7 +175,7 @@ def test_a_weak_network_learns_the_same_from_any_grouping_of_a_step(monkeypatch)
                 torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-6)
 
 
-def test_a_weak_network_beside_a_learnt_process_is_refused():
+def test_a_weak_network_beside_a_learned_process_is_refused():
     with pytest.raises(ValueError, match=r"--model\.weak=null"):
         DiffusionModule(small(), sde=VDM(), loss=Loss(UniformTime(), LikelihoodWeight()), weak=small())
 
@@ -203,7 +203,7 @@ def test_a_process_that_learns_is_taught_by_the_likelihood_alone():
         id(p) for group in module.configure_optimizers().param_groups for p in group["params"]
     }
     for loss in (Loss(), Loss(UniformTime()), Loss(weight=LikelihoodWeight()), HybridLoss(), None):
-        with pytest.raises(ValueError, match=r"VDM is learnt.*LikelihoodWeight.*UniformTime") as error:
+        with pytest.raises(ValueError, match=r"VDM is learned.*LikelihoodWeight.*UniformTime") as error:
             DiffusionModule(small(), sde=VDM(), loss=loss)
         assert "\n" not in str(error.value)
     DiffusionModule(small(), sde=VDM().requires_grad_(False))  # a fixed one takes any

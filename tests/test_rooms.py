@@ -30,7 +30,7 @@ ALLOWED: dict[str, set[str] | None] = {
     "samplers": {"sde", "denoiser", "random"},
     "likelihood": {"sde", "denoiser", "random"},
     "editing": {"guidance", "samplers", "random"},
-    "metrics": {"audio", "networks"},
+    "metrics": {"audio", "networks", "compatibility"},
     "machine": set(),
     "compatibility": set(),
     "optim": {"machine"},

@@ -37,7 +37,7 @@ def concrete(base: type) -> list[type]:
 
 
 def bent(seed: int = 0) -> VDM:
-    """A learnt process far from where it begins."""
+    """A learned process far from where it begins."""
     sde, g = VDM(), torch.Generator().manual_seed(seed)
     for parameter in sde.parameters():
         parameter.data += 0.5 * torch.randn(parameter.shape, generator=g)

@@ -1,11 +1,11 @@
-"""What happens around the training steps: averaging, watching, listening, scoring, showing, logging."""
+"""What happens around the training steps: averaging, watching, making sounds, measuring them, showing, logging."""
 
 from diffwave_sde.callbacks.ema import EMA
-from diffwave_sde.callbacks.last import LastCheckpoint
-from diffwave_sde.callbacks.listening import Listening
+from diffwave_sde.callbacks.frechet_score import FrechetScore
+from diffwave_sde.callbacks.last_checkpoint import LastCheckpoint
 from diffwave_sde.callbacks.progress import Progress
-from diffwave_sde.callbacks.scoring import Scoring
+from diffwave_sde.callbacks.sample_logger import SampleLogger
 from diffwave_sde.callbacks.spikes import SpikeDetector
 from diffwave_sde.callbacks.wandb import Wandb
 
-__all__ = ["EMA", "LastCheckpoint", "Listening", "Progress", "Scoring", "SpikeDetector", "Wandb"]
+__all__ = ["EMA", "FrechetScore", "LastCheckpoint", "Progress", "SampleLogger", "SpikeDetector", "Wandb"]

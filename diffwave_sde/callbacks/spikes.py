@@ -5,7 +5,7 @@ A step is a spike when its log loss or log gradient norm stands out from those o
     log x - median > threshold · 1.4826 · MAD
 
 or when either is not finite. Median and median absolute deviation in the log domain know nothing of the loss's own
-scale, and single outliers do not move them. A new level that stays is learnt within half a window.
+scale, and single outliers do not move them. A new level that stays is learned within half a window.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from diffwave_sde.atomic import atomic_write
 
 MEASURES = ("loss", "grad_norm")
 FLOOR = 0.02  # nepers: a run of nearly equal losses has a MAD of 0, and 2 % is no spike
-QUIET = 60.0  # s between two alerts: a run that diverges says so once
+ALERT_INTERVAL = 60.0  # s between two alerts: a run that diverges says so once
 
 
 class SpikeDetector(Callback):
@@ -86,7 +86,7 @@ class SpikeDetector(Callback):
 
     # Detection
 
-    def judge(self, values: Sequence[float]) -> dict[str, float]:
+    def detect(self, values: Sequence[float]) -> dict[str, float]:
         """What stands out of (loss, gradient norm), and by how many deviations; and learn from it."""
         reasons = {}
         for (name, past), value in zip(self.history.items(), values, strict=True):
@@ -137,7 +137,7 @@ class SpikeDetector(Callback):
         loss, norm = values
         if math.isfinite(loss) and not math.isfinite(norm) and getattr(trainer.precision_plugin, "scaler", None):
             return False  # the loss scaler's search for its scale: it leaves the step out by itself
-        reasons = self.judge(values)
+        reasons = self.detect(values)
         self._broken = self._broken + 1 if math.inf in reasons.values() else 0
         if reasons:
             self.count += 1
@@ -184,7 +184,7 @@ class SpikeDetector(Callback):
         for logger in trainer.loggers:
             alert = getattr(logger.experiment, "alert", None)
             if alert is not None:
-                alert(title=f"Spike at step {step}", text=text, level="WARN", wait_duration=QUIET)
+                alert(title=f"Spike at step {step}", text=text, level="WARN", wait_duration=ALERT_INTERVAL)
 
     def state_dict(self) -> dict[str, Any]:
         history = {name: list(past) for name, past in self.history.items()}

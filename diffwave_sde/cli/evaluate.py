@@ -223,7 +223,7 @@ def _page(out: Path, real: SoundSet, generated: SoundSet, found: dict, most: int
         columns.append(page.Column(title, page.write_sounds(out / title.split()[0], names, sounds)))
     note = (
         f"{generated.name} beside {real.name}. A real sound lies {near['typical']:.2f} from its nearest other one in "
-        "the median; a pair far below that may be a training sound learnt by heart."
+        "the median; a pair far below that may be a training sound learned by heart."
     )
     page.write(out / "index.html", "Nearest neighbours", rows, columns, note)
 

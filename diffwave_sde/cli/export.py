@@ -183,7 +183,7 @@ def run(argv: list[str]) -> None:
 def portable(recipe: dict[str, Any], model: Trained) -> dict[str, Any]:
     """A checkpoint's recipe with its step and σ_data, without what holds on one machine alone.
 
-    The folder of the stores goes, of a data set's folder the name stays, and a learnt grid becomes its times.
+    The folder of the stores goes, of a data set's folder the name stays, and a learned grid becomes its times.
 
     Raises:
         ValueError: if another value names a file.

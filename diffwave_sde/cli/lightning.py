@@ -19,7 +19,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from diffwave_sde import audio, callbacks, checkpoint  # noqa: F401  callbacks are values on the command line
 from diffwave_sde.atomic import atomic_write
-from diffwave_sde.callbacks.last import stopped
+from diffwave_sde.callbacks.last_checkpoint import interrupted
 from diffwave_sde.cli import class_of, runs
 from diffwave_sde.data.module import AudioDataModule
 from diffwave_sde.machine import bfloat16_is_fast
@@ -162,7 +162,7 @@ class CLI(LightningCLI):
     def after_instantiate_classes(self) -> None:
         dump = self._plain(self.config[self.verb])
         data = self.datamodule
-        self.model.recipe = {
+        self.model.metadata = {
             "config": {"model": dump["model"], "data": dump["data"]},
             "labels": list(self.labels),
             "rate": data.rate,
@@ -185,7 +185,7 @@ def run(argv: list[str]) -> None:
     os.environ.setdefault("WANDB_SILENT", "true")
     try:
         trainer = CLI(argv).trainer
-        if stopped(trainer):
+        if interrupted(trainer):
             raise KeyboardInterrupt
     finally:
         runs.release()

@@ -1,4 +1,4 @@
-"""Augmentation: variations of the training clips, so that a few hundred sounds are not learnt by heart.
+"""Augmentation: variations of the training clips, so that a few hundred sounds are not learned by heart.
 
 A clip goes through the operations that are on, in this order:
 

@@ -1,19 +1,20 @@
 """Distances between sets of sounds, and what each set measures."""
 
+from diffwave_sde.compatibility import announce
 from diffwave_sde.metrics.distances import Manifold, frechet, kernel, manifold, shrunk
 from diffwave_sde.metrics.embeddings import Embedding, LogMel, aligned
-from diffwave_sde.metrics.evaluation import Figure, SoundSet, evaluate
-from diffwave_sde.metrics.learnt import Learnt
+from diffwave_sde.metrics.evaluation import MetricResult, SoundSet, evaluate
+from diffwave_sde.metrics.learned import Learned
 from diffwave_sde.metrics.measurements import MEASUREMENTS, Measurement, difference, measure
 from diffwave_sde.metrics.pretrained import CLAP, VGGish
 
-EMBEDDINGS: dict[str, type[Embedding]] = {"log-mel": LogMel, "learnt": Learnt}
+EMBEDDINGS: dict[str, type[Embedding]] = {"log-mel": LogMel, "learned": Learned}
 """By the name that an option gives."""
 
-WITH_WEIGHTS: dict[str, type[Embedding]] = {"learnt": Learnt, "vggish": VGGish, "clap": CLAP}
+WITH_WEIGHTS: dict[str, type[Embedding]] = {"learned": Learned, "vggish": VGGish, "clap": CLAP}
 """Those that take weights of one's own, after the name and a =."""
 
-CHOICES = ", ".join((*EMBEDDINGS, "learnt=FILE", "vggish=FILE", "clap=FOLDER"))
+CHOICES = ", ".join((*EMBEDDINGS, "learned=FILE", "vggish=FILE", "clap=FOLDER"))
 
 
 def embedding(text: str) -> Embedding:
@@ -22,7 +23,10 @@ def embedding(text: str) -> Embedding:
     Raises:
         ValueError: if there is none of that name, or its weights are missing or of another layout.
     """
-    name, _, path = text.partition("=")
+    name, equals, path = text.partition("=")
+    if name == "learnt":
+        announce("the embedding learnt", "learned")
+        name, text = "learned", f"learned{equals}{path}"
     if path and name in WITH_WEIGHTS:
         return WITH_WEIGHTS[name](path)
     if text not in EMBEDDINGS:
@@ -38,11 +42,11 @@ __all__ = [
     "MEASUREMENTS",
     "WITH_WEIGHTS",
     "Embedding",
-    "Figure",
-    "Learnt",
+    "Learned",
     "LogMel",
     "Manifold",
     "Measurement",
+    "MetricResult",
     "SoundSet",
     "VGGish",
     "aligned",

@@ -63,7 +63,7 @@ _FLOOR = -90.0  # dB: what is quieter is silence
 class LogMel(Embedding):
     """Mel-band levels over time from the onset, the envelope of the attack, and how tonal each octave is; in dB.
 
-    Nothing is learnt and nothing downloaded. Its parts are scaled so that a squared distance is a mean squared
+    Nothing is learned and nothing downloaded. Its parts are scaled so that a squared distance is a mean squared
     difference in dB: a Fréchet distance of 4 dB² are two sets that lie 2 dB apart on average.
 
     Parts: 24 mel bands (30 Hz to 20 kHz) by 9 stretches of time that widen from 6 to 200 ms; the envelope in 16 steps

@@ -47,7 +47,7 @@ class SoundSet:
 
 
 @dataclass(frozen=True)
-class Figure:
+class MetricResult:
     """A figure of the generated sounds and its floor, means over resamplings with their standard deviations."""
 
     value: float
@@ -56,12 +56,12 @@ class Figure:
     floor_spread: float
 
 
-Figures = dict[str, Figure]
+MetricResults = dict[str, MetricResult]
 
 
-def figures(
+def metric_results(
     strata: Sequence[tuple[Tensor, Tensor]], counts: Sequence[int], rounds: int, generator: torch.Generator
-) -> Figures:
+) -> MetricResults:
     """All distances between embeddings (n, D) and (m, D), so many of each and of a second part of the real ones.
 
     Of each stratum (a class) as many are drawn from all three, its count: else a distance would be that of the shares
@@ -83,7 +83,7 @@ def figures(
         both = torch.tensor(pairs, dtype=torch.float64)
         spread = both.std(0) if rounds > 1 else torch.zeros(2)
         (value, floor), (s, f) = both.mean(0).tolist(), spread.tolist()
-        out[name] = Figure(value, s, floor, f)
+        out[name] = MetricResult(value, s, floor, f)
     return out
 
 
@@ -110,7 +110,7 @@ class Discriminant:
         return [self.classes[i] for i in squares.argmin(1).tolist()]
 
 
-def accuracy(real: Tensor, labels: Sequence[str], generated: Tensor, asked: Sequence[str]) -> Figure:
+def accuracy(real: Tensor, labels: Sequence[str], generated: Tensor, asked: Sequence[str]) -> MetricResult:
     """Share of generated sounds that a classifier of the real ones takes for what was asked for.
 
     The floor is that of real ones, each half told by a classifier of the other half.
@@ -124,7 +124,7 @@ def accuracy(real: Tensor, labels: Sequence[str], generated: Tensor, asked: Sequ
     for mine, others in (halves, halves[::-1]):
         classifier = Discriminant(real[mine], [labels[i] for i in mine])
         floors.append(share(classifier, real[others], [labels[i] for i in others]))
-    return Figure(share(Discriminant(real, labels), generated, asked), 0.0, sum(floors) / 2, 0.0)
+    return MetricResult(share(Discriminant(real, labels), generated, asked), 0.0, sum(floors) / 2, 0.0)
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,7 @@ def evaluate(
             if sum(sizes) < 2:
                 continue
             generator = torch.Generator().manual_seed(seed)
-            found = figures([(a[mine], g[theirs]) for mine, theirs in strata], sizes, rounds, generator)
+            found = metric_results([(a[mine], g[theirs]) for mine, theirs in strata], sizes, rounds, generator)
             table[name] = {"count": sum(sizes), **{k: vars(v) for k, v in found.items()}}
         if len(shared) > 1 and "all" in table:
             mine, theirs = ([i for i, label in enumerate(s.labels) if label in shared] for s in (real, generated))

@@ -62,7 +62,7 @@ class UNet(Network):
 
     Three things that raw one-shots need and a picture network lacks:
 
-    - `position`: how long ago the onset was; without it no envelope is learnt.
+    - `position`: how long ago the onset was; without it no envelope is learned.
     - `compress`: asinh(u / σ) beside the scaled input. EDM's scaling hides the noise of quiet passages, where the
       network would have to supply a gain of 1 / σ itself.
     - `gate`: the output is b + Σ a · (u / σ, bounded): where nothing but noise is left, the network need only say so,

@@ -16,7 +16,7 @@ class MuonAdamW(Optimizer):
     r"""Convolutions by Muon, everything else by AdamW.
 
     Muon steps along the momentum of a matrix with all its singular values made nearly one, so that rare directions are
-    learnt as fast as common ones: a U-Net of ours came to the same loss in 250 steps, with AdamW in 450
+    learned as fast as common ones: a U-Net of ours came to the same loss in 250 steps, with AdamW in 450
     (docs/results.md). A kernel (O, I, K) is taken as the matrix (O, I·K). One with more rows than columns, such as a
     head of many bands, is left to AdamW, by which it learns nearly as well: its singular values cost as much as those
     of all the others together. A step has the root mean square of one of AdamW's, so that one rate serves both.

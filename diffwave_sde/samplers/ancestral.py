@@ -16,7 +16,7 @@ class Ancestral(GridSampler):
     """DDPM's sampler: u_s ~ q(u_s | u_t, D), with one of three variances. One call a step, order 1.
 
     On any grid, so a strided one too, whose β and β̃ are those of the longer steps (Nichol and Dhariwal 2021, eq. 19).
-    Source: Ho et al. 2020, algorithm 2; the learnt variance: Nichol and Dhariwal 2021, eq. 15.
+    Source: Ho et al. 2020, algorithm 2; the learned variance: Nichol and Dhariwal 2021, eq. 15.
 
     Args:
         steps: steps, and network calls.
@@ -47,7 +47,7 @@ class Ancestral(GridSampler):
         fresh = apply(noise, state.noise(u))
         if self.variance == "learned":
             if share is None:
-                raise ValueError("the network has no learnt variance: choose small or large")
+                raise ValueError("the network has no learned variance: choose small or large")
             # σ = σ_small (σ_large / σ_small)^v
             fresh = fresh * broadcast_like((large / noise)[:, 0], fresh).pow(share.unsqueeze(1))
         return embed_waveform(signal, D) + apply(gain, u) + fresh

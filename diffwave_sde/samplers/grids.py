@@ -157,7 +157,7 @@ class DiscreteGrid(Grid):
 
 
 class TimesGrid(Grid):
-    """Times given one by one, for instance learnt ones.
+    """Times given one by one, for instance learned ones.
 
     Args:
         times: falling times in (0, t_max]; as many as the sampler has steps.
@@ -175,7 +175,7 @@ class TimesGrid(Grid):
 
 
 class LearnedGrid(Grid):
-    """Times learnt for a model by `diffwave-sde schedule`. Source: Watson et al. 2021.
+    """Times learned for a model by `diffwave-sde schedule`. Source: Watson et al. 2021.
 
     Args:
         file: the YAML file that it wrote, with a list of times for each number of steps.

@@ -1,4 +1,4 @@
-r"""Time grids that are learnt: of all grids of K times, the one with the best bound on the likelihood.
+r"""Time grids that are learned: of all grids of K times, the one with the best bound on the likelihood.
 
 The bound of a chain is a sum over its steps, and for ancestral sampling the term of a step from t to s is
 

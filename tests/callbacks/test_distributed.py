@@ -54,5 +54,5 @@ def test_an_error_of_one_process_while_listening_ends_both(sounds, tmp_path, dat
     launch(sounds, tmp_path, "error", data)
     errors = [(tmp_path / f"error-{r}").read_text() for r in (0, 1)]
     assert errors[1] == "ZeroDivisionError: division by zero"
-    assert errors[0].startswith("RuntimeError: Listening at step 4 failed on rank 1:")
+    assert errors[0].startswith("RuntimeError: Samples at step 4 failed on rank 1:")
     assert "division by zero" in errors[0]

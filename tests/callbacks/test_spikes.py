@@ -41,24 +41,24 @@ def test_what_counts_as_a_spike_does_not_depend_on_the_scale(scale):
     torch.manual_seed(0)
     noise = (0.3 * torch.randn(500)).exp().tolist()
     detector = SpikeDetector()
-    assert not any(detector.judge((scale * x, 1.0)) for x in noise)
-    assert set(detector.judge((scale * 30, 1.0))) == {"loss"}
-    assert set(detector.judge((scale, 30.0))) == {"grad_norm"}
-    assert not detector.judge((scale / 1000, 1.0))  # a fall is no spike
+    assert not any(detector.detect((scale * x, 1.0)) for x in noise)
+    assert set(detector.detect((scale * 30, 1.0))) == {"loss"}
+    assert set(detector.detect((scale, 30.0))) == {"grad_norm"}
+    assert not detector.detect((scale / 1000, 1.0))  # a fall is no spike
 
 
 def test_a_value_that_is_not_finite_always_counts():
     detector = SpikeDetector()
-    assert detector.judge((math.nan, 1.0)) == {"loss": math.inf}
-    assert detector.judge((1.0, math.inf)) == {"grad_norm": math.inf}
-    assert [len(past) for past in detector.history.values()] == [1, 1]  # and is not learnt from
+    assert detector.detect((math.nan, 1.0)) == {"loss": math.inf}
+    assert detector.detect((1.0, math.inf)) == {"grad_norm": math.inf}
+    assert [len(past) for past in detector.history.values()] == [1, 1]  # and is not learned from
 
 
 def test_a_new_level_that_stays_is_accepted():
     detector = SpikeDetector(window=40, warmup=20)
     for _ in range(40):
-        detector.judge((1.0, 1.0))
-    flagged = [bool(detector.judge((50.0, 1.0))) for _ in range(40)]
+        detector.detect((1.0, 1.0))
+    flagged = [bool(detector.detect((50.0, 1.0))) for _ in range(40)]
     assert flagged[0]
     assert not any(flagged[22:])
 
@@ -110,7 +110,7 @@ def test_a_record_replays_to_the_very_losses_that_were_kept(model, data, trainer
 
 def test_only_the_newest_records_are_kept(model, data, trainer, tmp_path):
     class Always(SpikeDetector):
-        def judge(self, values):
+        def detect(self, values):
             return {"loss": 9.0}
 
     trainer([Always(keep=3)], max_steps=12).fit(model(), data())
@@ -144,12 +144,12 @@ def test_a_run_that_has_diverged_stops_and_says_so(model, data, trainer):
         trainer([Break(), SpikeDetector(patience=4)], max_steps=20).fit(model(), data())
 
 
-def test_what_was_learnt_survives_a_checkpoint():
+def test_what_was_learned_survives_a_checkpoint():
     one, two = SpikeDetector(), SpikeDetector()
     for i in range(80):
-        one.judge((1 + 0.01 * i, 2.0))
+        one.detect((1 + 0.01 * i, 2.0))
     two.load_state_dict(one.state_dict())
-    assert one.judge((40.0, 3.0)) == two.judge((40.0, 3.0)) != {}
+    assert one.detect((40.0, 3.0)) == two.detect((40.0, 3.0)) != {}
 
 
 def test_a_spike_alerts_the_loggers_that_take_alerts(model, data, trainer, tmp_path):

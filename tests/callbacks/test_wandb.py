@@ -10,7 +10,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 
-from diffwave_sde.callbacks import EMA, Listening, SpikeDetector, Wandb
+from diffwave_sde.callbacks import EMA, SampleLogger, SpikeDetector, Wandb
 from diffwave_sde.callbacks import wandb as room
 
 wandb = pytest.importorskip("wandb")
@@ -71,7 +71,7 @@ def history(records) -> list[dict]:
 def fit(model, data, trainer, folder, steps=4, ckpt=None):
     logger = Wandb()
     callbacks = [
-        EMA(), SpikeDetector(warmup=2, window=9), Listening(every=2, count=2), LearningRateMonitor("step"),
+        EMA(), SpikeDetector(warmup=2, window=9), SampleLogger(every=2, count=2), LearningRateMonitor("step"),
         ModelCheckpoint(folder / "c", every_n_train_steps=1, save_last=True),
     ]  # fmt: skip
     run = trainer(
@@ -122,7 +122,7 @@ def test_a_run_that_goes_on_is_the_same_run_and_its_steps_only_rise(model, data,
 
 def test_a_spike_leaves_an_alert_in_the_run(model, data, trainer, tmp_path):
     class Once(SpikeDetector):
-        def judge(self, values):
+        def detect(self, values):
             return {"loss": 9.0}
 
     logger = Wandb(str(tmp_path))
@@ -202,7 +202,7 @@ def test_a_failure_of_wandb_does_not_stop_the_run(model, data, trainer, tmp_path
 
     monkeypatch.setattr(wandb, "init", init)
     module = model()
-    trainer([Listening(every=1, count=1), SpikeDetector()], logger=Wandb(str(tmp_path)), max_steps=2).fit(
+    trainer([SampleLogger(every=1, count=1), SpikeDetector()], logger=Wandb(str(tmp_path)), max_steps=2).fit(
         module, data()
     )
     assert torch.isfinite(next(module.parameters())).all()

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from small_run import make_data, make_model, make_trainer
 
-from diffwave_sde.callbacks import EMA, Listening, SpikeDetector
+from diffwave_sde.callbacks import EMA, SampleLogger, SpikeDetector
 
 SOUNDS, FOLDER, CASE = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 
@@ -35,7 +35,7 @@ def main() -> None:
     detector = SpikeDetector(warmup=3, window=20, threshold=20, skip=True)
     extra = {"run": [Jump()], "error": [Break()]}[CASE]
     rank = int(os.environ["RANK"])
-    callbacks = [ema, detector, Listening(every=4, count=3), *extra]
+    callbacks = [ema, detector, SampleLogger(every=4, count=3), *extra]
     trainer = make_trainer(FOLDER if rank == 0 else FOLDER / "other", callbacks, devices=2, strategy="ddp", max_steps=8)
     try:
         trainer.fit(module, make_data(SOUNDS, 2))

@@ -119,7 +119,7 @@ def test_it_works_upon_any_law():
         torch.testing.assert_close((value * time.correction(sde, t)).mean(), plain.mean(), rtol=5e-3, atol=5e-3)
 
 
-def test_what_it_has_learnt_is_saved_and_a_spike_does_not_break_it():
+def test_what_it_has_learned_is_saved_and_a_spike_does_not_break_it():
     time, sde = taught()
     again = ImportanceTime(buckets=10)
     again.load_state_dict(time.state_dict())

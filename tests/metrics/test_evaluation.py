@@ -12,7 +12,7 @@ from diffwave_sde.metrics.evaluation import (
     accuracy,
     balanced,
     evaluate,
-    figures,
+    metric_results,
     neighbours,
 )
 
@@ -34,19 +34,19 @@ def drums():
 
 
 def test_the_floor_is_what_real_sounds_have_and_a_figure_of_the_same_law_meets_it():
-    found = figures([(normal(200), normal(100, seed=1))], [40], 60, generator())
+    found = metric_results([(normal(200), normal(100, seed=1))], [40], 60, generator())
     for figure in found.values():
         assert abs(figure.value - figure.floor) < 4 * (figure.spread + figure.floor_spread) / 60**0.5 + 0.03
-    away = figures([(normal(200), normal(100, mean=1.0, seed=1))], [40], 10, generator())
+    away = metric_results([(normal(200), normal(100, mean=1.0, seed=1))], [40], 10, generator())
     assert away["frechet"].value == pytest.approx(3, rel=0.25)
     assert away["frechet"].floor == pytest.approx(found["frechet"].floor, rel=0.3)
     assert away["precision"].value < away["precision"].floor
 
 
 def test_the_same_seed_gives_the_same_figures():
-    a, b = (figures([(normal(50), normal(30, seed=1))], [20], 5, generator(3)) for _ in range(2))
+    a, b = (metric_results([(normal(50), normal(30, seed=1))], [20], 5, generator(3)) for _ in range(2))
     assert a == b
-    assert a != figures([(normal(50), normal(30, seed=1))], [20], 5, generator(4))
+    assert a != metric_results([(normal(50), normal(30, seed=1))], [20], 5, generator(4))
 
 
 def test_the_discriminant_is_fisher_s():
@@ -71,7 +71,7 @@ def test_classes_asked_for_and_swapped():
     assert (good.value, good.floor, swapped.value) == (1.0, 1.0, 0.0)
 
 
-def test_what_was_learnt_by_heart_is_found():
+def test_what_was_learned_by_heart_is_found():
     real = normal(300, 10)
     own = neighbours(real, normal(100, 10, seed=1))
     assert own.close < 0.05
@@ -89,7 +89,7 @@ def test_classes_weigh_alike():
     # Two classes far apart, in other shares on either side: that is no distance.
     strata = [(normal(40), normal(8, seed=1)), (normal(12, mean=50.0, seed=2), normal(60, mean=50.0, seed=3))]
     for counts in ([5, 5], [8, 2], [8, 0]):
-        found = figures(strata, counts, 20, generator())
+        found = metric_results(strata, counts, 20, generator())
         assert found["frechet"].value < found["frechet"].floor + 3
         assert found["frechet"].value < 10
 

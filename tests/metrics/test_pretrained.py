@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from diffwave_sde import audio, metrics
+from diffwave_sde import audio, compatibility, metrics
 from diffwave_sde.metrics import CLAP, VGGish, aligned
 from diffwave_sde.metrics.pretrained import Network, log_mel
 
@@ -309,19 +309,29 @@ def test_without_transformers_the_extra_is_named(monkeypatch, tmp_path):
 
 def test_an_option_names_an_embedding_and_its_weights(weights):
     assert metrics.embedding("log-mel").name == "log-mel"
-    assert metrics.embedding("learnt").name == "learnt"
+    assert metrics.embedding("learned").name == "learned"
     assert metrics.embedding(f"vggish={weights}").name == "vggish"
+
+
+def test_the_learned_embedding_answers_to_its_former_name_and_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(compatibility, "_announced", set())
+    assert metrics.embedding("learnt").name == "learned"
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "the embedding learnt is called learned now" in said
+    with pytest.raises(ValueError, match=r"nothing\.safetensors"):
+        metrics.embedding("learnt=nothing.safetensors")
 
 
 @pytest.mark.parametrize(
     ("option", "says"),
     [
-        ("ears", "no embedding ears: choose of log-mel, learnt"),
+        ("ears", "no embedding ears: choose of log-mel, learned"),
         ("vggish", "vggish needs weights of yours, vggish=..."),
         ("clap=", "no embedding clap=: choose of"),
         ("log-mel=file", "no embedding log-mel=file: choose of"),
         ("vggish=/no/such", "/no/such: not the weights of VGGish (no such file)"),
-        ("learnt=/no/such", "/no/such: not the weights of the learnt embedding"),
+        ("learned=/no/such", "/no/such: not the weights of the learned embedding"),
     ],
 )
 def test_an_option_that_names_none_is_refused(option, says):

@@ -93,7 +93,7 @@ class Spread(Oracle):
 
 
 @pytest.mark.parametrize(("share", "like"), [(0.0, "small"), (1.0, "large")])
-def test_a_learnt_variance_lies_between_the_two(share, like):
+def test_a_learned_variance_lies_between_the_two(share, like):
     sde = DDPM(100, "cosine")
     u, oracle = start(sde), Spread(sde, MIXTURE)
     oracle.share = share
@@ -101,7 +101,7 @@ def test_a_learnt_variance_lies_between_the_two(share, like):
     same(got, run(Ancestral(20, variance=like), sde, u), 1e-6)
 
 
-def test_a_learnt_variance_is_that_of_the_paper():
+def test_a_learned_variance_is_that_of_the_paper():
     # Nichol and Dhariwal 2021, eq. 15, in one step between two times.
     sde, t, s = VP(), 0.7, 0.5
     kernel, (phi, Q) = sde.posterior(tensor(s), tensor(t)), sde.transition(tensor(s), tensor(t))
@@ -120,7 +120,7 @@ def test_a_learnt_variance_is_that_of_the_paper():
     assert phi < 1
 
 
-def test_without_a_learnt_variance_it_says_so():
+def test_without_a_learned_variance_it_says_so():
     with pytest.raises(ValueError, match="choose small or large"):
         run(Ancestral(4, variance="learned"), VP(), start(VP()))
     with pytest.raises(ValueError, match="small, large or learned"):

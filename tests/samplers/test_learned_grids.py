@@ -1,4 +1,4 @@
-"""Learnt grids: the terms of the bound, and that the programme finds the best path."""
+"""Learned grids: the terms of the bound, and that the programme finds the best path."""
 
 import itertools
 
@@ -54,7 +54,7 @@ def test_the_programme_finds_what_trying_all_does(seed):
             best_paths(table, [wrong])
 
 
-def test_a_learnt_grid_has_a_better_bound_than_any_fixed_one():
+def test_a_learned_grid_has_a_better_bound_than_any_fixed_one():
     sde = VP()
     times = LogSNRGrid()(sde, 400)
     x = MIXTURE.sample((20, 1, 200), torch.Generator().manual_seed(0))

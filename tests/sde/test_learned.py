@@ -1,4 +1,4 @@
-"""The learnt process: what it is, and that learning makes the loss vary less and leaves its mean."""
+"""The learned process: what it is, and that learning makes the loss vary less and leaves its mean."""
 
 import copy
 

@@ -10,26 +10,26 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from diffwave_sde import metrics
-from diffwave_sde.callbacks.listening import say
-from diffwave_sde.callbacks.making import classes_of, make
+from diffwave_sde.callbacks.generation import classes_of, generate
+from diffwave_sde.callbacks.sample_logger import say
 from diffwave_sde.samplers import Sampler
 
 NUMBERS = 1_000_000
-"""The first of its sounds' numbers: not those that `Listening` makes."""
+"""The first of its sounds' numbers: not those that `SampleLogger` makes."""
 
 
-class Scoring(Callback):
+class FrechetScore(Callback):
     """At validation: the Fréchet distance between new sounds and validation clips, and its ratio to the floor.
 
     It logs `val/frechet` and `val/frechet_ratio`, the first over that of as many training clips of the same classes
     (1 is as good as can be told). To keep the best checkpoint by it, give ModelCheckpoint `monitor:
     val/frechet`. The sounds are made from the same noises at every validation, with the averaged weights; training is
-    not disturbed (`making.make`).
+    not disturbed (`generation.generate`).
 
     Args:
         every: validations between two times, from the first on.
         count: sounds of each of the two sets; in the classes of the data in turn.
-        embedding: which embedding: log-mel, learnt, or one with weights of your own: learnt=FILE, vggish=FILE or
+        embedding: which embedding: log-mel, learned, or one with weights of your own: learned=FILE, vggish=FILE or
             clap=FOLDER.
         sampler: null for the model's own.
         batch: sounds made at once by a process.
@@ -71,7 +71,7 @@ class Scoring(Callback):
         began = time.monotonic()
         _, classes = classes_of(trainer, pl_module, self.count)
         numbers = range(NUMBERS, NUMBERS + self.count)
-        sounds = make(trainer, pl_module, numbers, classes, "Scoring", self.sampler, self.batch)
+        sounds = generate(trainer, pl_module, numbers, classes, "Fréchet score", self.sampler, self.batch)
         # Every rank reckons it, so that every rank knows it.
         real, floor = self._data(trainer, classes)
         value = metrics.frechet(real, self.embedding(sounds)) if bool(sounds.isfinite().all()) else float("nan")

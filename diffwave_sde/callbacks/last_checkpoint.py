@@ -12,9 +12,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 
-def stopped(trainer: Trainer) -> bool:
+def interrupted(trainer: Trainer) -> bool:
     """Whether the run is being stopped by Ctrl-C."""
-    return any(getattr(callback, "stopped", False) for callback in trainer.callbacks)
+    return any(getattr(callback, "interrupted", False) for callback in trainer.callbacks)
 
 
 class LastCheckpoint(ModelCheckpoint):
@@ -35,7 +35,7 @@ class LastCheckpoint(ModelCheckpoint):
         if every < 1:
             raise ValueError(f"every = {every} steps between two saves of the last checkpoint must be at least 1")
         super().__init__(dirpath=dirpath, filename="last", every_n_train_steps=every, enable_version_counter=False)
-        self.stopped = False
+        self.interrupted = False
         """Whether the run was stopped by Ctrl-C."""
         self._previous: Any = None
 
@@ -49,7 +49,7 @@ class LastCheckpoint(ModelCheckpoint):
         def stop(number: int, frame: Any) -> None:
             if os.getpid() != owner:  # a loader's worker, which ends with its owner
                 return
-            self.stopped = trainer.should_stop = True
+            self.interrupted = trainer.should_stop = True
             signal.signal(signal.SIGINT, self._previous)
             print("\nstopping after this step; Ctrl-C again stops at once", flush=True)
 
@@ -57,12 +57,12 @@ class LastCheckpoint(ModelCheckpoint):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         super().on_train_batch_end(trainer, pl_module, *args)
-        if self.stopped:  # before anything that a second Ctrl-C might cut short
+        if self.interrupted:  # before anything that a second Ctrl-C might cut short
             self._save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._save(trainer)
-        if self.stopped:
+        if self.interrupted:
             rank_zero_info(f"stopped after step {trainer.global_step}: --ckpt_path last goes on from there")
 
     def _save(self, trainer: Trainer) -> None:

@@ -1,4 +1,4 @@
-"""The learnt embedding tells what it was taught; its weights are the package's, one's own, or refused."""
+"""The learned embedding tells what it was taught; its weights are the package's, one's own, or refused."""
 
 from itertools import pairwise
 
@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 
 from diffwave_sde import audio
 from diffwave_sde.data.sources import Rendered
-from diffwave_sde.metrics import Learnt, frechet
-from diffwave_sde.metrics.learnt import WEIGHTS, Encoder
+from diffwave_sde.metrics import Learned, frechet
+from diffwave_sde.metrics.learned import WEIGHTS, Encoder
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ STRONGER = {
 @pytest.mark.parametrize("what", STRONGER)
 def test_a_distance_grows_with_what_is_wrong(what, drums):
     spoil, strengths = STRONGER[what]
-    embed, (real, other) = Learnt(), drums.split(75)
+    embed, (real, other) = Learned(), drums.split(75)
     a = embed(real)
     distances = [frechet(a, embed(other)), *(frechet(a, embed(spoil(other, v))) for v in strengths)]
     assert distances[1] > 2 * distances[0]
@@ -57,7 +57,7 @@ def test_a_distance_grows_with_what_is_wrong(what, drums):
 
 
 def test_variances_add_up_to_one(drums):
-    assert float(Learnt()(drums).var(0).sum()) == pytest.approx(1, rel=0.2)
+    assert float(Learned()(drums).var(0).sum()) == pytest.approx(1, rel=0.2)
 
 
 def test_the_weights_are_small_and_in_half_precision():
@@ -66,7 +66,7 @@ def test_the_weights_are_small_and_in_half_precision():
 
 
 def test_the_weights_are_read_once():
-    assert Learnt().encoder is Learnt().encoder
+    assert Learned().encoder is Learned().encoder
 
 
 def test_another_file_of_weights_is_honoured(drums, tmp_path):
@@ -74,12 +74,12 @@ def test_another_file_of_weights_is_honoured(drums, tmp_path):
     weights["out.weight"] *= 2
     weights["out.bias"] *= 2
     save_file(weights, tmp_path / "own.safetensors")
-    own = Learnt(str(tmp_path / "own.safetensors"))
-    torch.testing.assert_close(own(drums[:3]), 2 * Learnt()(drums[:3]), rtol=1e-3, atol=1e-5)
+    own = Learned(str(tmp_path / "own.safetensors"))
+    torch.testing.assert_close(own(drums[:3]), 2 * Learned()(drums[:3]), rtol=1e-3, atol=1e-5)
 
 
 def test_the_network_is_not_changed_by_use(drums):
-    embed = Learnt()
+    embed = Learned()
     before = embed(drums[:3])
     embed(drums[3:20])
     assert (embed(drums[:3]) == before).all()
@@ -110,11 +110,11 @@ def empty(path):
 def test_what_are_no_weights_is_refused_in_one_line(write, tmp_path):
     path = tmp_path / "own.safetensors"
     write(path)
-    with pytest.raises(ValueError, match=r"own\.safetensors: not the weights of the learnt embedding") as error:
-        Learnt(str(path))
+    with pytest.raises(ValueError, match=r"own\.safetensors: not the weights of the learned embedding") as error:
+        Learned(str(path))
     assert "\n" not in str(error.value)
 
 
 def test_a_folder_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="not the weights of the learnt embedding"):
-        Learnt(str(tmp_path))
+    with pytest.raises(ValueError, match="not the weights of the learned embedding"):
+        Learned(str(tmp_path))

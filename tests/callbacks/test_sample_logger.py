@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from diffwave_sde import audio
-from diffwave_sde.callbacks import EMA, Listening
+from diffwave_sde.callbacks import EMA, SampleLogger
 
 
 def steps(path) -> list[str]:
@@ -19,7 +19,7 @@ def wavs(folder) -> dict[str, np.ndarray]:
 
 
 def test_sounds_are_written_every_n_steps_and_at_the_end_class_by_class(model, data, trainer, tmp_path):
-    trainer([Listening(every=3, count=3)], max_steps=7).fit(model(), data())
+    trainer([SampleLogger(every=3, count=3)], max_steps=7).fit(model(), data())
     assert steps(tmp_path) == ["data", "index.html", "step=3", "step=6", "step=7"]
     files = sorted(p.name for p in (tmp_path / "samples" / "step=6").iterdir())
     names = ["00-high", "01-low", "02-high"]
@@ -30,7 +30,7 @@ def test_sounds_are_written_every_n_steps_and_at_the_end_class_by_class(model, d
 
 def test_the_sounds_are_those_of_the_averaged_weights_from_the_same_noise(model, data, trainer, tmp_path):
     ema, module, sounds = EMA(0.9), model(), data()
-    trainer([Listening(every=0, count=3, batch=2), ema], max_steps=5).fit(module, sounds)
+    trainer([SampleLogger(every=0, count=3, batch=2), ema], max_steps=5).fit(module, sounds)
     module.eval()  # a finished fit leaves the average in it
     label = torch.tensor([0, 1, 0])
     expected = audio.expand(module.sample(sounds.length, label, module.generators(range(3))), sounds.mu)
@@ -40,7 +40,7 @@ def test_the_sounds_are_those_of_the_averaged_weights_from_the_same_noise(model,
 
 def test_the_data_column_holds_training_clips_of_the_class_of_each_row(model, data, trainer, tmp_path):
     sounds = data()
-    trainer([Listening(every=0, count=4)], max_steps=1).fit(model(), sounds)
+    trainer([SampleLogger(every=0, count=4)], max_steps=1).fit(model(), sounds)
     rows = sounds.splits["train"]
     for name, clip in wavs(tmp_path / "samples" / "data").items():
         of_class = rows[sounds.store.label_ids[rows] == sounds.labels.index(name[3:])]
@@ -64,7 +64,7 @@ def test_a_run_that_listens_ends_with_the_weights_of_one_that_does_not(model, da
         assert all(m.training for m in module.modules())
         return [*ema._raw, *ema._average_model.module.parameters()]
 
-    assert all(torch.equal(a, b) for a, b in zip(run(), run(Listening(every=2, count=2)), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(run(), run(SampleLogger(every=2, count=2)), strict=True))
 
 
 def test_the_modes_of_the_modules_are_given_back(model, data, trainer):
@@ -73,7 +73,7 @@ def test_the_modes_of_the_modules_are_given_back(model, data, trainer):
             module.denoiser.net.mix.eval()
 
     module = model()
-    trainer([Frozen(), Listening(every=1, count=1)], max_steps=2).fit(module, data())
+    trainer([Frozen(), SampleLogger(every=1, count=1)], max_steps=2).fit(module, data())
     assert not module.denoiser.net.mix.training
     assert module.denoiser.net.stem.training
 
@@ -81,10 +81,8 @@ def test_the_modes_of_the_modules_are_given_back(model, data, trainer):
 def test_a_run_that_goes_on_keeps_the_old_columns(model, data, trainer, tmp_path):
     def run(stop, ckpt=None):
         save = ModelCheckpoint(tmp_path / "c", save_last=True)
-        listening = Listening(every=4, count=1)
-        trainer([EMA(), listening, save], max_steps=stop, enable_checkpointing=True).fit(
-            model(), data(), ckpt_path=ckpt
-        )
+        logger = SampleLogger(every=4, count=1)
+        trainer([EMA(), logger, save], max_steps=stop, enable_checkpointing=True).fit(model(), data(), ckpt_path=ckpt)
 
     run(4)
     first = tmp_path / "samples" / "step=4" / "00-high.wav"
@@ -99,18 +97,18 @@ def test_an_error_is_raised_and_nothing_half_written_is_left(model, data, traine
     module = model()
     module.sample = lambda *_, **__: torch.full((1, 1, 1000), torch.nan)
     with pytest.raises(ValueError, match="holds NaN"):
-        trainer([Listening(every=2, count=1)]).fit(module, data())
+        trainer([SampleLogger(every=2, count=1)]).fit(module, data())
     assert not list((tmp_path / "samples").rglob("*step*.wav*"))
 
 
 def test_a_model_without_classes_is_heard_too(model, data, trainer, tmp_path):
-    trainer([Listening(every=0, count=2)], max_steps=1).fit(model(classes=0), data())
+    trainer([SampleLogger(every=0, count=2)], max_steps=1).fit(model(classes=0), data())
     assert list(wavs(tmp_path / "samples" / "step=1")) == ["00", "01"]
 
 
 def test_a_sound_does_not_depend_on_how_many_are_made(model, data, trainer, tmp_path):
     for count in (1, 5):
         folder = str(tmp_path / str(count))
-        trainer([Listening(every=0, count=count, folder=folder)], max_steps=2).fit(model(), data())
+        trainer([SampleLogger(every=0, count=count, folder=folder)], max_steps=2).fit(model(), data())
     one, five = (wavs(tmp_path / n / "samples" / "step=2")["00-high"] for n in ("1", "5"))
     np.testing.assert_allclose(one, five, atol=1e-5)

@@ -1,4 +1,4 @@
-"""An embedding that was learnt: a small network that was asked what a sound is and what was done to it.
+"""An embedding that was learned: a small network that was asked what a sound is and what was done to it.
 
     sound -> log-mel spectrograms -> four strided convolutions -> 64 numbers
 
@@ -67,7 +67,7 @@ class Encoder(nn.Module):
         return torch.stack([part[..., :frames] for part in parts], 1) / 40 + 1.125
 
 
-class Learnt(Embedding):
+class Learned(Embedding):
     """What the network makes of a sound, 64 numbers; their variances add up to 1 over the built-in drums.
 
     A power spectrogram of aligned sounds does not see polarity, gain or delay.
@@ -79,7 +79,7 @@ class Learnt(Embedding):
         ValueError: if the file is missing or not of this layout.
     """
 
-    name = "learnt"
+    name = "learned"
 
     def __init__(self, weights: str | None = None):
         self.encoder = _shipped() if weights is None else load(weights)
@@ -99,7 +99,7 @@ def load(path: str | os.PathLike) -> Encoder:
         encoder.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = "of another layout" if isinstance(error, RuntimeError) else error
-        raise ValueError(f"{os.fspath(path)}: not the weights of the learnt embedding ({reason})") from error
+        raise ValueError(f"{os.fspath(path)}: not the weights of the learned embedding ({reason})") from error
     return encoder.eval().requires_grad_(False)
 
 

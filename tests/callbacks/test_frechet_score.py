@@ -3,7 +3,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from diffwave_sde import audio
-from diffwave_sde.callbacks import EMA, Scoring
+from diffwave_sde.callbacks import EMA, FrechetScore
 from diffwave_sde.metrics import LogMel, frechet
 
 VALIDATING = {"limit_val_batches": 1.0, "val_check_interval": 2, "check_val_every_n_epoch": None}
@@ -21,7 +21,7 @@ class Seen(Callback):
 
 def test_the_figure_is_the_distance_of_new_sounds_from_validation_clips(model, data, trainer):
     module, sounds, seen = model(), data(), Seen()
-    trainer([EMA(0.5), Scoring(count=4), seen], max_steps=2, **VALIDATING).fit(module, sounds)
+    trainer([EMA(0.5), FrechetScore(count=4), seen], max_steps=2, **VALIDATING).fit(module, sounds)
     module.eval()
     label = torch.tensor([0, 1, 0, 1])
     made = audio.expand(module.sample(sounds.length, label, module.generators(range(1_000_000, 1_000_004))), sounds.mu)
@@ -40,7 +40,7 @@ def test_the_figure_is_the_distance_of_new_sounds_from_validation_clips(model, d
 
 def test_every_second_validation(model, data, trainer):
     seen = Seen()
-    trainer([Scoring(every=2, count=2), seen], max_steps=6, **VALIDATING).fit(model(), data())
+    trainer([FrechetScore(every=2, count=2), seen], max_steps=6, **VALIDATING).fit(model(), data())
     first, second, third = (f["val/frechet"] for f in seen.figures)
     assert first == second != third
 
@@ -51,7 +51,7 @@ def test_a_checkpoint_can_be_chosen_by_it(model, data, trainer, tmp_path):
     )
     seen = Seen()
     options = {**VALIDATING, "enable_checkpointing": True}
-    trainer([Scoring(count=2), best, seen], max_steps=6, **options).fit(model(), data())
+    trainer([FrechetScore(count=2), best, seen], max_steps=6, **options).fit(model(), data())
     least = min(f["val/frechet"] for f in seen.figures)
     assert float(best.best_model_score) == pytest.approx(least, rel=1e-5)
 
@@ -63,20 +63,20 @@ def test_training_is_not_disturbed(model, data, trainer):
         trainer(callbacks, max_steps=4, **VALIDATING).fit(module, data())
         return list(module.parameters())
 
-    assert all(torch.equal(a, b) for a, b in zip(run(), run(Scoring(count=2)), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(run(), run(FrechetScore(count=2)), strict=True))
 
 
 def test_a_run_that_goes_on_counts_on(model, data, trainer, tmp_path):
-    scoring = Scoring(every=3, count=2)
-    scoring.load_state_dict({"validations": 2})
+    score = FrechetScore(every=3, count=2)
+    score.load_state_dict({"validations": 2})
     seen = Seen()
-    trainer([scoring, seen], max_steps=4, **VALIDATING).fit(model(), data())
+    trainer([score, seen], max_steps=4, **VALIDATING).fit(model(), data())
     assert seen.figures[0] == {}
     assert "val/frechet" in seen.figures[1]
-    assert scoring.state_dict() == {"validations": 4}
+    assert score.state_dict() == {"validations": 4}
 
 
-def test_an_error_of_another_process_is_told_as_one_of_scoring(model, data, trainer, monkeypatch):
+def test_an_error_of_another_process_is_told_as_one_of_the_score(model, data, trainer, monkeypatch):
     def exchange(everyone, mine):
         everyone[:] = [mine, ("ZeroDivisionError", {})]
 
@@ -86,11 +86,11 @@ def test_an_error_of_another_process_is_told_as_one_of_scoring(model, data, trai
     monkeypatch.setattr(torch.distributed, "all_gather_object", exchange)
     early = Callback()
     early.on_validation_epoch_end = start
-    with pytest.raises(RuntimeError, match="Scoring failed on rank 1:\nZeroDivisionError"):
-        trainer([early, Scoring(count=2)], max_steps=2, **VALIDATING).fit(model(), data())
+    with pytest.raises(RuntimeError, match="Fréchet score failed on rank 1:\nZeroDivisionError"):
+        trainer([early, FrechetScore(count=2)], max_steps=2, **VALIDATING).fit(model(), data())
 
 
 @pytest.mark.parametrize(("options", "says"), [({"every": 0}, "every = 0"), ({"embedding": "ears"}, "ears")])
 def test_impossible_options_are_refused(options, says):
     with pytest.raises(ValueError, match=says):
-        Scoring(**options)
+        FrechetScore(**options)

@@ -25,7 +25,7 @@ def classes_of(trainer: Trainer, module: LightningModule, count: int) -> tuple[t
     return names, [i % len(names) for i in range(count)] if names else None
 
 
-def make(
+def generate(
     trainer: Trainer,
     module: LightningModule,
     numbers: Sequence[int],
@@ -52,7 +52,7 @@ def make(
     mu, length = getattr(data, "mu", 0.0), getattr(data, "length", audio.LENGTH)
     mine = list(range(trainer.global_rank, n, trainer.world_size))
     made: dict[int, Tensor] = {}
-    with together(trainer, title) as share:
+    with gather_across_ranks(trainer, title) as share:
         with isolate_rng(), averaged(trainer, module), _evaluating(module), _bar(trainer, title, len(mine)) as bar:
             for first in range(0, len(mine), batch):
                 places = mine[first : first + batch]
@@ -66,7 +66,7 @@ def make(
 
 
 @contextmanager
-def together(trainer: Trainer, title: str) -> Iterator[dict]:
+def gather_across_ranks(trainer: Trainer, title: str) -> Iterator[dict]:
     """What each rank puts into the dict within it, all of them have after it; an error on one is an error on all.
 
     Nobody waits for a rank that has failed: the exchange is where all of them meet, whatever happened before it.

@@ -1,4 +1,4 @@
-"""Sounds made during training, always from the same noise, so that the ear can follow what is learnt."""
+"""Sounds made during training, always from the same noise, so that the ear can follow what is learned."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from diffwave_sde import audio, page
-from diffwave_sde.callbacks.last import stopped
-from diffwave_sde.callbacks.making import classes_of, make, together
+from diffwave_sde.callbacks.generation import classes_of, gather_across_ranks, generate
+from diffwave_sde.callbacks.last_checkpoint import interrupted
 from diffwave_sde.samplers import Sampler
 
 DATA = "data"
 
 
-class Listening(Callback):
+class SampleLogger(Callback):
     """Every `every` steps and at the end: sounds of each class in turn, with the averaged weights.
 
     Writes `samples/step=N/` with WAV files (32-bit floats, at the level that the model made) and pictures, and
@@ -67,7 +67,7 @@ class Listening(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Whoever pressed Ctrl-C wants the prompt back, and will go on.
-        if trainer.global_step != self._heard and not stopped(trainer):
+        if trainer.global_step != self._heard and not interrupted(trainer):
             self.listen(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
@@ -83,9 +83,9 @@ class Listening(Callback):
         began, step = time.monotonic(), trainer.global_step
         names, classes = classes_of(trainer, module, self.count)
         rows = [f"{i:02d} {names[classes[i]]}" if classes else f"{i:02d}" for i in range(self.count)]
-        title = f"Listening at step {step}"
-        sounds = make(trainer, module, range(self.count), classes, title, self.sampler, self.batch)
-        with together(trainer, title):
+        title = f"Samples at step {step}"
+        sounds = generate(trainer, module, range(self.count), classes, title, self.sampler, self.batch)
+        with gather_across_ranks(trainer, title):
             if trainer.is_global_zero:
                 with isolate_rng(include_cuda=False):
                     self._write(trainer, step, rows, names, classes, sounds)
