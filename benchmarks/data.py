@@ -28,14 +28,13 @@ def memory() -> dict[str, float]:
 
 def sparse_store(folder: Path, clips: int, length: int) -> Path:
     """A store of silence that takes no room: its array is a hole."""
-    from diffwave_sde.data import build
-    from diffwave_sde.data.store import Pieces
+    from diffwave_sde.data.shards import Shards, write_header
 
     home = folder / "sparse"
     home.mkdir()
-    pieces = Pieces((home / "clips.npy",), clips, length)
-    build._header(pieces.files[0], clips, length)
-    os.truncate(pieces.files[0], pieces.bytes(clips))
+    shards = Shards((home / "clips.npy",), clips, length)
+    write_header(shards.files[0], clips, length)
+    os.truncate(shards.files[0], shards.bytes(clips))
     digests = np.char.mod("%032x", np.arange(clips)).astype("S32")
     np.savez(home / "index.npz", label_ids=np.arange(clips) % 3, group_ids=np.zeros(clips, np.int32), digests=digests)
     settings = {

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 from truth import GAUSSIAN, PROCESSES, Oracle
 
-from diffwave_sde.data.module import Batch
+from diffwave_sde.data.clips import Batch
 from diffwave_sde.guidance import Guidance
 from diffwave_sde.loss import HybridLoss, ImportanceTime, LikelihoodWeight, Loss, UniformTime
 from diffwave_sde.module import DiffusionModule, NoiseBuckets, check_fit

@@ -1,249 +1,27 @@
-"""The datamodule: a store, split by digest, read in batches, in an order that a stopped run finds again.
-
-A clip's place is a function of its content alone,
-
-    u = BLAKE2b(digest or kit) in [0, 1):      u < test: test;     u < test + validation: validation;     else train
-
-so it stays where it is when files are added. The order of an epoch is a function of (seed, epoch) alone, and
-rank r of W takes every W-th clip of it: at step k, W processes with batch B hold the clips of one with W·B.
-"""
+"""The datamodule: a store, split by content, read in batches, in an order that a stopped run finds again."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 import warnings
 from collections.abc import Iterator
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader
 
 from diffwave_sde import audio
-from diffwave_sde.data.augment import Augment, draw
+from diffwave_sde.data.augment import Augment
 from diffwave_sde.data.build import prepare
+from diffwave_sde.data.clips import Batch, Clips, identity_collate
+from diffwave_sde.data.loader import EpochSampler, ResumableLoader
+from diffwave_sde.data.split import split
 from diffwave_sde.data.store import Store
 
-
-class Batch(NamedTuple):
-    """What a step gets.
-
-    audio: companded waveforms (B, 1, T), float32, in [-1, 1]
-    label: class ids (B,), long
-    index: rows of the store (B,), long; with them a batch can be found again
-    """
-
-    audio: Tensor
-    label: Tensor
-    index: Tensor
-
-
-class Clips(Dataset):
-    """Rows of a store, read a batch at a time and companded through a table, or varied and then companded.
-
-    Args:
-        store: the store
-        rows: (n,) which of its rows, in order
-        mu: strength of the companding
-        augment: what is done to them first; None for nothing. An index then names the pass too: pass · n + place
-        seed: of the variations
-    """
-
-    def __init__(
-        self, store: Store, rows: np.ndarray, mu: float, augment: Augment | None = None, seed: int = 0
-    ) -> None:
-        self.store, self.rows, self.mu, self.augment, self.seed = store, rows, mu, augment, seed
-        # 16 bits have 65,536 values: looking one up costs less than a logarithm, and is exact
-        values = torch.arange(65_536).to(torch.int16).double() / 32768
-        self.table = audio.compress(values, mu).float().numpy()
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @cached_property
-    def kin(self) -> dict[int, np.ndarray]:
-        """The rows of each label, in the store's order."""
-        rows = np.sort(self.rows)
-        labels = self.store.label_ids[rows]
-        return {int(label): rows[labels == label] for label in np.unique(labels)}
-
-    def __getitems__(self, indices: list[int]) -> Batch:
-        if self.augment is None:
-            rows = self.rows[indices]
-            x = torch.from_numpy(np.take(self.table, self.store.read(rows).view(np.uint16)))
-        else:
-            turns, places = np.divmod(indices, len(self))
-            rows = self.rows[places]
-            x = audio.compress(torch.from_numpy(self._varied(rows, turns)), self.mu)
-        return Batch(
-            x[:, None],
-            torch.from_numpy(self.store.label_ids[rows]),
-            torch.from_numpy(rows.astype(np.int64)),
-        )
-
-    def _varied(self, rows: np.ndarray, turns: np.ndarray) -> np.ndarray:
-        """The waveforms of `rows` as they are in their passes, (B, T), float32."""
-        draws = [draw(self.seed, turn, row) for turn, row in zip(turns.tolist(), rows.tolist(), strict=True)]
-        labels = self.store.label_ids[rows].tolist()
-        partners = [
-            self.augment.partner(numbers, row, self.kin[label])
-            for numbers, row, label in zip(draws, rows.tolist(), labels, strict=True)
-        ]
-        read = self.store.read(rows.tolist() + [row for row in partners if row is not None])
-        x = np.multiply(read, np.float32(1 / 32768), dtype=np.float32)
-        others = iter(x[len(rows) :])
-        return np.stack([
-            self.augment(clip, numbers, None if partner is None else next(others))
-            for clip, numbers, partner in zip(x, draws, partners, strict=False)
-        ])  # fmt: skip
-
-    def __getitem__(self, index: int) -> Batch:
-        return Batch(*(field[0] for field in self.__getitems__([index])))
-
-
-def as_is(batch: Batch) -> Batch:
-    """Collates nothing: the dataset makes whole batches."""
-    return batch
-
-
-class EpochSampler(DistributedSampler):
-    """The order of an epoch, for one rank, from any batch of it on.
-
-    A DistributedSampler by type, so that Lightning does not replace it, with the order its own.
-
-    Args:
-        dataset: what has a length n
-        batch_size: clips per process and batch
-        seed: of the orders
-        num_replicas: processes W
-        rank: which of them this is
-        numbered: whether an index names the pass over the clips too, pass · n + place; `Clips` with augmentation
-            draws from it
-
-    Each rank gets the same number of whole batches: what is left of an epoch is dropped, and another epoch's
-    order drops another rest. Fewer clips than one batch of all ranks are repeated to fill it.
-    """
-
-    def __init__(
-        self,
-        dataset: Dataset,
-        batch_size: int,
-        seed: int = 0,
-        num_replicas: int = 1,
-        rank: int = 0,
-        numbered: bool = False,
-    ) -> None:
-        super().__init__(dataset, num_replicas=num_replicas, rank=rank, seed=seed)
-        self.batch_size, self.numbered = batch_size, numbered
-        self.batches = max(1, len(dataset) // self.global_batch)
-        self.num_samples = self.batches * batch_size
-        self.total_size = self.num_samples * num_replicas
-        self.position = 0  # batches of this epoch that the training loop has taken
-
-    @property
-    def global_batch(self) -> int:
-        return self.batch_size * self.num_replicas
-
-    def order(self) -> np.ndarray:
-        """The epoch's order for all ranks, (batches · global batch,)."""
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.dataset))
-        return np.resize(order, self.total_size)
-
-    def __iter__(self) -> Iterator[int]:
-        order, n = self.order(), len(self.dataset)
-        if self.numbered:
-            # where clips are repeated to fill a batch, each time is a pass of its own
-            passes = math.ceil(self.total_size / n)
-            order = order + n * (self.epoch * passes + np.arange(self.total_size) // n)
-        mine = order[self.rank :: self.num_replicas]
-        return iter(mine[self.position * self.batch_size :].tolist())
-
-    def set_epoch(self, epoch: int) -> None:
-        """Turns to the next epoch if this one is done; the loop's own number of it does not matter.
-
-        Lightning counts an epoch too many when it goes on from the end of one, and ends one in its middle at
-        max_steps or Ctrl-C. The order must be that of the run which had not stopped.
-        """
-        if self.position >= self.batches:
-            self.turn()
-
-    def turn(self) -> None:
-        """Goes to the first batch of the next epoch."""
-        self.epoch, self.position = self.epoch + 1, 0
-
-    def state_dict(self) -> dict[str, int]:
-        return {
-            "epoch": self.epoch, "position": self.position,
-            "global_batch": self.global_batch, "clips": len(self.dataset), "seed": self.seed,
-        }  # fmt: skip
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Goes on where another sampler was, with another number of ranks or batch size too."""
-        self.epoch = state["epoch"]
-        if (state["clips"], state["seed"]) != (len(self.dataset), self.seed):
-            warnings.warn("the training clips or the data seed have changed: this epoch starts anew", stacklevel=2)
-            self.position = 0
-        else:
-            self.position = min(state["position"] * state["global_batch"] // self.global_batch, self.batches)
-
-
-class ResumableLoader(DataLoader):
-    """A DataLoader over an `EpochSampler` that knows how many batches were taken from it, not how many its
-    workers have made ahead. Lightning keeps its state in the checkpoint."""
-
-    def __iter__(self) -> Iterator[Batch]:
-        # A generator: Lightning makes the iterator before it sets the epoch, and workers start with it. So
-        # nothing may start before the first batch is asked for.
-        sampler = self.sampler
-        if not hasattr(sampler, "position"):  # Lightning's overfit_batches puts its own in place
-            yield from super().__iter__()
-            return
-        if sampler.position >= sampler.batches:
-            sampler.turn()
-        for batch in super().__iter__():
-            sampler.position += 1
-            yield batch
-
-    def state_dict(self) -> dict[str, int]:
-        return self.sampler.state_dict() if hasattr(self.sampler, "state_dict") else {}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        if state and hasattr(self.sampler, "load_state_dict"):
-            self.sampler.load_state_dict(state)
-
-
-def split(groups: np.ndarray, validation: float, test: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows of the training, validation and test clips.
-
-    Args:
-        groups: (n,) what must not be split: digests, or names of kits
-        validation: share, in [0, 1)
-        test: share, in [0, 1)
-
-    Where a share is asked for and chance gives it nothing (five files, three kits), it gets the one group that
-    comes nearest to it, as long as training keeps one.
-    """
-    names, inverse = np.unique(groups, return_inverse=True)
-    # hashed again: the hash of a sound is even, a kit's name is not
-    u = np.array([_share(name) for name in names.tolist()])
-    part = np.where(u < test, 2, np.where(u < test + validation, 1, 0))
-    for which, share in ((1, validation), (2, test)):
-        free = np.flatnonzero(part == 0)
-        if share and not (part == which).any() and len(free) > 1:
-            part[free[u[free].argmin()]] = which
-    if not (part == 0).any() and len(part):
-        part[u.argmax()] = 0
-    rows = part[inverse]
-    return tuple(np.flatnonzero(rows == which) for which in (0, 1, 2))
-
-
-def _share(name: str | bytes) -> float:
-    name = name if isinstance(name, bytes) else name.encode("utf-8", "surrogateescape")
-    return int.from_bytes(hashlib.blake2b(name, digest_size=7).digest(), "big") / 2**56
+__all__ = ["AudioDataModule", "Batch"]
 
 
 class AudioDataModule(LightningDataModule):
@@ -369,7 +147,7 @@ class AudioDataModule(LightningDataModule):
                 splits[name] = splits["train"]
         return splits
 
-    def _some(self, most: int) -> Iterator[Tensor]:
+    def _subsample(self, most: int) -> Iterator[Tensor]:
         """Up to `most` training clips, evenly over the split and companded, in pieces of up to 64: (n, T), float64."""
         rows = self.splits["train"]
         rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), most)).astype(np.int64)]
@@ -380,13 +158,13 @@ class AudioDataModule(LightningDataModule):
     @cached_property
     def sigma_data(self) -> float:
         """RMS of the companded training clips, without augmentation, measured on up to 2,048 of them."""
-        squares = torch.cat([x.square().mean(1) for x in self._some(2048)])
+        squares = torch.cat([x.square().mean(1) for x in self._subsample(2048)])
         return math.sqrt(float(squares.mean()))
 
     @cached_property
     def diameter(self) -> float:
         """The largest Euclidean distance between two companded training clips, of up to 512 of them."""
-        x = torch.cat(list(self._some(512)))
+        x = torch.cat(list(self._subsample(512)))
         return float(torch.cdist(x, x).max())
 
     def _clips(self, rows: np.ndarray) -> Clips:
@@ -399,7 +177,7 @@ class AudioDataModule(LightningDataModule):
             "persistent_workers": self.workers > 0,
             "prefetch_factor": 4 if self.workers else None,
             "pin_memory": torch.cuda.is_available(),
-            "collate_fn": as_is,
+            "collate_fn": identity_collate,
         }
 
     def train_dataloader(self) -> ResumableLoader:

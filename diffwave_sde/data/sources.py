@@ -140,7 +140,7 @@ class _Built(Sequence):
         return Rendered(self.collection, i, self.seed)
 
 
-class Only(NamedTuple):
+class Filter(NamedTuple):
     """Which sounds of a dataset are taken.
 
     classes: names of the classes; none for all
@@ -184,7 +184,7 @@ def parts(dataset: str) -> list[str]:
 
 
 def find(
-    dataset: str, root: Path, count: int, seed: int, say: Callable[[str], None], only: Only | None = None
+    dataset: str, root: Path, count: int, seed: int, say: Callable[[str], None], only: Filter | None = None
 ) -> Source:
     """Lists the sounds of a dataset, or of several joined by "+"; packages are fetched if need be.
 
@@ -205,7 +205,7 @@ def find(
             " + ".join(part.origin for part in found),
             [line for part in found for line in part.refused],
         )
-    return only.of(source) if only and only != Only() else source
+    return only.of(source) if only and only != Filter() else source
 
 
 def _find(dataset: str, root: Path, count: int, seed: int, say: Callable[[str], None]) -> Source:

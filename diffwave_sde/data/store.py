@@ -1,7 +1,7 @@
 """The store: every clip of a dataset in one packed 16-bit array, with a manifest that says what each one is.
 
     root/stores/NAME-DIGEST/
-      clips.npy        int16, (clips, length); or clips-00.npy and so on, links to pieces of it on other disks
+      clips.npy        int16, (clips, length); or clips-00.npy and so on, links to shards of it on other disks
       index.npz        label ids, digests and kits of the rows
       manifest.csv     a line per file found: row, label, duration, rate, licence, digest, or why it was refused
       settings.json    what it was built from; its folder's DIGEST is that of the settings and the inputs
@@ -19,47 +19,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 
-
-@dataclass(frozen=True)
-class Pieces:
-    """The files that hold a store's clips, one after another.
-
-    files: .npy files.
-    each: rows of a file, but for the last ones.
-    length: samples of a row, int16.
-    """
-
-    files: tuple[Path, ...]
-    each: int
-    length: int
-
-    START: ClassVar[int] = 128  # bytes before the first row: numpy's header, which has room for a row count to change
-
-    @classmethod
-    def of(cls, folder: Path, rows: int, length: int) -> Pieces:
-        """Those of a folder, which hold so many rows or were made for them; none if it has none."""
-        files = tuple(sorted(folder.glob("clips*.npy")))
-        return cls(files, -(-rows // max(len(files), 1)), length)
-
-    def rows(self, total: int) -> list[int]:
-        """How many of `total` rows each file holds."""
-        return [min(max(total - k * self.each, 0), self.each) for k in range(len(self.files))]
-
-    def bytes(self, rows: int) -> int:
-        """The size of a file of so many rows."""
-        return self.START + rows * self.length * 2
-
-    def at(self, row: int) -> tuple[int, int]:
-        """The number of the file that holds a row, and where in it the row begins."""
-        return row // self.each, self.bytes(row % self.each)
-
-    def open(self, flags: int = os.O_RDWR) -> list[int]:
-        """Descriptors of the files."""
-        return [os.open(file, flags | getattr(os, "O_BINARY", 0)) for file in self.files]
+from diffwave_sde.data.shards import Shards
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +45,7 @@ class Store:
     rejected: int
     length: int
     rate: int
-    pieces: Pieces
+    shards: Shards
     group_by: str | None = field(default=None)
 
     @classmethod
@@ -103,14 +66,14 @@ class Store:
             with np.load(path / "index.npz") as index:
                 label_ids, digests, group_ids = (index[key] for key in ("label_ids", "digests", "group_ids"))
             labels, names = tuple(settings["labels"]), np.asarray(settings["groups"])
-            pieces = Pieces.of(path, len(label_ids), settings["length"])
-            pieces = replace(pieces, each=settings.get("rows_of_a_piece", pieces.each))
+            shards = Shards.of(path, len(label_ids), settings["length"])
+            shards = replace(shards, each=settings.get("rows_per_shard", shards.each))
         except (OSError, KeyError, ValueError) as error:
             raise ValueError(f"{path}: not a store ({error}); prepare the dataset anew") from error
-        for file, rows in zip(pieces.files, pieces.rows(len(label_ids)), strict=True):
+        for file, rows in zip(shards.files, shards.rows(len(label_ids)), strict=True):
             if not file.exists():
                 raise ValueError(f"{file} leads to {os.readlink(file)}, which is not there: is that disk mounted?")
-            if file.stat().st_size < pieces.bytes(rows):
+            if file.stat().st_size < shards.bytes(rows):
                 raise ValueError(f"{file} is cut short; remove {path} and prepare the dataset anew")
         if group_by is None:
             groups = digests
@@ -127,7 +90,7 @@ class Store:
             )
         return cls(
             path, labels, label_ids, digests, groups, settings["rejected"], settings["length"],
-            settings["rate"], pieces, group_by,
+            settings["rate"], shards, group_by,
         )  # fmt: skip
 
     def __reduce__(self):
@@ -144,8 +107,8 @@ class Store:
 
     @cached_property
     def _files(self) -> list[int]:
-        """Descriptors of the pieces, kept open."""
-        return self.pieces.open(os.O_RDONLY)
+        """Descriptors of the shards, kept open."""
+        return self.shards.open(os.O_RDONLY)
 
     def read(self, rows: np.ndarray | Iterable[int]) -> np.ndarray:
         """Reads rows, (B,) -> (B, length) int16.
@@ -158,9 +121,9 @@ class Store:
             raise IndexError(f"row outside 0 to {len(self) - 1}")
         out = np.empty((len(rows), self.length), np.int16)
         for row, clip in zip(rows.tolist(), out, strict=True):
-            number, start = self.pieces.at(row)
+            number, start = self.shards.at(row)
             if _read(self._files[number], memoryview(clip).cast("B"), start) != clip.nbytes:
-                raise OSError(f"{self.pieces.files[number]} is cut short")
+                raise OSError(f"{self.shards.files[number]} is cut short")
         return out
 
     def manifest(self) -> Iterator[dict[str, str]]:

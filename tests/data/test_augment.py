@@ -10,7 +10,9 @@ from lightning.pytorch import LightningModule, Trainer, callbacks
 
 from diffwave_sde import audio
 from diffwave_sde.data.augment import _PADDING, Augment, Draw, _lengths, draw, varispeed
-from diffwave_sde.data.module import AudioDataModule, Clips, EpochSampler
+from diffwave_sde.data.clips import Clips
+from diffwave_sde.data.loader import EpochSampler
+from diffwave_sde.data.module import AudioDataModule
 
 T = audio.LENGTH
 ON = {"polarity": 0.5, "gain": 6.0, "pitch": 2.0, "decay": 100.0, "shift": 1.0, "mix": 0.5}

@@ -12,7 +12,10 @@ from few import LENGTH, data
 from lightning.pytorch import LightningModule, Trainer, callbacks
 
 from diffwave_sde import audio
-from diffwave_sde.data.module import AudioDataModule, Clips, EpochSampler, split
+from diffwave_sde.data.clips import Clips
+from diffwave_sde.data.loader import EpochSampler
+from diffwave_sde.data.module import AudioDataModule
+from diffwave_sde.data.split import split
 
 # ------------------------------------------------------------------------------------------------ batches
 
@@ -131,7 +134,7 @@ def test_an_order_depends_on_seed_and_epoch_alone():
     assert list(one) == list(two)
     assert sorted(one) == list(range(100))
     orders = {tuple(EpochSampler(range(100), 5, seed=seed)) for seed in range(3)}
-    two.turn()
+    two.next_epoch()
     assert len(orders | {tuple(one), tuple(two)}) == 5
 
 

@@ -16,8 +16,10 @@ import soundfile
 
 from diffwave_sde import audio
 from diffwave_sde.data import builtin, sources
-from diffwave_sde.data.build import _Journal, prepare
-from diffwave_sde.data.store import Pieces, Store
+from diffwave_sde.data.build import prepare
+from diffwave_sde.data.journal import Journal
+from diffwave_sde.data.shards import Shards
+from diffwave_sde.data.store import Store
 
 SHORT = 2_000  # samples: these tests are about files
 
@@ -85,8 +87,8 @@ def test_reading_a_whole_epoch_keeps_none_of_it_in_memory(folder, tmp_path):
             file, {"descr": "<i2", "fortran_order": False, "shape": (rows, audio.LENGTH)}
         )
         os.truncate(file.fileno(), file.tell() + rows * audio.LENGTH * 2)
-    pieces = Pieces((it.path / "clips.npy",), rows, audio.LENGTH)
-    large = replace(it, label_ids=np.zeros(rows, np.int64), length=audio.LENGTH, pieces=pieces)
+    shards = Shards((it.path / "clips.npy",), rows, audio.LENGTH)
+    large = replace(it, label_ids=np.zeros(rows, np.int64), length=audio.LENGTH, shards=shards)
 
     def resident() -> int:
         status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
@@ -354,7 +356,7 @@ def start(root: Path, count: int, workers: int = 0) -> subprocess.Popen:
 
 def journal_of(root: Path, process: subprocess.Popen) -> Path:
     """Waits until some rows are finished, and not all."""
-    for _ in range(600):
+    for _ in range(1200):
         found = list(root.glob("stores/*.partial/journal.jsonl"))
         if found and found[0].stat().st_size:
             return found[0]
@@ -406,7 +408,7 @@ def test_a_crash_while_finishing_is_made_good_and_never_looks_whole(folder, tmp_
         if step == "rename" and not str(args[0]).endswith(".partial"):
             return plain(*args, **kwargs)
         cut.append(args)
-        if step == "ftruncate" and len(cut) < len(disks):  # of two pieces the second
+        if step == "ftruncate" and len(cut) < len(disks):  # of two shards the second
             return plain(*args, **kwargs)
         raise KeyboardInterrupt
 
@@ -416,7 +418,7 @@ def test_a_crash_while_finishing_is_made_good_and_never_looks_whole(folder, tmp_
             build(folder, tmp_path, disks=disks)
     assert not [path for path in (tmp_path / "data" / "stores").glob("*/settings.json") if ".partial" not in str(path)]
     resumed = build(folder, tmp_path, disks=disks)
-    assert len(resumed.pieces.files) == max(len(disks), 1)
+    assert len(resumed.shards.files) == max(len(disks), 1)
     assert np.array_equal(resumed.clips, expected.clips)
     if not disks:
         assert content(resumed.path) == content(expected.path)
@@ -518,5 +520,5 @@ def test_what_happens_is_said_in_a_few_lines_where_there_is_no_terminal(folder, 
 
 def test_the_journal_is_read_to_its_last_whole_line(tmp_path):
     (tmp_path / "j").write_bytes(b'{"i": 2}\n{"i": 0}\n{"i": 1')
-    assert _Journal.read(tmp_path / "j", 3).tolist() == [9, -1, 0]
+    assert Journal.read(tmp_path / "j", 3).tolist() == [9, -1, 0]
     assert (tmp_path / "j").stat().st_size == 18

@@ -4,7 +4,7 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from diffwave_sde.data.module import Batch
+from diffwave_sde.data.clips import Batch
 from diffwave_sde.module import DiffusionModule
 from diffwave_sde.networks import UNet
 from diffwave_sde.optim import MuonAdamW, WarmupDecay

@@ -1,0 +1,96 @@
+"""Clips of a store, as a data set that reads a batch at a time."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from diffwave_sde import audio
+from diffwave_sde.data.augment import Augment, draw
+from diffwave_sde.data.store import Store
+
+
+class Batch(NamedTuple):
+    """What a step gets.
+
+    audio: companded waveforms (B, 1, T), float32, in [-1, 1]
+    label: class ids (B,), long
+    index: rows of the store (B,), long; with them a batch can be found again
+    """
+
+    audio: Tensor
+    label: Tensor
+    index: Tensor
+
+
+class Clips(Dataset):
+    """Rows of a store, read a batch at a time and companded through a table, or varied and then companded.
+
+    Args:
+        store: the store
+        rows: (n,) which of its rows, in order
+        mu: strength of the companding
+        augment: what is done to them first; None for nothing. An index then names the pass too: pass · n + place
+        seed: of the variations
+    """
+
+    def __init__(
+        self, store: Store, rows: np.ndarray, mu: float, augment: Augment | None = None, seed: int = 0
+    ) -> None:
+        self.store, self.rows, self.mu, self.augment, self.seed = store, rows, mu, augment, seed
+        # 16 bits have 65,536 values: looking one up costs less than a logarithm, and is exact
+        values = torch.arange(65_536).to(torch.int16).double() / 32768
+        self.table = audio.compress(values, mu).float().numpy()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @cached_property
+    def rows_by_label(self) -> dict[int, np.ndarray]:
+        """The rows of each label, in the store's order."""
+        rows = np.sort(self.rows)
+        labels = self.store.label_ids[rows]
+        return {int(label): rows[labels == label] for label in np.unique(labels)}
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        if self.augment is None:
+            rows = self.rows[indices]
+            x = torch.from_numpy(np.take(self.table, self.store.read(rows).view(np.uint16)))
+        else:
+            turns, places = np.divmod(indices, len(self))
+            rows = self.rows[places]
+            x = audio.compress(torch.from_numpy(self._varied(rows, turns)), self.mu)
+        return Batch(
+            x[:, None],
+            torch.from_numpy(self.store.label_ids[rows]),
+            torch.from_numpy(rows.astype(np.int64)),
+        )
+
+    def _varied(self, rows: np.ndarray, turns: np.ndarray) -> np.ndarray:
+        """The waveforms of `rows` as they are in their passes, (B, T), float32."""
+        draws = [draw(self.seed, turn, row) for turn, row in zip(turns.tolist(), rows.tolist(), strict=True)]
+        labels = self.store.label_ids[rows].tolist()
+        partners = [
+            self.augment.partner(numbers, row, self.rows_by_label[label])
+            for numbers, row, label in zip(draws, rows.tolist(), labels, strict=True)
+        ]
+        read = self.store.read(rows.tolist() + [row for row in partners if row is not None])
+        x = np.multiply(read, np.float32(1 / 32768), dtype=np.float32)
+        others = iter(x[len(rows) :])
+        return np.stack([
+            self.augment(clip, numbers, None if partner is None else next(others))
+            for clip, numbers, partner in zip(x, draws, partners, strict=False)
+        ])  # fmt: skip
+
+    def __getitem__(self, index: int) -> Batch:
+        return Batch(*(field[0] for field in self.__getitems__([index])))
+
+
+def identity_collate(batch: Batch) -> Batch:
+    """Collates nothing: the dataset makes whole batches."""
+    return batch
