@@ -42,37 +42,37 @@ class _Exponential(GridSampler):
 
 
 def extrapolation(h: Tensor) -> Tensor:
-    """1 / (2 r) in D + (D - D') / (2 r), r the last step over this one, h (N - 1,); the first has none before it."""
+    """1 / (2 r), r = h₋ / h, of steps h (N - 1,): 0 for the first, before which there is none."""
     return torch.cat((h[:1] * 0, h[1:] / h[:-1] / 2))
 
 
 class _TwoCalls(_Exponential):
-    """D extrapolated from this call and the last, D + (D - D') / (2 r): Lu et al. 2022b, algorithm 2, line 8.
-
-    A step is u ← A u + a D + slope (D - D'), with (a, A) of `ddim_coefficients` (eq. 8: σ'/σ u - m' (e^-h - 1) D) and
-    slope = a / (2 r) of `extrapolation`; where noise is drawn, + noise ε.
-    """
+    """u' = A u + a D + b (D - D₋) + c ε, D₋ that of the step before; (a, A, b) or (a, A, b, c) are the plan's."""
 
     is_linear = True
 
     def step(self, state: SamplingState, u: Tensor, i: int, coefficients: tuple[Tensor, ...]) -> Tensor:
-        a, A, slope, *noise = coefficients
+        a, A, b, *c = coefficients
         D = state(u, i)
         u = embed_waveform(a, D) + apply(A, u)
-        for root in noise:
-            u = u + apply(root, state.noise(u))
+        if c:
+            u = u + apply(c[0], state.noise(u))
         if state.past:
-            u = u + embed_waveform(slope, D - state.past[0])
+            u = u + embed_waveform(b, D - state.past[0])
         state.past[:] = [D]
         return u
 
     def linear(self, coefficients: tuple[Tensor, ...]) -> Linear:
-        a, A, slope, *noise = coefficients
-        return A, a, slope, noise[0] if noise else None
+        a, A, b, *c = coefficients
+        return A, a, b, c[0] if c else None
 
 
 class DPMSolver2M(_TwoCalls):
-    """DPM-Solver++(2M): D extrapolated from the last two calls. One call a step, order 2. Source: Lu 2022b, alg. 2.
+    """DPM-Solver++(2M): D extrapolated from the last two calls. One call a step, order 2.
+
+        u' = σ'/σ u + m' (1 - e^-h) [D + (D - D₋) / (2 r)],    h = λ' - λ,  r = h₋ / h
+
+    D₋ and h₋ are those of the step before; the first step, which has none, is DDIM's. Source: Lu et al. 2022b, alg. 2.
 
     Args:
         steps: steps, and network calls.
@@ -83,17 +83,23 @@ class DPMSolver2M(_TwoCalls):
 
     def plan(self, denoiser: Denoiser, times: Tensor) -> list[tuple[Tensor, ...]]:
         kernel = denoiser.sde.kernel(times)
-        a, A = ddim_coefficients(kernel_of(kernel, slice(None, -1)), kernel_of(kernel, slice(1, None)))
         h = log_snr(kernel).diff()
-        return rows(a, A, extrapolation(h)[:, None] * a)
+        # a = m' (1 - e^-h) and A = σ'/σ: without D₋ the step is DDIM's.
+        a, A = ddim_coefficients(kernel_of(kernel, slice(None, -1)), kernel_of(kernel, slice(1, None)))
+        b = extrapolation(h)[:, None] * a  # Lu et al. 2022b, algorithm 2, the line of D_i
+        return rows(a, A, b)
 
 
 class DPMSolver3M(_Exponential):
     """DPM-Solver++(3M): D extrapolated from the last three calls. One call a step. Source: Lu 2022b, § 4.
 
-    The first step, of order 1, keeps the whole at order 2; with a second-order start it is
-    3. The term of D'' is the exact
-    integral; the authors' code, and others after it, have half of that, and are of order 2 in any case.
+        u' = σ'/σ u + m' [(1 - e^-h) D + (1 - (1 - e^-h) / h) D' + (1 - 2 (h - 1 + e^-h) / h²) D'']
+        D'' = (d - d₋) / (r + r₋),  D' = d + r D'',   d = (D - D₋) / r,  d₋ = (D₋ - D₋₋) / r₋
+
+    with h = λ' - λ, r = h₋ / h and r₋ = h₋₋ / h: over the step D is D + D' x + D'' x², x from 0 to 1 in λ, through the
+    last three calls. D₋ and h₋ are those of the step before; the second step has D'' = 0, the first D' = 0 too.
+    The first step, of order 1, keeps the whole at order 2; a second-order start makes it 3. The term of D'' is the
+    exact integral; the authors' code, and others after it, have half of that, and are of order 2 in any case.
 
     Args:
         steps: steps, and network calls.
@@ -163,8 +169,9 @@ class DPMSolverSDE(_TwoCalls):
 
     Of the SDEs with the process's marginals it solves that whose noise has η times the variance of the process's own:
 
-        u' = σ'/σ e^(-η h) u + m' (1 - e^(-(1+η) h)) D + σ' √(1 - e^(-2ηh)) ε,    h = λ' - λ
+        u' = σ'/σ e^(-ηh) u + m' (1 - e^(-(1+η) h)) [D + (D - D₋) / (2 r)] + σ' √(1 - e^(-2ηh)) ε
 
+    with h = λ' - λ and r = h₋ / h; D₋ and h₋ are those of the step before, and the first has none.
     Fresh noise forgets the errors that the network made on the way; in steps as long as h = 1 it also loses some of
     what is as soft as the noise, such as tails. Source: Lu et al. 2022b, § 5, η = 1; Xue et al. 2023, eq. 6, τ² = η.
 
@@ -206,11 +213,13 @@ class DPMSolverSDE(_TwoCalls):
         kernel = denoiser.sde.kernel(times)
         h, m, sigma = log_snr(kernel).diff(), kernel.M[1:, 0], kernel.L[:, 0, 0]
         eta = torch.where(kernel.snr[:-1].rsqrt() < self.low_noise_sigma, self.eta_low_noise, self.eta).to(h)
+        # Xue et al. 2023, eq. 6; with η = 1 Lu et al. 2022b, § 5, SDE-DPM-Solver++(2M).
         A = sigma[1:] / sigma[:-1] * (-eta * h).exp()
         a = -m * torch.expm1(-(1 + eta) * h)
-        fresh = self.noise * sigma[1:] * (-torch.expm1(-2 * eta * h)).sqrt()
-        noise = (fresh[:, None, None],) if self.eta or self.eta_low_noise else ()
-        return rows(a[:, None], A[:, None, None], (extrapolation(h) * a)[:, None], *noise)
+        b = extrapolation(h) * a
+        c = self.noise * sigma[1:] * (-torch.expm1(-2 * eta * h)).sqrt()
+        fresh = (c[:, None, None],) if self.eta or self.eta_low_noise else ()
+        return rows(a[:, None], A[:, None, None], b[:, None], *fresh)
 
 
 class DPMSolver2S(_Exponential):

@@ -23,7 +23,11 @@ from diffwave_sde.sde import SDE, Kernel, apply, cholesky, embed_waveform
 
 
 def ddim_coefficients(start: Kernel, end: Kernel) -> tuple[Tensor, Tensor]:
-    """(a (N, S), A (N, S, S)) of u' = a D + A u: constant D and ε from the times of one kernel to another's."""
+    """(a (N, S), A (N, S, S)) of u' = a D + A u: constant D and ε from the times of one kernel to another's.
+
+    With ε = L⁻¹ (u - M D) it is u' = M' D + L' ε; where S = 1, u' = m' D + σ'/σ (u - m D). Source: Song, Meng and Ermon
+    2021, eq. 12 with no fresh noise.
+    """
     A = end.L @ start.inverse
     return end.M - (A @ start.M[..., None]).squeeze(-1), A
 
@@ -75,8 +79,12 @@ class DDIM(GridSampler):
 class Heun(GridSampler):
     """Karras's second-order method: two calls a step, order 2. Source: Karras et al. 2022, algorithms 1 and 2.
 
-    Exactly these algorithms where S = 1. In general the correction is ½ √(snr_s / snr_t) L_s (h_s - h_t) (D_s - D_t),
-    and churning is a step of the forward process.
+        x' = x + (σ' - σ) d                     Euler's step, DDIM's, with d = (x - D) / σ
+        x' + ½ (σ' - σ) (d' - d)                its correction, with d' = (x' - D') / σ' at its end
+
+    in x = u / m and σ = 1 / √snr, where S = 1. Since Euler's x' has (x' - D) / σ' = d, what is added is
+    ½ (σ/σ' - 1) (D' - D): for a state of any blocks ½ √(snr' / snr) L' (h' - h) (D' - D), with h = L⁻¹ M. Churning, the
+    noise that algorithm 2 adds first, is a step of the forward process from σ to σ̂.
 
     Args:
         steps: steps; the last needs one call, so there are 2 steps - 1 in all.
@@ -109,7 +117,7 @@ class Heun(GridSampler):
     def intermediate_times(self, sde: SDE, times: Tensor) -> Tensor:
         if not self.churn:
             return times[:0]
-        # Algorithm 2, line 4: σ̂ = (1 + γ) σ, γ = min(S_churn / N, √2 - 1) in [S_tmin, S_tmax].
+        # Karras et al. 2022, algorithm 2: σ̂ = (1 + γ) σ, γ = min(S_churn / N, √2 - 1) where S_tmin <= σ <= S_tmax.
         sigma = sde.kernel(times[:-1]).snr.rsqrt()
         more = min(self.churn / self.steps, math.sqrt(2) - 1)
         within = (sigma >= self.churn_min) & (sigma <= self.churn_max)
@@ -120,7 +128,8 @@ class Heun(GridSampler):
         sde = denoiser.sde
         begin = self.intermediate_times(sde, times) if self.churn else times[:-1]
         start, end = sde.kernel(begin), sde.kernel(times[1:])
-        a, A = ddim_coefficients(start, end)
+        a, A = ddim_coefficients(start, end)  # Euler's step
+        # ½ √(snr' / snr) L' (h' - h); where S = 1, ½ m' (σ/σ' - 1) in σ = 1 / √snr
         change = (end.L @ (end.whitened - start.whitened)[..., None]).squeeze(-1)
         correction = 0.5 * (end.snr / start.snr).sqrt()[:, None] * change
         if not bool(torch.isfinite(correction).all()):
@@ -131,8 +140,8 @@ class Heun(GridSampler):
     def step(self, state: SamplingState, u: Tensor, i: int, coefficients: tuple[Tensor, ...]) -> Tensor:
         a, A, correction, phi, fresh = coefficients
         node = i
-        if self.churn:
+        if self.churn:  # algorithm 2: x̂ = x + √(σ̂² - σ²) S_noise ε
             u, node = apply(phi, u) + apply(fresh, state.noise(u)), self.steps + i
-        first = state(u, node)
-        predicted = embed_waveform(a, first) + apply(A, u)
-        return predicted + embed_waveform(correction, state(predicted, i + 1) - first)
+        D = state(u, node)
+        predicted = embed_waveform(a, D) + apply(A, u)
+        return predicted + embed_waveform(correction, state(predicted, i + 1) - D)
