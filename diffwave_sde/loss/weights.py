@@ -180,8 +180,9 @@ class LikelihoodWeight(Weight):
 
     def forward(self, at: WeightInputs) -> Tensor:
         if self.steps is None:
+            # -½ dSNR/dt |x - D|² = ½ γ'(t) |ε - ε̂|²: Kingma et al. 2021, eq. 16 and 17
             w = 0.5 * (at.sde.diffusion(at.t) * at.kernel.matched).sum(-1).square()
         else:
             earlier = (at.t - at.sde.t_max / self.steps).clamp_min(at.sde.t_min)
-            w = 0.5 * self.steps * (at.sde.kernel(earlier).snr - at.snr)
+            w = 0.5 * self.steps * (at.sde.kernel(earlier).snr - at.snr)  # Kingma et al. 2021, eq. 13
         return w if self.weight_fn is None else w * self.weight_fn(-at.snr.log())

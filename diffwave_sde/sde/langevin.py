@@ -19,14 +19,20 @@ class CLD(SDE):
 
         dx = β v / M dt,    dv = -β (x + Γ v / M) dt + √(2 Γ β) dw
 
-    In the time b = ∫β it is du = A u db + G dw with constant A, so Φ = exp(A b), and its stationary law is
-    N(0, diag(1, M)).
+    In the time b = ∫β it is du = A u db + G dw with constant A and the stationary law N(0, Σ∞), Σ∞ = diag(1, M). So the
+    kernel has a closed form, for critical damping that of Dockhorn et al. 2022, appendix B.1:
+
+        Φ = exp(A b) = e^(-kb) [cosh(ωb) I + sinh(ωb)/ω (A + k I)],   k = Γ / 2M,  ω² = k² - 1/M     (`_exponential`)
+        Q = Σ∞ - Φ Σ∞ Φᵀ                                                                             (`transition`)
+        p(u_t | x) = N(Φ (x, 0)ᵀ, Φ Σ₀ Φᵀ + Q),   Σ₀ = diag(ε, γM)                          (`SDE.kernel`, `cov0`)
+
+    That the kernel is given x alone, with the velocity's prior N(0, γM) in Σ₀, is hybrid score matching (§ 3.2).
 
     Args:
         mass: M, the variance of the velocity at t = 1.
         friction: Γ; null for critical damping, Γ² = 4 M. Below it the waveform oscillates, above it it creeps: far
             from it β must be larger, or the sound is still there at t = 1.
-        gamma: γ; the velocity starts with variance γ M.
+        gamma: γ; the velocity starts as N(0, γ M).
         beta_min: noise rate β at t = 0.
         beta_max: noise rate β at t = 1.
         epsilon: variance added to the waveform at t = 0 for numerical safety; 1e-12 is -120 dBFS.
@@ -68,11 +74,16 @@ class CLD(SDE):
         return torch.stack((torch.zeros_like(noise), noise), -1)
 
     def cov0(self, like: Tensor) -> Tensor:
+        # Hybrid score matching, Dockhorn et al. 2022, § 3.2: v_0 ~ N(0, γM) is averaged over, and x_0 is given.
         zero = torch.zeros_like(like)
         return matrix(zero + self.epsilon, zero, zero, zero + self.gamma * self.mass)
 
-    def _flow(self, b: Tensor) -> Tensor:
-        """exp(A b), (..., 2, 2): e^(-kb) [cosh(ωb) I + sinh(ωb)/ω (A + k I)], k = Γ / 2M, ω² = k² - 1/M."""
+    def _exponential(self, b: Tensor) -> Tensor:
+        """exp(A b), (..., 2, 2): e^(-kb) [cosh(ωb) I + sinh(ωb)/ω (A + k I)], k = Γ / 2M, ω² = k² - 1/M.
+
+        The cosh and sinh of an imaginary ω, of less friction than critical, are cos and sin; where ω = 0, the critical,
+        sinh(ωb)/ω is b.
+        """
         k = self.friction / (2 * self.mass)
         square = k * k - 1 / self.mass
         r = (math.sqrt(abs(square)) * b).clamp_min(1e-9)  # |ωb|; sinh(r)/r is 1 to rounding from there down
@@ -89,8 +100,8 @@ class CLD(SDE):
         s, t = float64(s), float64(t)
         # ∫β from s to t as a product, so that a short step keeps its digits.
         b = (t - s) * (self.beta_min + 0.5 * (self.beta_max - self.beta_min) * (s + t))
-        phi = self._flow(b)
-        # Entry by entry, here and above: a matrix of constants would have to be copied to the device and waited for.
+        phi = self._exponential(b)
+        # Q = Σ∞ - Φ Σ∞ Φᵀ, entry by entry: a matrix of constants would have to be copied to the device and waited for.
         x, v = phi.unbind(-2)
         stationary = torch.stack((torch.ones_like(b), torch.full_like(b, self.mass)), -1)
         cross = -(x * v * stationary).sum(-1)
@@ -98,7 +109,7 @@ class CLD(SDE):
         # Q_xx ~ b³ cancels in that difference when b is short; there ∫ Φ G Gᵀ Φᵀ by Gauss and Legendre is exact to
         # rounding.
         nodes, weights = _LEGENDRE.on(b.device)
-        column = self._flow(b[..., None] * (nodes + 1) / 2)[..., 1]
+        column = self._exponential(b[..., None] * (nodes + 1) / 2)[..., 1]
         column = column * (self.friction * b[..., None] * weights).clamp_min(0).sqrt()[..., None]
         short = column.mT @ column
         rate = 1 + self.friction / self.mass + 1 / math.sqrt(self.mass)

@@ -1,15 +1,14 @@
 r"""Variational diffusion (VDM): the noise schedule γ(t) is learned with the network. Source: Kingma et al. 2021.
 
-    SNR(t) = exp(-γ(t)),  m² = sigmoid(-γ),  σ² = sigmoid(γ)                        (eq. 3 and 4)
-    L_∞ = ½ E_t [γ'(t) |ε - ε̂|²],  t uniform                                        (eq. 17)
+    σ² = sigmoid(γ),  m² = sigmoid(-γ),  SNR = exp(-γ)                      eq. 3 to 5
+    loss of the network = E_t [L],    L = ½ γ'(t) |ε - ε̂|²,  t uniform      eq. 17
+    loss of γ           = E_t [L²]                                          appendix I.2
 
-The network is trained on L = ½ γ'(t) |ε - ε̂|² itself. It does not depend on γ between the ends (§ 5.1), so the
-schedule is trained to make the estimate vary least: on E_t [L²], whose mean of L is constant (appendix I.2). The
-gradient of L² is 2 L times that of L, so one backward pass serves both: `observe` keeps 2 L, and a hook multiplies by
-it the gradient that reaches γ and γ'.
+Between its ends γ does not change E_t [L] (§ 5.1), so it is trained to make L vary least about that mean. As
+∇L² = 2 L ∇L, one backward pass of L serves both losses: on its way to γ the gradient is multiplied by 2 L.
 
-Where in the code: ½ γ' |ε - ε̂|² is `LikelihoodWeight` (loss/weights.py), γ(t) and γ'(t) are `VDM.gamma`, the factor
-2 L is `VDM.observe`, the hook is `VDM._squared`.
+In the code: L is `Loss` with `LikelihoodWeight` (loss/weights.py) and `UniformTime`; γ and γ' are `VDM.gamma`; the loss
+gives its L to `VDM.observe`, and `VDM._to_square` puts the factor 2 L on the way of the gradient.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ class VDM(SDE):
         self._factor: Tensor | None = None
 
     def observe(self, losses: Tensor) -> None:
-        self._factor = 2 * losses.detach()  # ∇ L² = 2 L ∇ L, Kingma et al. 2021, appendix I.2
+        self._factor = 2 * losses.detach()  # ∇L² = 2 L ∇L: Kingma et al. 2021, appendix I.2
 
     def gamma(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """γ(t) and γ'(t), (B,), float64, for t (B,)."""
@@ -66,13 +65,13 @@ class VDM(SDE):
         start, end = n(torch.zeros_like(t[:1])), n(torch.ones_like(t[:1]))
         wave = torch.sigmoid(rates * (t[..., None] - places))
         rate = slope + (heights * rates * wave * (1 - wave)).sum(-1)
-        share, rate = (self._squared(a / (end - start)) for a in (n(t) - start, rate))
+        share, rate = (self._to_square(a / (end - start)) for a in (n(t) - start, rate))
         width = self.gamma_max - self.gamma_min
         return self.gamma_min + width * share, width * rate
 
     @torch.compiler.disable  # PyTorch 2.11 fails to trace the hook
-    def _squared(self, a: Tensor) -> Tensor:
-        """`a`, whose gradient is that of the squared losses."""
+    def _to_square(self, a: Tensor) -> Tensor:
+        """`a` (B,), whose gradient in the backward pass is multiplied by 2 L."""
         if a.requires_grad:
             a.register_hook(lambda gradient: gradient if self._factor is None else gradient * self._factor.to(gradient))
         return a
@@ -86,7 +85,7 @@ class VDM(SDE):
         return (torch.sigmoid(gamma) * rate).sqrt()[:, None]
 
     def transition(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        # Kingma et al. 2021, eq. 23 and 24: log α² = -softplus(γ).
+        # Kingma et al. 2021, appendix A.1: α_t / α_s and 1 - α_t² / α_s², with log α² = -softplus(γ).
         log_power = functional.softplus(self.gamma(s)[0]) - functional.softplus(self.gamma(t)[0])
         return (0.5 * log_power).exp()[:, None, None], -torch.expm1(log_power)[:, None, None]
 

@@ -16,18 +16,18 @@ _LAST = 1 - 1e-6
 
 
 class Preserving(ScalarSDE):
-    """σ² = 1 - m²: data of unit variance keep it. Source: Song et al. 2021, eq. 11."""
+    """σ² = 1 - m²: data of unit variance keep it. Source: Song et al. 2021, eq. 11, with the kernel of eq. 29."""
 
     stationary = (1.0,)
 
     @final
     def sigma(self, t: Tensor) -> Tensor:
-        # expm1: 1 - exp(-x) loses its digits at small t.
+        # Song et al. 2021, eq. 29, VP. expm1: 1 - exp(-x) loses its digits at small t.
         return (-torch.expm1(2 * self.log_mean(t))).sqrt()
 
 
 class LinearBeta(ScalarSDE):
-    """m² = exp(-∫β), with β(t) = β_min + (β_max - β_min) t. Source: Song et al. 2021, eq. 33.
+    """m² = exp(-∫β), with β(t) = β_min + (β_max - β_min) t. Source: Song et al. 2021, eq. 32 and 33.
 
     Args:
         beta_min: noise rate β at t = 0.
@@ -41,20 +41,28 @@ class LinearBeta(ScalarSDE):
 
     @final
     def log_mean(self, t: Tensor) -> Tensor:
+        # Song et al. 2021, eq. 33: log m = -¼ t² (β_max - β_min) - ½ t β_min
         return -0.5 * (self.beta_min * t + 0.5 * (self.beta_max - self.beta_min) * t.square())
 
 
 class VP(LinearBeta, Preserving):
-    """Variance preserving with linear β: σ² = 1 - m². Source: Song et al. 2021, eq. 11."""
+    """Variance preserving with linear β: du = -½ β u dt + √β dw. Source: Song et al. 2021, eq. 11, 29 and 33.
+
+        log m(t) = -½ ∫β = -¼ t² (β_max - β_min) - ½ t β_min      (`LinearBeta`)
+        σ²(t)    = 1 - exp(-∫β) = 1 - m²(t)                       (`Preserving`)
+    """
 
 
 class SubVP(LinearBeta):
-    """sub-VP with linear β: m as in VP, σ = 1 - m². Source: Song et al. 2021, eq. 29."""
+    """sub-VP with linear β: du = -½ β u dt + √(β (1 - e^(-2∫β))) dw. Source: Song et al. 2021, eq. 12, 29 and 33.
+
+        log m(t) = -½ ∫β, as in VP        σ(t) = 1 - exp(-∫β) = 1 - m²(t)
+    """
 
     t_min = 1e-3
 
     def sigma(self, t: Tensor) -> Tensor:
-        return -torch.expm1(2 * self.log_mean(t))
+        return -torch.expm1(2 * self.log_mean(t))  # Song et al. 2021, eq. 29, sub-VP
 
 
 class CosineVP(Preserving):
