@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -22,10 +22,17 @@ from diffwave_sde.model import KEY, Model, check_fit
 from diffwave_sde.networks import Network
 from diffwave_sde.optim import MuonAdamW, WarmupDecay  # noqa: F401  an optimizer to name on the command line
 from diffwave_sde.random import stream
+from diffwave_sde.resume import match_callbacks
 from diffwave_sde.samplers import Sampler
 from diffwave_sde.sde import SDE, float64
 
 VALIDATION, TRAINING = "validation", "training"
+
+
+def is_log_step(trainer: Trainer) -> bool:
+    """Whether Lightning logs what the training step at hand gives it: asked within the step, as Lightning asks."""
+    every = trainer.log_every_n_steps
+    return every > 0 and ((trainer.global_step + 1) % every == 0 or trainer.should_stop)
 
 
 class NoiseBuckets(Metric):
@@ -162,9 +169,17 @@ class DiffusionModule(Model, LightningModule):
         if self.scheduler is None:
             return optimizer
         scheduler = self.scheduler(optimizer)
-        if isinstance(scheduler, WarmupDecay) and self._trainer is not None:
+        if isinstance(scheduler, WarmupDecay) and self._attached:
             scheduler.set_total_steps(self.trainer.estimated_stepping_batches)
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
+
+    @property
+    def _attached(self) -> bool:
+        """Whether there is a trainer."""
+        try:
+            return self.trainer is not None
+        except RuntimeError:  # Lightning's answer where there is none
+            return False
 
     def forward(self, u: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         return self.denoiser(u, t, condition)
@@ -188,7 +203,7 @@ class DiffusionModule(Model, LightningModule):
         self.last = {"losses": losses.detach(), "sigma": sigma, "index": batch.index}
         # Not for the progress bar, for which Lightning would read the value at every step, and wait for the GPU.
         self.log("train/loss", loss.detach(), batch_size=len(x))
-        if self.trainer._logger_connector.should_update_logs:
+        if is_log_step(self.trainer):
             self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
             self.log_dict({f"train/loss/{k}": v for k, v in self.buckets["train_loss"].compute().items()})
             self.buckets["train_loss"].reset()
@@ -221,7 +236,7 @@ class DiffusionModule(Model, LightningModule):
 
     def _share(self) -> tuple[int, int, int]:
         """This process's rank, the number of processes, and that of batches for a step of the optimizer."""
-        if self._trainer is None:
+        if not self._attached:
             return 0, 1, 1
         return self.global_rank, self.trainer.world_size, self.trainer.accumulate_grad_batches
 
@@ -256,9 +271,12 @@ class DiffusionModule(Model, LightningModule):
         checkpoint[KEY] = {**self.metadata, "batches": self.batches}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        renew_checkpoint(checkpoint)  # in place: Lightning and its callbacks take the weights from there
+        # In place: Lightning and its callbacks take the weights from there.
+        renew_checkpoint(checkpoint)
         if KEY not in checkpoint:
             raise ValueError("the checkpoint was not written by diffwave-sde: give one from runs/NAME/checkpoints")
+        if self._attached and self.trainer.state.fn == "fit":
+            match_callbacks(checkpoint, self.trainer.callbacks)
         self.batches = checkpoint[KEY]["batches"]
         check_fit(self, checkpoint["state_dict"])
 

@@ -118,8 +118,8 @@ def test_a_weak_network_learns_beside_the_other_and_leaves_it_alone():
     assert {id(p) for p in weak.parameters()} <= {id(p) for p in both.denoiser.parameters()}
     for module in (alone, both):
         module.log = module.log_dict = lambda *a, **k: None
-        module._trainer = SimpleNamespace(
-            _logger_connector=SimpleNamespace(should_update_logs=False), world_size=1, accumulate_grad_batches=1,
+        module.trainer = SimpleNamespace(
+            log_every_n_steps=0, world_size=1, accumulate_grad_batches=1,
             global_rank=0,
         )  # fmt: skip
         module.training_step(batch(range(8)), 0).backward()
@@ -225,7 +225,7 @@ def test_validation_draws_its_times_from_the_law_that_is_meant():
 def test_what_a_process_takes_from_the_data_is_measured_when_training_starts():
     data = SimpleNamespace(sigma_data=0.2, diameter=31.0)
     module = DiffusionModule(small(), sde=VE(sigma_max=None))
-    module._trainer = SimpleNamespace(datamodule=data)
+    module.trainer = SimpleNamespace(datamodule=data)
     module.setup("fit")
     assert float(module.denoiser.sde.measured) == 31.0
     assert float(module.denoiser.sigma_data) == pytest.approx(0.2)
@@ -241,7 +241,7 @@ def test_weights_of_another_layout_are_named_in_one_line():
 def test_a_compiled_network_keeps_the_names_of_its_weights():
     module = DiffusionModule(small(), compile=True, sigma_data=0.4)
     names = set(module.state_dict())
-    module._trainer = type("Trainer", (), {"datamodule": None})()
+    module.trainer = type("Trainer", (), {"datamodule": None})()
     module.setup("fit")
     module.on_fit_start()
     assert module.denoiser.net._compiled_call_impl is not None

@@ -36,7 +36,8 @@ ALLOWED: dict[str, set[str] | None] = {
     "optim": {"machine"},
     "model": {"sde", "denoiser", "guidance", "networks", "samplers", "random"},
     "module": {"model", "sde", "denoiser", "guidance", "networks", "loss", "optim", "samplers", "random"}
-    | {"machine", "compatibility"},
+    | {"machine", "compatibility", "resume"},
+    "resume": {"compatibility"},
     "callbacks": {"module", "metrics", "samplers", "audio", "page", "pictures", "random", "atomic"},
     "deploy": {"denoiser", "guidance", "samplers"},
     "checkpoint": EVERYTHING,

@@ -171,8 +171,12 @@ class EMA(WeightAveraging):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         # Outside of `fit` the model is to have the averaged weights, and `state_dict` has just given it those.
-        if trainer.state.fn == "fit":
+        if trainer.state.fn != "fit":
+            return
+        if "averaging_state" in checkpoint:
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
+        else:
+            self._average_model.n_averaged.zero_()  # `on_fit_start` begins with the weights that were loaded
 
 
 def averaged(trainer: Trainer, module: LightningModule):

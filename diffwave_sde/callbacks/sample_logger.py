@@ -107,7 +107,7 @@ class SampleLogger(Callback):
         write_page(home, Path(self.folder or trainer.default_root_dir).resolve().name)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                _show(logger, trainer.fit_loop.epoch_loop._batches_that_stepped, step, names, classes, files)
+                _show(logger, step, names, classes, files)
 
     def _examples(self, trainer: Trainer, names: Sequence[str], classes: Sequence[int] | None) -> Tensor | None:
         """Training clips of the classes of the sounds, (count, T), or None where the datamodule keeps no store."""

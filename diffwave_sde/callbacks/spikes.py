@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from diffwave_sde.atomic import atomic_write
+from diffwave_sde.module import is_log_step
 
 MEASURES = ("loss", "grad_norm")
 FLOOR = 0.02  # nepers: a run of nearly equal losses has a MAD of 0, and 2 % is no spike
@@ -113,7 +114,7 @@ class SpikeDetector(Callback):
         loss = torch.stack([part["losses"].float().mean() for part in parts]).mean()
         # Reduced, so that every rank sees the same numbers and comes to the same decision.
         values = trainer.strategy.reduce(torch.stack([loss, norm]), reduce_op="mean")
-        if trainer._logger_connector.should_update_logs:
+        if is_log_step(trainer):
             pl_module.log_dict({"train/grad_norm": norm, "train/spikes": float(self.count)})
         if self.skip or not values.is_cuda:
             if self._examine(trainer, pl_module, values.tolist(), trainer.global_step, parts) and self.skip:

@@ -1,11 +1,11 @@
-import copy
-
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import nn
 
-from diffwave_sde.callbacks import EMA
+from diffwave_sde import resume as resuming
+from diffwave_sde.callbacks import EMA, FrechetScore, LastCheckpoint, SampleLogger, SpikeDetector
+from diffwave_sde.resume import match_callbacks
 
 
 def weights(module: nn.Module) -> list[torch.Tensor]:
@@ -95,10 +95,8 @@ def test_the_last_checkpoint_holds_raw_and_averaged_weights_under_their_names(mo
 def test_an_error_in_validation_leaves_the_raw_weights_in_model_and_checkpoint(model, data, trainer, tmp_path, error):
     class Break(Callback):
         def on_validation_batch_end(self, trainer, module, *_):
-            self.held, self.inside = (
-                weights(module),
-                copy.deepcopy(trainer._checkpoint_connector.dump_checkpoint(False)),
-            )
+            self.held = weights(module)
+            trainer.save_checkpoint(tmp_path / "inside.ckpt")
             raise error("stop")
 
     ema, steps, broken, module = EMA(0.9), Steps(), Break(), model()
@@ -110,7 +108,7 @@ def test_an_error_in_validation_leaves_the_raw_weights_in_model_and_checkpoint(m
     assert same(broken.held, average)  # validation hears the average
     assert same(weights(module), steps.kept[-1])
     names = [name for name, _ in module.named_parameters()]
-    for saved in (broken.inside, torch.load(tmp_path / "broken.ckpt", weights_only=False)):
+    for saved in (torch.load(tmp_path / f"{name}.ckpt", weights_only=False) for name in ("inside", "broken")):
         assert same([saved["current_model_state"][n] for n in names], steps.kept[-1])
         assert same([saved["state_dict"][n] for n in names], average)
 
@@ -149,3 +147,89 @@ def test_evaluation_after_training_loads_the_averaged_weights(model, data, train
 def test_a_decay_of_one_is_refused():
     with pytest.raises(ValueError, match=r"decay = 1 of the average must be"):
         EMA(1.0)
+
+
+# ---------------------------------------------------------------------------- resumed with other callbacks
+
+
+class Seen(Callback):
+    """The weights that training begins with."""
+
+    def on_train_start(self, trainer, module):
+        self.start = weights(module)
+
+
+def resume(model, data, trainer, ckpt, *callbacks, steps=9):
+    """The weights that a run begins and ends with, which goes on from a checkpoint."""
+    seen, module = Seen(), model()
+    trainer([seen, *callbacks], max_steps=steps, enable_checkpointing=True).fit(module, data(), ckpt_path=ckpt)
+    return seen.start, weights(module)
+
+
+@pytest.fixture
+def saved(model, data, trainer, tmp_path):
+    """A checkpoint of 6 steps with an average, and the weights of 9 steps without one."""
+    save = ModelCheckpoint(tmp_path, save_last=True)
+    trainer([EMA(0.9), SpikeDetector(), save], max_steps=6, enable_checkpointing=True).fit(model(), data())
+    whole = model()
+    trainer(max_steps=9).fit(whole, data())
+    return tmp_path / "last.ckpt", weights(whole)
+
+
+def test_a_run_resumed_without_its_average_goes_on_from_the_raw_weights(model, data, trainer, saved, told):
+    path, whole = saved
+    held = torch.load(path, weights_only=False)
+    start, end = resume(model, data, trainer, path, ModelCheckpoint(path.parent, save_last=True))
+    names = [name for name, _ in model().named_parameters()]
+    assert same(start, [held["current_model_state"][name] for name in names])
+    assert not same(start, [held["state_dict"][name] for name in names])
+    assert same(end, whole)  # so the optimizer's moments are theirs too
+    assert told() == [
+        "resuming without EMA, SpikeDetector, which the checkpoint has: training goes on from the raw weights, not "
+        "from the averaged ones"
+    ]
+
+
+def test_an_average_that_is_added_on_resuming_starts_from_the_resumed_weights(model, data, trainer, tmp_path, told):
+    save = ModelCheckpoint(tmp_path, save_last=True)
+    trainer([save], max_steps=6, enable_checkpointing=True).fit(model(), data())
+    held = torch.load(tmp_path / "last.ckpt", weights_only=False)["state_dict"]
+
+    class Average(Callback):
+        def on_train_start(self, trainer, module):
+            self.start = weights(ema._average_model.module)
+
+    ema, average = EMA(0.9), Average()
+    start, _ = resume(model, data, trainer, tmp_path / "last.ckpt", ema, average, save)
+    assert same(start, [held[name] for name, _ in model().named_parameters()])
+    assert same(average.start, start)
+    assert ema.updates == 3
+    assert told() == [
+        "resuming with EMA, which the checkpoint has not: started anew, the average from the checkpoint's weights"
+    ]
+
+
+def test_a_run_that_is_resumed_with_the_same_callbacks_is_told_nothing(model, data, trainer, saved, tmp_path, told):
+    resume(model, data, trainer, saved[0], EMA(0.9), SpikeDetector(), ModelCheckpoint(tmp_path, save_last=True))
+    assert told() == []
+
+
+def test_callbacks_that_differ_are_told_by_name_and_old_names_keep_their_state(told):
+    options = {"monitor": None, "every_n_train_steps": 5}
+    states = {"Scoring": {"validations": 4}, "SpikeDetector": {"count": 1}, f"LastCheckpoint{options}": {"a": 1}}
+    checkpoint = {"state_dict": {}, "callbacks": states}
+    match_callbacks(checkpoint, [FrechetScore(), SampleLogger(), LastCheckpoint(every=7), Seen()])
+    assert checkpoint == {"state_dict": {}, "callbacks": {"FrechetScore": {"validations": 4}}}
+    assert told() == [
+        "resuming with other options of LastCheckpoint than in the checkpoint: started anew",
+        "resuming without SpikeDetector, which the checkpoint has",
+        "resuming with SampleLogger, which the checkpoint has not: started anew",
+    ]
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """What is told of the callbacks."""
+    lines: list[str] = []
+    monkeypatch.setattr(resuming, "rank_zero_info", lines.append)
+    return lambda: lines

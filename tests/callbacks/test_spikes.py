@@ -1,8 +1,9 @@
+import csv
 import math
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.precision import MixedPrecision
 
@@ -132,6 +133,30 @@ def test_the_gradient_norm_before_clipping_is_logged(model, data, trainer, tmp_p
     column = text[0].split(",").index("train/grad_norm")
     logged = [float(line.split(",")[column]) for line in text[1:] if line.split(",")[column]]
     assert logged == pytest.approx(norm.norms[1::2], rel=1e-5)
+
+
+@pytest.mark.parametrize(("parts", "stop"), [(2, None), (1, 6)])
+def test_what_is_logged_now_and_then_goes_with_what_lightning_logs(model, data, trainer, tmp_path, parts, stop):
+    class Stop(Callback):
+        """Asks for the end in the middle of a step, as Ctrl-C does."""
+
+        def on_train_batch_start(self, trainer, module, *_):
+            trainer.should_stop = trainer.should_stop or trainer.global_step == stop
+
+    def run(steps, ckpt=None):
+        logger = CSVLogger(tmp_path, "csv", str(steps))
+        options = {"logger": logger, "log_every_n_steps": 3, "accumulate_grad_batches": parts}
+        save = ModelCheckpoint(tmp_path, save_last=True)
+        fit = trainer([Stop(), SpikeDetector(), save], max_steps=steps, enable_checkpointing=True, **options)
+        fit.fit(model(), data(), ckpt_path=ckpt)
+        with (tmp_path / "csv" / str(steps) / "metrics.csv").open() as file:
+            return list(csv.DictReader(file))
+
+    rows = run(4) + run(10, tmp_path / "last.ckpt")
+    logged = [int(row["step"]) for row in rows if row["train/loss"]]  # given at every step: Lightning chooses
+    assert set(logged) == ({2, 5, 8} if stop is None else {2, 5, 6})
+    for name in ("train/lr", "train/grad_norm"):  # given when the program thinks that it will be logged
+        assert [int(row["step"]) for row in rows if row[name]] == logged
 
 
 def test_a_run_that_has_diverged_stops_and_says_so(model, data, trainer):

@@ -124,7 +124,7 @@ def test_the_trainer_says_how_long(steps, total):
         scheduler=lambda o: WarmupDecay(o, 3),
     )
     assert isinstance(module, LightningModule)
-    module._trainer = Trainer(accelerator="cpu", max_steps=steps, max_epochs=-1, logger=False, barebones=True)
+    module.trainer = Trainer(accelerator="cpu", max_steps=steps, max_epochs=-1, logger=False, barebones=True)
     scheduler = module.configure_optimizers()[1][0]["scheduler"]
     assert scheduler.total == total
 
