@@ -7,6 +7,7 @@ are made it stands for a checkpoint. Such folders in `models/` come with the pro
 from __future__ import annotations
 
 import inspect
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -91,6 +92,47 @@ def newest(root: str | Path = "runs", name: str = "*") -> Path | None:
     """The last checkpoint of the newest run in `root` that is called `name` (a pattern), if there is any."""
     found = Path(root).glob(f"{name}/checkpoints/last.ckpt")
     return max(found, key=lambda p: p.stat().st_mtime, default=None)
+
+
+def best(folder: str | Path, monitor: str = "val/loss") -> Path | None:
+    """The best checkpoint in a folder, whatever it is called, or None where none has been kept yet.
+
+    Every checkpoint says which one was the best when it was written. `last.ckpt` may be older than the best one, so the
+    newest that knows of one is asked. Where none does, it is the newest that is called `best*.ckpt`.
+
+    Args:
+        folder: a run's `checkpoints`.
+        monitor: the metric that is meant; where none was kept by it, the one by any other metric.
+    """
+    folder = Path(folder)
+    newest_first = sorted(folder.rglob("*.ckpt"), key=lambda p: p.stat().st_mtime, reverse=True)
+    others = []
+    for file in newest_first:
+        try:
+            states = read(file).get("callbacks", {}).values()
+        except ValueError:  # cut off as it was written
+            continue
+        for state in states:
+            if not isinstance(state, dict) or not state.get("monitor") or not state.get("best_model_path"):
+                continue
+            path = Path(state["best_model_path"])
+            # In this folder if it is there: the run may have been moved, or copied.
+            if state.get("dirpath") and path.is_relative_to(state["dirpath"]):
+                here = folder / path.relative_to(state["dirpath"])
+                path = here if here.is_file() else path
+            if path.is_file() and state["monitor"] == monitor:
+                return path
+            others += [path] * path.is_file()
+    return next(iter(others), None) or next((file for file in newest_first if file.match("best*.ckpt")), None)
+
+
+def flat_filename(filename: str) -> str:
+    """A file's name, for ModelCheckpoint without `auto_insert_metric_name`, of which no metric makes a folder.
+
+    What Lightning would put before each value, the metric's name and =, is in it; with _ for the / of `val/loss`:
+    `best-{val/loss:.3f}` becomes `best-val_loss={val/loss:.3f}`.
+    """
+    return re.sub(r"\{([^:}]*)", lambda found: f"{found[1].replace('/', '_')}={found[0]}", filename)
 
 
 def read(path: str | Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -112,6 +113,32 @@ def test_a_stopped_run_goes_on_as_if_it_had_never_stopped(run, store, here):
     main(["fit", "--name=part", "--ckpt_path=last", "--trainer.max_steps=6"])
     assert difference(weights(here / "runs" / "part"), weights(run)) == 0
     assert (here / "runs" / "part" / "config.1.yaml").is_file()  # the first configuration is kept
+
+
+def test_the_best_checkpoint_is_one_file_and_is_found_whatever_it_is_called(store, here):
+    """Called after a metric with a slash, or put into a folder; moved with its run; where the last is older than it."""
+    saves = {
+        "flat": {"filename": "best-{val/loss:.3f}-{step}"},
+        "folder": {"filename": "mine/x-{step}", "auto_insert_metric_name": False},
+    }
+    for name, options in saves.items():
+        best = {"class_path": "ModelCheckpoint", "init_args": {"monitor": "val/loss", **options}}
+        last = {"class_path": "LastCheckpoint", "init_args": {"every": 4}}
+        (here / f"{name}.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [last, best]}}))
+        # The last checkpoint is older than the validation after step 4, which it does not know of.
+        steps = ("--trainer.max_steps=4", "--trainer.val_check_interval=2")
+        fit(store, f"--name={name}", f"--config={name}.yaml", *steps)
+        home = here / "runs" / name / "checkpoints"
+        (kept,) = set(home.rglob("*.ckpt")) - {home / "last.ckpt"}
+        pattern = {"flat": r"best-val_loss=[0-9.]+[0-9]-step=[24]\.ckpt", "folder": r"mine/x-[24]\.ckpt"}[name]
+        assert re.fullmatch(pattern, kept.relative_to(home).as_posix())
+        assert runs.resolve("best", name).resolve() == kept
+        assert runs.folder_of(kept) == here / "runs" / name
+        (here / "runs" / name).rename(here / "runs" / "moved")
+        assert runs.resolve("best", "moved").resolve() == here / "runs" / "moved" / "checkpoints" / kept.relative_to(
+            home
+        )
+        shutil.rmtree(here / "runs" / "moved")
 
 
 def test_another_seed_gives_other_weights(run, store, here):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import os
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -140,8 +141,8 @@ class CLI(LightningCLI):
                 kept = [c for c in options.trainer.callbacks if not issubclass(class_of(c.class_path), kind)]
                 options.trainer.callbacks = kept
         for callback in options.trainer.callbacks or []:
-            if issubclass(class_of(callback.class_path), ModelCheckpoint) and callback.init_args.dirpath is None:
-                callback.init_args.dirpath = str(folder / "checkpoints")
+            if issubclass(class_of(callback.class_path), ModelCheckpoint):
+                _place(callback.init_args, folder / "checkpoints")
         for logger in _loggers(options.trainer.logger):
             for key, value in {"save_dir": str(folder), "name": folder.name}.items():
                 if key in logger.init_args and logger.init_args[key] is None:
@@ -206,6 +207,15 @@ def _fill(model: Namespace, **values: int) -> None:
         for key, value in values.items() if network is not None else ():
             if key in network.init_args and network.init_args[key] is None:
                 network.init_args[key] = value
+
+
+def _place(options: Namespace, folder: Path) -> None:
+    """Let a ModelCheckpoint save into a folder, under names without another folder for the / of a metric."""
+    if options.dirpath is None:
+        options.dirpath = str(folder)
+    metrics = re.findall(r"\{([^:}]*)", options.get("filename") or "")
+    if options.get("auto_insert_metric_name") and any("/" in metric for metric in metrics):
+        options.filename, options.auto_insert_metric_name = checkpoint.flat_filename(options.filename), False
 
 
 def _loggers(logger: Any) -> list[Namespace]:

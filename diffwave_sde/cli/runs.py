@@ -83,16 +83,18 @@ def resolve(ckpt: str, name: str) -> Path:
         )
     if ckpt == "last":
         return last
-    best = sorted(last.parent.glob("best*.ckpt"), key=lambda p: p.stat().st_mtime)
-    if not best:
+    best = checkpoint.best(last.parent)
+    if best is None:
         raise FileNotFoundError(f"no best checkpoint in {last.parent}: it has not been validated yet")
-    return best[-1]
+    return best
 
 
 def folder_of(ckpt: Path) -> Path | None:
     """The run's folder that a checkpoint lies in, if it lies in one."""
-    folder = ckpt.parent.parent
-    return folder if (folder / "config.yaml").is_file() and not checkpoint.is_export(ckpt) else None
+    if checkpoint.is_export(ckpt):
+        return None
+    # RUN/checkpoints/NAME.ckpt; a name may have a folder in it.
+    return next((folder for folder in ckpt.parents[1:3] if (folder / "config.yaml").is_file()), None)
 
 
 def place(ckpt: Path, kind: str) -> Path:

@@ -48,15 +48,15 @@ class LinearBeta(ScalarSDE):
 class VP(LinearBeta, Preserving):
     """Variance preserving with linear β: du = -½ β u dt + √β dw. Source: Song et al. 2021, eq. 11, 29 and 33.
 
-        log m(t) = -½ ∫β = -¼ t² (β_max - β_min) - ½ t β_min      (`LinearBeta`)
-        σ²(t)    = 1 - exp(-∫β) = 1 - m²(t)                       (`Preserving`)
+    log m(t) = -½ ∫β = -¼ t² (β_max - β_min) - ½ t β_min      (`LinearBeta`)
+    σ²(t)    = 1 - exp(-∫β) = 1 - m²(t)                       (`Preserving`)
     """
 
 
 class SubVP(LinearBeta):
     """sub-VP with linear β: du = -½ β u dt + √(β (1 - e^(-2∫β))) dw. Source: Song et al. 2021, eq. 12, 29 and 33.
 
-        log m(t) = -½ ∫β, as in VP        σ(t) = 1 - exp(-∫β) = 1 - m²(t)
+    log m(t) = -½ ∫β, as in VP        σ(t) = 1 - exp(-∫β) = 1 - m²(t)
     """
 
     t_min = 1e-3
