@@ -11,6 +11,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from diffwave_sde.bounds import positive
 from diffwave_sde.denoiser import Condition, Denoiser
 from diffwave_sde.sde import SDE
 
@@ -75,8 +76,7 @@ class StaticClip(Clip):
 
     def __init__(self, denoiser: Denoiser | Wrapper, limit: float = 1.0):
         super().__init__(denoiser)
-        if limit <= 0:
-            raise ValueError(f"limit = {limit:g} must be positive")
+        positive(limit=limit)
         self.limit = limit
 
     def change(self, D: Tensor) -> Tensor:

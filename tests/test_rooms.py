@@ -16,18 +16,19 @@ EVERYTHING = None
 ALLOWED: dict[str, set[str] | None] = {
     "random": {"machine"},  # whatever draws may import it
     "atomic": set(),
+    "bounds": set(),
     "names": set(),
     "paths": {"names"},
     "audio": {"atomic", "names"},
     "page": {"audio", "pictures", "atomic"},
     "pictures": {"audio", "atomic"},
     "data": {"audio", "atomic", "names", "paths"},
-    "sde": {"random"},
+    "sde": {"random", "bounds"},
     "networks": {"machine"},  # never sde: a network sees a noise level, not a process
     "denoiser": {"sde", "random"},
-    "guidance": {"denoiser", "networks", "sde"},
-    "loss": {"sde", "denoiser", "random"},
-    "samplers": {"sde", "denoiser", "random"},
+    "guidance": {"denoiser", "networks", "sde", "bounds"},
+    "loss": {"sde", "denoiser", "random", "bounds"},
+    "samplers": {"sde", "denoiser", "random", "bounds"},
     "likelihood": {"sde", "denoiser", "random"},
     "editing": {"guidance", "samplers", "random"},
     "metrics": {"audio", "networks", "compatibility"},
@@ -38,7 +39,7 @@ ALLOWED: dict[str, set[str] | None] = {
     "module": {"model", "sde", "denoiser", "guidance", "networks", "loss", "optim", "samplers", "random"}
     | {"machine", "compatibility", "resume"},
     "resume": {"compatibility"},
-    "callbacks": {"module", "metrics", "samplers", "audio", "page", "pictures", "random", "atomic"},
+    "callbacks": {"module", "metrics", "samplers", "audio", "page", "pictures", "random", "atomic", "bounds"},
     "deploy": {"denoiser", "guidance", "samplers"},
     "checkpoint": EVERYTHING,
     "cli": EVERYTHING,
@@ -50,6 +51,7 @@ ALLOWED: dict[str, set[str] | None] = {
 OUTSIDE = {
     "random": {"torch"},
     "atomic": set(),
+    "bounds": set(),
     "names": set(),
     "paths": set(),
     "audio": {"torch", "torchaudio", "soundfile", "numpy"},

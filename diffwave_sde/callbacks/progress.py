@@ -13,6 +13,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer, TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
+from diffwave_sde.bounds import positive
+
 MEMORY = 30.0  # s: the speed that is shown is that of this last while
 
 
@@ -30,8 +32,7 @@ class Progress(TQDMProgressBar):
 
     def __init__(self, refresh: float = 0.5, seconds: float = 30.0, bar: bool | None = None):
         super().__init__()
-        if refresh <= 0 or seconds <= 0:
-            raise ValueError(f"refresh = {refresh:g} and seconds = {seconds:g} must be positive")
+        positive(refresh=refresh, seconds=seconds)
         self.refresh, self.seconds, self.bar = refresh, seconds, bar
         self._clock = _Clock()
         self._shown = -math.inf  # the first step is shown, however short a time the machine has been up

@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from diffwave_sde.atomic import atomic_write
+from diffwave_sde.bounds import positive
 from diffwave_sde.module import is_log_step
 
 MEASURES = ("loss", "grad_norm")
@@ -69,8 +70,7 @@ class SpikeDetector(Callback):
         patience: int = 100,
         folder: str | None = None,
     ):
-        if threshold <= 0:
-            raise ValueError(f"threshold = {threshold:g} deviations must be positive")
+        positive(threshold=threshold)
         if not 2 <= warmup <= window:
             raise ValueError(f"warmup = {warmup} steps must lie between 2 and the window of {window}")
         if keep < 1 or patience < 0:

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from diffwave_sde.bounds import positive
 from diffwave_sde.sde import SDE, float64
 
 
@@ -92,8 +93,7 @@ class LogNormalSigma(TimeSampler):
 
     def __init__(self, mean: float = -1.2, std: float = 1.2):
         super().__init__()
-        if std <= 0:
-            raise ValueError(f"std = {std:g} of log sigma must be positive")
+        positive(std=std)
         self.mean, self.std = mean, std
 
     def forward(self, sde: SDE, quantile: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ So is the loss of variational diffusion, with γ = -log snr and times uniform in
     ½ γ'(t) |ε - ε̂|² = ½ γ'(t) snr |D - x|² = -½ dsnr/dt |D - x|²,    w = -½ dsnr/dt    (`LikelihoodWeight`)
 
 Its mean L̄ = E[L] depends on γ by the ends alone. A process that learns γ between them, `sde.VDM`, lessens the variance
-of L instead, by the gradient of E[L²] (app. I.1): the objective shows it L through `SDE.observe`.
+of L instead, by the gradient of E[L²] (app. I.2): the objective shows it L through `SDE.observe`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from diffwave_sde.bounds import not_negative, positive
 from diffwave_sde.sde import SDE, Kernel
 
 
@@ -131,8 +132,7 @@ class MinSNRWeight(Weight):
 
     def __init__(self, gamma: float = 5.0):
         super().__init__()
-        if gamma <= 0:
-            raise ValueError(f"gamma = {gamma:g} must be positive")
+        positive(gamma=gamma)
         self.gamma = gamma
 
     def forward(self, at: WeightInputs) -> Tensor:
@@ -149,8 +149,8 @@ class P2Weight(Weight):
 
     def __init__(self, k: float = 1.0, gamma: float = 1.0):
         super().__init__()
-        if k <= 0 or gamma < 0:
-            raise ValueError(f"k = {k:g} must be positive, and gamma = {gamma:g} at least 0")
+        positive(k=k)
+        not_negative(gamma=gamma)
         self.k, self.gamma = k, gamma
 
     def forward(self, at: WeightInputs) -> Tensor:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from diffwave_sde.bounds import positive
 from diffwave_sde.denoiser import Condition, Denoiser
 from diffwave_sde.random import randn
 from diffwave_sde.samplers.base import Progress, Sampler, SamplingState
@@ -40,10 +41,7 @@ class GottaGoFast(Sampler):
         initial_step: float = 0.01,
         max_nfe: int = 1000,
     ):
-        positive = {"atol": atol, "rtol": rtol, "safety": safety, "power": power, "initial_step": initial_step}
-        for name, value in positive.items():
-            if value <= 0:
-                raise ValueError(f"{name} = {value:g} must be positive")
+        positive(atol=atol, rtol=rtol, safety=safety, power=power, initial_step=initial_step)
         if max_nfe < 4:
             raise ValueError(f"max_nfe = {max_nfe}: a step, the way home and the last call take 4")
         self.atol, self.rtol, self.safety, self.power = atol, rtol, safety, power
@@ -124,8 +122,7 @@ class ProbabilityFlow(Sampler):
     """
 
     def __init__(self, method: str = "dopri5", rtol: float = 1e-5, atol: float = 1e-5):
-        if rtol <= 0 or atol <= 0:
-            raise ValueError(f"rtol = {rtol:g} and atol = {atol:g}: tolerances must be positive")
+        positive(rtol=rtol, atol=atol)
         self.method, self.rtol, self.atol = method, rtol, atol
 
     def _flow(self, state: SamplingState, u: Tensor, row: int, start: float, end: float) -> tuple[Tensor, int]:

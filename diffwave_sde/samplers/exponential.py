@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from diffwave_sde.bounds import not_negative, positive
 from diffwave_sde.denoiser import Denoiser
 from diffwave_sde.samplers.base import GridSampler, Linear, SamplingState, rows
 from diffwave_sde.samplers.grids import Grid, LogSNRGrid
@@ -198,13 +199,8 @@ class DPMSolverSDE(_TwoCalls):
         noise: float = 1.0,
     ):
         super().__init__(steps, grid)
-        for name, value in (("eta", eta), ("eta_low_noise", eta_low_noise or 0.0)):
-            if value < 0:
-                raise ValueError(f"{name} = {value:g} is a share of variance: choose 0 or more")
-        if noise < 0:
-            raise ValueError(f"noise = {noise:g} is a standard deviation: choose 0 or more, 1 for the SDE's own")
-        if low_noise_sigma <= 0:
-            raise ValueError(f"low_noise_sigma = {low_noise_sigma:g} is a noise level: choose it above 0")
+        not_negative(eta=eta, eta_low_noise=eta_low_noise or 0.0, noise=noise)
+        positive(low_noise_sigma=low_noise_sigma)
         self.eta, self.low_noise_sigma = eta, low_noise_sigma
         self.eta_low_noise = eta if eta_low_noise is None else eta_low_noise
         self.noise = noise

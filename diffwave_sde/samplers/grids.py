@@ -14,6 +14,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from diffwave_sde.bounds import positive
 from diffwave_sde.sde import SDE
 
 
@@ -103,8 +104,7 @@ class KarrasGrid(Grid):
     """
 
     def __init__(self, rho: float = 7.0):
-        if rho <= 0:
-            raise ValueError(f"rho = {rho:g} must be positive")
+        positive(rho=rho)
         self.rho = rho
 
     def _times(self, sde: SDE, steps: int) -> Tensor:
@@ -124,8 +124,7 @@ class LogNormalGrid(Grid):
     """
 
     def __init__(self, mean: float = -3.0, std: float = 5.0):
-        if std <= 0:
-            raise ValueError(f"std = {std:g} must be positive")
+        positive(std=std)
         self.mean, self.std = mean, std
 
     def _times(self, sde: SDE, steps: int) -> Tensor:

@@ -7,6 +7,7 @@ import copy
 import torch
 from torch import Tensor
 
+from diffwave_sde.bounds import not_negative, positive
 from diffwave_sde.denoiser import Denoiser
 from diffwave_sde.samplers.base import GridSampler, SamplingState, rows
 from diffwave_sde.samplers.grids import Grid
@@ -72,8 +73,8 @@ class PredictorCorrector(GridSampler):
         corrections: int = 1,
     ):
         super().__init__(steps, grid)
-        if snr <= 0 or corrections < 0:
-            raise ValueError(f"snr = {snr:g} must be positive, and corrections = {corrections} at least 0")
+        positive(snr=snr)
+        not_negative(corrections=corrections)
         self.predictor = copy.copy(predictor) if predictor is not None else ReverseDiffusion()
         self.predictor.steps = steps  # where its further nodes begin
         self.snr, self.corrections = snr, corrections

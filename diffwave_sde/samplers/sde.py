@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from diffwave_sde.bounds import not_negative
 from diffwave_sde.denoiser import Denoiser
 from diffwave_sde.samplers.base import GridSampler, SamplingState, rows
 from diffwave_sde.samplers.grids import Grid
@@ -32,8 +33,7 @@ class EulerMaruyama(_Linear):
 
     def __init__(self, steps: int = 500, grid: Grid | None = None, eta: float = 1.0):
         super().__init__(steps, grid)
-        if eta < 0:
-            raise ValueError(f"eta = {eta:g} must not be negative")
+        not_negative(eta=eta)
         self.eta = eta
 
     def plan(self, denoiser: Denoiser, times: Tensor) -> list[tuple[Tensor, ...]]:

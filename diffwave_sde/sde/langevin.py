@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffwave_sde.bounds import not_negative, positive
 from diffwave_sde.sde.kernel import Constant, float64, matrix
-from diffwave_sde.sde.process import SDE, positive
+from diffwave_sde.sde.process import SDE
 
 _LEGENDRE = Constant(np.stack(np.polynomial.legendre.leggauss(8)))  # nodes in (-1, 1) and weights
 
@@ -56,8 +57,7 @@ class CLD(SDE):
             raise ValueError(f"beta_max = {beta_max:g} must be at least beta_min = {beta_min:g}")
         friction = 2 * math.sqrt(max(mass, 0)) if friction is None else friction
         positive(mass=mass, gamma=gamma, beta_min=beta_min, friction=friction)
-        if epsilon < 0:
-            raise ValueError(f"epsilon = {epsilon:g} must not be negative")
+        not_negative(epsilon=epsilon)
         self.mass, self.friction, self.gamma, self.epsilon = mass, friction, gamma, epsilon
         self.beta_min, self.beta_max = beta_min, beta_max
         self.stationary = (1.0, mass)

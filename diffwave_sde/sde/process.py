@@ -10,6 +10,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from diffwave_sde.bounds import ordered
 from diffwave_sde.random import Generator, randn
 from diffwave_sde.sde.kernel import Kernel, apply, cholesky, float64, triangular
 
@@ -227,17 +228,3 @@ def _line(t: Tensor) -> Tensor:
 
 def _identity(t: Tensor) -> Tensor:
     return t
-
-
-def ordered(**bounds: float) -> None:
-    """Raise a ValueError unless 0 < the first of two named numbers < the second."""
-    (low_name, low), (high_name, high) = bounds.items()
-    if not 0 < low < high:
-        raise ValueError(f"{low_name} = {low:g} and {high_name} = {high:g}: need 0 < {low_name} < {high_name}")
-
-
-def positive(**values: float) -> None:
-    """Raise a ValueError unless each of the named numbers is positive."""
-    for name, value in values.items():
-        if not value > 0:
-            raise ValueError(f"{name} = {value:g} must be positive")

@@ -9,7 +9,8 @@ from typing import final
 import torch
 from torch import Tensor
 
-from diffwave_sde.sde.process import ScalarSDE, ordered
+from diffwave_sde.bounds import ordered
+from diffwave_sde.sde.process import ScalarSDE
 
 
 class Exploding(ScalarSDE):

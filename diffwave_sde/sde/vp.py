@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from diffwave_sde.sde.process import ScalarSDE, ordered, positive
+from diffwave_sde.bounds import ordered, positive
+from diffwave_sde.sde.process import ScalarSDE
 
 # cos(π/2) is 0 and its logarithm -inf: from here on the waveform stands still, 116 dB down.
 _LAST = 1 - 1e-6
@@ -48,15 +49,18 @@ class LinearBeta(ScalarSDE):
 class VP(LinearBeta, Preserving):
     """Variance preserving with linear β: du = -½ β u dt + √β dw. Source: Song et al. 2021, eq. 11, 29 and 33.
 
-    log m(t) = -½ ∫β = -¼ t² (β_max - β_min) - ½ t β_min      (`LinearBeta`)
-    σ²(t)    = 1 - exp(-∫β) = 1 - m²(t)                       (`Preserving`)
+        log m(t) = -½ ∫β = -¼ t² (β_max - β_min) - ½ t β_min,    σ²(t) = 1 - exp(-∫β) = 1 - m²(t)
+
+    m is that of `LinearBeta`, σ that of `Preserving`.
     """
 
 
 class SubVP(LinearBeta):
     """sub-VP with linear β: du = -½ β u dt + √(β (1 - e^(-2∫β))) dw. Source: Song et al. 2021, eq. 12, 29 and 33.
 
-    log m(t) = -½ ∫β, as in VP        σ(t) = 1 - exp(-∫β) = 1 - m²(t)
+        log m(t) = -½ ∫β = -¼ t² (β_max - β_min) - ½ t β_min,    σ(t) = 1 - exp(-∫β) = 1 - m²(t)
+
+    m is that of `LinearBeta`, as in VP.
     """
 
     t_min = 1e-3
