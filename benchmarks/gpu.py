@@ -1,0 +1,124 @@
+"""Everything that a GPU has to show, in one run of a few minutes: correct, how fast, and a better model out of it.
+
+    python benchmarks/gpu.py --out DIR [--minutes 9] [--only same,network] [--store FOLDER] [--device cpu --quick]
+
+Stages, in this order; each is a process of its own, and what it found is in DIR/gpu.json and DIR/gpu.md as it goes on:
+
+    same      loss, gradient and sounds against the CPU, and that nothing waits for the GPU
+    network   clips a second to train and to call, memory, share of the chip's peak, what a step spends its time on
+    sampling  sounds a second, eager and captured as CUDA graphs, over the bare network
+    ddp       several processes against one
+    model     training for all the time that is left, exported again and again, and evaluated
+
+A part that fails is told with its error, and the next one goes on; what no time was left for is named. The exit status
+is 1 if anything failed. `--device cpu --quick` runs it all small, to see that it runs. What to bring to a machine that
+can fetch nothing: docs/gpu.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from gpu_stages.report import Stage, read, write_summary
+
+BENCHMARKS = Path(__file__).resolve().parent
+SECONDS = {"same": 30, "network": 60, "sampling": 60, "ddp": 30, "model": 360}
+"""What each stage is given of nine minutes; the last one takes what is left."""
+QUICK = {"same": 30, "network": 25, "sampling": 25, "ddp": 40, "model": 60}
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--out", type=Path, required=True, help="folder for what is found, the logs and the model")
+    p.add_argument("--minutes", type=float, help="minutes in all (default 9; 3 with --quick)")
+    p.add_argument("--only", help=f"stages, a,b,... (default {','.join(SECONDS)})")
+    p.add_argument("--device", default="cuda", choices=["cuda", "cpu"], help="where (default cuda)")
+    p.add_argument("--quick", action="store_true", help="everything small: whether it runs, not how fast")
+    p.add_argument("--ckpt", default="drums", help="model to sample from (default: the model drums)")
+    p.add_argument("--dataset", help="data to train on (default: drums-free where --store has it, else drums)")
+    p.add_argument("--store", type=Path, help="folder of prepared stores, as `make data` leaves it (default OUT/data)")
+    p.add_argument("--stage", choices=SECONDS, help=argparse.SUPPRESS)
+    p.add_argument("--seconds", type=float, help=argparse.SUPPRESS)
+    return p
+
+
+def main() -> None:
+    p = parser()
+    options = p.parse_args()
+    options.out, options.store = options.out.resolve(), (options.store or options.out / "data").resolve()
+    if options.stage:
+        run_stage(options)
+        return
+    chosen = options.only.split(",") if options.only else list(SECONDS)
+    if unknown := [name for name in chosen if name not in SECONDS]:
+        p.error(f"--only {unknown[0]}: choose from {', '.join(SECONDS)}")
+    options.out.mkdir(parents=True, exist_ok=True)
+    minutes = options.minutes or (3 if options.quick else 9)
+    sys.exit(run_all([name for name in SECONDS if name in chosen], minutes * 60, options))
+
+
+def run_all(names: list[str], seconds: float, options: argparse.Namespace) -> int:
+    """Run the stages one after another within so many seconds; the exit status."""
+    began = time.monotonic()
+    shares = QUICK if options.quick else SECONDS
+    scale = min(1.0, seconds / sum(shares.values()))
+    for name in names:  # of an earlier run into this folder
+        for file in (options.out / f"{name}.json", options.out / f"{name}.log"):
+            file.unlink(missing_ok=True)
+    for name in names:
+        left = seconds - (time.monotonic() - began)
+        last = name == names[-1]
+        budget = max(left, 10.0) if last else shares[name] * scale
+        print(f"== {name}: up to {budget:.0f} s", flush=True)
+        began_stage = time.monotonic()
+        status, error = watch(name, budget, budget + 15 if last else 2 * budget, options)
+        path = options.out / f"{name}.json"
+        stage = read(path) or Stage(name, path)
+        stage.finish(status, error, time.monotonic() - began_stage)
+        found = [read(options.out / f"{other}.json") for other in names]
+        write_summary([one for one in found if one is not None], options.out, options.device, options.quick)
+        print(stage.text(), flush=True)
+    return int(any(read(options.out / f"{name}.json").failed for name in names))
+
+
+def watch(name: str, budget: float, limit: float, options: argparse.Namespace) -> tuple[str, str | None]:
+    """Run a stage in a process of its own, for `limit` seconds at most: how it ended, and the error if it did not."""
+    command = [sys.executable, str(Path(__file__).resolve()), *sys.argv[1:], "--stage", name, "--seconds", f"{budget}"]
+    path = os.pathsep.join(filter(None, [str(BENCHMARKS.parent), os.environ.get("PYTHONPATH")]))
+    env = {**os.environ, "PYTHONPATH": path}
+    if options.device == "cpu":  # two threads that wait for each other on a busy machine take ten times as long as one
+        env.setdefault("OMP_NUM_THREADS", "1")
+    log = options.out / f"{name}.log"
+    with open(log, "w", encoding="utf-8") as file:
+        child = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=env, start_new_session=True)
+        try:
+            status = child.wait(limit)
+        except subprocess.TimeoutExpired:
+            return "stopped", f"stopped after {limit:.0f} s; what it had found by then stands"
+        finally:
+            if child.poll() is None:  # with all that it started
+                os.killpg(child.pid, signal.SIGKILL)
+                child.wait()
+    if status == 0:
+        return "done", None
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or [f"exit status {status}"]
+    return "failed", lines[-1][:300]
+
+
+def run_stage(options: argparse.Namespace) -> None:
+    """Run one stage here."""
+    from gpu_stages.work import Work
+
+    work = Work.begin(options)
+    importlib.import_module(f"gpu_stages.{options.stage}").run(work)
+
+
+if __name__ == "__main__":
+    main()
