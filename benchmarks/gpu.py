@@ -18,6 +18,7 @@ can fetch nothing: docs/gpu.md.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 import signal
@@ -45,7 +46,6 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--dataset", help="data to train on (default: drums-free where --store has it, else drums)")
     p.add_argument("--store", type=Path, help="folder of prepared stores, as `make data` leaves it (default OUT/data)")
     p.add_argument("--stage", choices=SECONDS, help=argparse.SUPPRESS)
-    p.add_argument("--seconds", type=float, help=argparse.SUPPRESS)
     return p
 
 
@@ -68,56 +68,76 @@ def run_all(names: list[str], seconds: float, options: argparse.Namespace) -> in
     """Run the stages one after another within so many seconds; the exit status."""
     began = time.monotonic()
     shares = QUICK if options.quick else SECONDS
-    scale = min(1.0, seconds / sum(shares.values()))
+    scale = seconds / sum(shares.values())
     for name in names:  # of an earlier run into this folder
-        for file in (options.out / f"{name}.json", options.out / f"{name}.log"):
-            file.unlink(missing_ok=True)
-    for name in names:
-        left = seconds - (time.monotonic() - began)
-        last = name == names[-1]
-        budget = max(left, 10.0) if last else shares[name] * scale
-        print(f"== {name}: up to {budget:.0f} s", flush=True)
-        began_stage = time.monotonic()
-        status, error = watch(name, budget, budget + 15 if last else 2 * budget, options)
-        path = options.out / f"{name}.json"
-        stage = read(path) or Stage(name, path)
-        stage.finish(status, error, time.monotonic() - began_stage)
-        found = [read(options.out / f"{other}.json") for other in names]
-        write_summary([one for one in found if one is not None], options.out, options.device, options.quick)
-        print(stage.text(), flush=True)
+        (options.out / f"{name}.json").unlink(missing_ok=True)
+    waiting = Process(names[0], options)
+    try:
+        for name, later in zip(names, [*names[1:], None], strict=True):
+            process, waiting = waiting, later and Process(later, options)  # which loads its libraries meanwhile
+            left = max(seconds - (time.monotonic() - began), 10.0)
+            budget = shares[name] * (scale if options.quick else min(1.0, scale)) if later else left
+            print(f"== {name}: up to {budget:.0f} s", flush=True)
+            start = time.monotonic()
+            status, error = process.run(budget, 2 * budget if later else budget + 15)
+            path = options.out / f"{name}.json"
+            stage = read(path) or Stage(name, path)
+            stage.finish(status, error, time.monotonic() - start)
+            found = [read(options.out / f"{other}.json") for other in names]
+            write_summary([one for one in found if one is not None], options.out, options.device, options.quick)
+            print(stage.text(), flush=True)
+    finally:
+        if waiting is not None:
+            waiting.end()
     return int(any(read(options.out / f"{name}.json").failed for name in names))
 
 
-def watch(name: str, budget: float, limit: float, options: argparse.Namespace) -> tuple[str, str | None]:
-    """Run a stage in a process of its own, for `limit` seconds at most: how it ended, and the error if it did not."""
-    command = [sys.executable, str(Path(__file__).resolve()), *sys.argv[1:], "--stage", name, "--seconds", f"{budget}"]
-    path = os.pathsep.join(filter(None, [str(BENCHMARKS.parent), os.environ.get("PYTHONPATH")]))
-    env = {**os.environ, "PYTHONPATH": path}
-    if options.device == "cpu":  # two threads that wait for each other on a busy machine take ten times as long as one
-        env.setdefault("OMP_NUM_THREADS", "1")
-    log = options.out / f"{name}.log"
-    with open(log, "w", encoding="utf-8") as file:
-        child = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=env, start_new_session=True)
+class Process:
+    """A stage's process, which waits to be told how many seconds it has.
+
+    A GPU that one stage has brought into disorder is in order again for the next, and none can outstay its time.
+    """
+
+    def __init__(self, name: str, options: argparse.Namespace):
+        path = [str(BENCHMARKS.parent), os.environ.get("PYTHONPATH")]
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))}
+        if options.device == "cpu":  # two threads that wait for each other on a busy machine take ten times as long
+            env.setdefault("OMP_NUM_THREADS", "1")
+        self.log = options.out / f"{name}.log"
+        with open(self.log, "w", encoding="utf-8") as file:
+            self.child = subprocess.Popen(
+                [sys.executable, str(Path(__file__).resolve()), *sys.argv[1:], "--stage", name],
+                stdin=subprocess.PIPE, stdout=file, stderr=subprocess.STDOUT, env=env, start_new_session=True,
+            )  # fmt: skip
+
+    def run(self, budget: float, limit: float) -> tuple[str, str | None]:
+        """Let it run, for `limit` seconds at most: how it ended, and the error if it did not end well."""
         try:
-            status = child.wait(limit)
+            with contextlib.suppress(BrokenPipeError):
+                self.child.communicate(f"{budget}\n".encode(), limit)
         except subprocess.TimeoutExpired:
             return "stopped", f"stopped after {limit:.0f} s; what it had found by then stands"
         finally:
-            if child.poll() is None:  # with all that it started
-                os.killpg(child.pid, signal.SIGKILL)
-                child.wait()
-    if status == 0:
-        return "done", None
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or [f"exit status {status}"]
-    return "failed", lines[-1][:300]
+            self.end()
+        if self.child.returncode == 0:
+            return "done", None
+        lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        return "failed", (lines or [f"exit status {self.child.returncode}"])[-1][:300]
+
+    def end(self) -> None:
+        """End it, with all that it started."""
+        if self.child.poll() is None:
+            os.killpg(self.child.pid, signal.SIGKILL)
+            self.child.wait()
 
 
 def run_stage(options: argparse.Namespace) -> None:
-    """Run one stage here."""
+    """Run one stage here, once it is told how many seconds it has."""
     from gpu_stages.work import Work
 
-    work = Work.begin(options)
-    importlib.import_module(f"gpu_stages.{options.stage}").run(work)
+    stage = importlib.import_module(f"gpu_stages.{options.stage}")
+    if told := sys.stdin.readline():
+        stage.run(Work.begin(options, float(told)))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Several processes: as many as there are GPUs over NCCL, and two over gloo, which may share a GPU; against one process.
+"""Several processes against one: as many as there are GPUs over NCCL, and two over gloo, which may share a GPU.
 
 All take the same global batches and draws. By plain gradient descent their weights must come to be the same, to 1e-4 of
-how far they have moved; the default optimizer, which divides by what is small and rounds to bfloat16, is told beside it.
+how far they have moved. The default optimizer, which divides by what is small and rounds to bfloat16, is told beside.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def several(work: Work, backend: str, world: int) -> None:
         command = [sys.executable, __file__, json.dumps(told), str(out), str(rank)]
         children.append(subprocess.Popen(command, env={**os.environ, **{k: str(v) for k, v in env.items()}}))
     try:
-        codes = [child.wait(timeout=max(work.left, 20)) for child in children]
+        codes = [child.wait(timeout=max(work.left, 30)) for child in children]
     finally:
         for child in children:
             child.kill()

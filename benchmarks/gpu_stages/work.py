@@ -1,4 +1,4 @@
-"""What the stages share: the device, the time that is left, the parts of a stage, and networks as configurations say."""
+"""What the stages share: the device, the time that is left, the parts of a stage, networks by their names."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class Work:
     ends: float
 
     @staticmethod
-    def begin(options: argparse.Namespace) -> Work:
-        ends = time.monotonic() + options.seconds
+    def begin(options: argparse.Namespace, seconds: float) -> Work:
+        ends = time.monotonic() + seconds
         if options.device == "cuda" and not torch.cuda.is_available():
             raise SystemExit("--device cuda: no CUDA GPU here; add --device cpu --quick to see that the stages run")
         device = torch.device(options.device, 0) if options.device == "cuda" else torch.device("cpu")
