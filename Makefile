@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install data train sample test test-slow oracles lint format bench
+.PHONY: help install data train sample test test-slow oracles lint format bench gpu
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -59,7 +59,10 @@ lint: install  ## Check the style of the code
 format: install  ## Put the code into that style
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
-# Not the ablation, which trains for hours: `benchmarks/ablation.py --help`.
-BENCHES := $(filter-out %/ablation.py %/peers.py %/tables.py, $(wildcard benchmarks/*.py))
+# Not the ablation, which trains for hours: `benchmarks/ablation.py --help`; nor what needs a GPU.
+BENCHES := $(filter-out %/ablation.py %/gpu.py %/peers.py %/tables.py, $(wildcard benchmarks/*.py))
 bench: install  ## Run the benchmarks, one table each
 	@for file in $(BENCHES); do echo "== $$file"; $(BIN)/python "$$file" $(ARGS); done
+
+gpu: install  ## Check and measure a CUDA GPU for nine minutes, and train a model on it
+	@$(BIN)/python benchmarks/gpu.py --out "$(or $(OUT),runs/gpu)" $(ARGS)
