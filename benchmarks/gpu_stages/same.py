@@ -182,7 +182,7 @@ def sampled(work: Work, sampler: Sampler, sde: object) -> tuple[float, bool]:
         return sampler(on, u, Condition(label=label[rows].to(device)), generators, progress).cpu()
 
     alone = torch.cat([made(denoiser, [i]) for i in range(COUNT)])
-    guard, guarded = Guard(work.cuda), hasattr(sampler.on(sde), "plan")
+    guard, guarded = Guard(work.cuda), hasattr(sampler.resolve(sde), "plan")
     try:
         together = made(denoiser.to(work.device), list(range(COUNT)), guard.progress if guarded else None)
     finally:
@@ -194,12 +194,12 @@ def every_sampler(work: Work) -> None:
     found = {name: getattr(samplers, name) for name in samplers.__all__}
     kinds = {n: k for n, k in found.items() if isinstance(k, type) and issubclass(k, Sampler)}
     steps = 3 if work.quick else 6
-    options = {"GottaGoFast": {"calls": 8 * steps}, "ProbabilityFlow": {"relative": 1e-3, "absolute": 1e-3}}
+    options = {"GottaGoFast": {"max_nfe": 8 * steps}, "ProbabilityFlow": {"rtol": 1e-3, "atol": 1e-3}}
     for name, kind in kinds.items():
         if getattr(kind, "__abstractmethods__", None):
             continue
         sampler = kind(**options.get(name, {"steps": steps}))
-        sde = next(sde for sde in (EDM(), CLD()) if sampler.takes(sde))
+        sde = next(sde for sde in (EDM(), CLD()) if sampler.supports(sde))
         error, guarded = sampled(work, sampler, sde)
         row = {"sampler": name, "process": type(sde).__name__, "relative error": f"{error:.1e}"}
         work.stage.row("Every sampler", {**row, "its loop waits for the device": "no" if guarded else "it may"})
