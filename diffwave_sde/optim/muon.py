@@ -19,7 +19,8 @@ class MuonAdamW(Optimizer):
     learned as fast as common ones: a U-Net of ours came to the same loss in 250 steps, with AdamW in 450
     (docs/notebook/optimizer.md). A kernel (O, I, K) is taken as the matrix (O, I·K). One with more rows than columns,
     such as a head of many bands, is left to AdamW, by which it learns nearly as well: its singular values cost as much
-    as those of all the others together. A step has the root mean square of one of AdamW's, so that one rate serves both.
+    as those of all the others together. A step has the root mean square of one of AdamW's, so that one rate serves
+    both.
 
         m ← µ m + (1 - µ) g,    W ← W - lr ratio (0.2 √(I·K) orth(µ m + (1 - µ) g) + λ W)
 
