@@ -169,7 +169,7 @@ def measured(options: argparse.Namespace, line: str, home: Path) -> dict:
 
     def read(*parts: str) -> tuple[Tensor, list[str]]:
         rows = torch.cat([torch.as_tensor(data.splits[part]) for part in parts]).sort().values.numpy()
-        clips = torch.from_numpy(data.store.read(rows)).float().view(len(rows), -1) / 32768
+        clips = audio.from_int16(data.store.read(rows)).view(len(rows), -1)
         return clips, [data.store.labels[i] for i in data.store.label_ids[rows]]
 
     clips, labels = read("validation", "test")

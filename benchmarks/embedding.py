@@ -23,7 +23,6 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from safetensors.torch import save as packed
 from tables import markdown
@@ -36,6 +35,7 @@ from diffwave_sde.data.builtin import RECIPES
 from diffwave_sde.data.sources import Rendered
 from diffwave_sde.metrics import Embedding, LogMel, aligned, frechet
 from diffwave_sde.metrics.learned import Encoder, Learned
+from diffwave_sde.progress import progress_bar
 
 CONSOLE = Console(stderr=True)
 UNHEARD = ("family_index", "level_dbfs")  # a number of no order, and what alignment takes away
@@ -202,7 +202,7 @@ def load(item: Rendered):
 def rendered(what: str, counts: dict[str, int], seed: int, workers: int) -> Sounds:
     items = [Rendered(name, i, seed) for name, count in counts.items() for i in range(count)]
     # spawned: a fork of a process whose libraries run threads may hang
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool, bar() as progress:
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool, progress_bar("sounds") as progress:
         clips = list(progress.track(pool.map(load, items, chunksize=16), len(items), description=what))
     parameters = torch.full((len(items), len(PARAMETERS)), math.nan)
     for row, clip in zip(parameters, clips, strict=True):
@@ -212,11 +212,6 @@ def rendered(what: str, counts: dict[str, int], seed: int, workers: int) -> Soun
                 value = clip.parameters[name]
                 row[i] = math.log(value) if law == "log" else value
     return Sounds(torch.stack([torch.from_numpy(c.window) for c in clips]), [c.label for c in clips], parameters)
-
-
-def bar() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=CONSOLE)
 
 
 # --------------------------------------------------------------------------------------------------- training
@@ -293,7 +288,7 @@ def train(sounds: Sounds, options: argparse.Namespace) -> Pupil:
     optimizer = torch.optim.AdamW(pupil.parameters(), weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, options.rate, options.steps, pct_start=0.1)
     smooth: dict[str, float] = {}
-    with bar() as progress:
+    with progress_bar("steps") as progress:
         task = progress.add_task("training", total=options.steps)
         for _ in range(options.steps):
             rows = torch.randint(len(sounds), (options.batch,), generator=generator)
@@ -371,7 +366,7 @@ def reactions(embeddings: Sequence[Embedding], options: argparse.Namespace) -> T
     halves = [sets.read(torch.arange(len(sets)).view(-1, 2 * options.sounds)[r]) for r in range(options.rounds)]
     cases = [("none", 0.0), *((name, float(v)) for name, values in REACTIONS.items() for v in values)]
     columns = {embedding.name: torch.zeros(options.rounds, len(cases)) for embedding in embeddings}
-    with bar() as progress:
+    with progress_bar("cases") as progress:
         task = progress.add_task("reactions", total=options.rounds * len(cases))
         for r, sounds in enumerate(halves):
             a, b = sounds.split(options.sounds)

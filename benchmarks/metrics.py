@@ -20,6 +20,7 @@ from rich.table import Table
 from tables import markdown
 from torch import Tensor
 
+from diffwave_sde import audio
 from diffwave_sde.data.module import AudioDataModule
 from diffwave_sde.metrics import EMBEDDINGS, frechet, kernel, manifold
 from diffwave_sde.metrics.evaluation import Discriminant
@@ -58,7 +59,7 @@ def main() -> None:
     data.prepare_data()
     data.setup("fit")
     rows = torch.randperm(len(data.store), generator=stream("rows")).numpy()[: 2 * options.count]
-    sounds = torch.from_numpy(data.store.read(rows)).float() / 32768
+    sounds = audio.from_int16(data.store.read(rows))
     kinds = [data.labels[i] for i in data.store.label_ids[rows]]
     a, b = sounds.split(len(sounds) // 2)[:2]
     heads = [f"{name}: {what}" for name in EMBEDDINGS for what in ("Fréchet", "kernel", "coverage")]

@@ -231,7 +231,7 @@ def recordings(model: checkpoint.Trained, label: Tensor) -> tuple[Tensor, Tensor
     kinds = data.store.label_ids[rows]
     order = [(int((label[:i] == k).sum()), int(k)) for i, k in enumerate(label)]
     sets = [[rows[kinds == k][2 * turn + half] for turn, k in order] for half in (0, 1)]
-    first, second = (torch.from_numpy(data.store.read(np.array(s))).float() / 32768 for s in sets)
+    first, second = (audio.from_int16(data.store.read(np.array(s))) for s in sets)
     return first.reshape(len(label), -1), second.reshape(len(label), -1)
 
 

@@ -185,7 +185,7 @@ def qualities(options: argparse.Namespace, device: torch.device) -> Table:
     data.prepare_data()
     data.setup("fit")
     rows = np.sort(np.concatenate([data.splits[part] for part in ("validation", "test")]))
-    clips = torch.from_numpy(data.store.read(rows)).float() / 32768
+    clips = audio.from_int16(data.store.read(rows))
     real = SoundSet(clips, tuple(data.labels[i] for i in data.store.label_ids[rows]), "held out")
     embeddings, seeds = [kind() for kind in EMBEDDINGS.values()], [int(seed) for seed in options.seeds.split(",")]
     table = Table(

@@ -19,10 +19,11 @@ ALLOWED: dict[str, set[str] | None] = {
     "bounds": set(),
     "names": set(),
     "paths": {"names"},
+    "progress": set(),
     "audio": {"atomic", "names"},
     "page": {"audio", "pictures", "atomic"},
     "pictures": {"audio", "atomic"},
-    "data": {"audio", "atomic", "names", "paths"},
+    "data": {"audio", "atomic", "names", "paths", "progress"},
     "sde": {"random", "bounds"},
     "networks": {"machine"},  # never sde: a network sees a noise level, not a process
     "denoiser": {"sde", "random"},
@@ -39,7 +40,8 @@ ALLOWED: dict[str, set[str] | None] = {
     "module": {"model", "sde", "denoiser", "guidance", "networks", "loss", "optim", "samplers", "random"}
     | {"machine", "compatibility", "resume"},
     "resume": {"compatibility"},
-    "callbacks": {"module", "metrics", "samplers", "audio", "page", "pictures", "random", "atomic", "bounds"},
+    "callbacks": {"module", "metrics", "samplers", "audio", "page", "pictures", "random", "atomic", "bounds"}
+    | {"progress"},
     "deploy": {"denoiser", "guidance", "samplers"},
     "checkpoint": EVERYTHING,
     "cli": EVERYTHING,
@@ -54,6 +56,7 @@ OUTSIDE = {
     "bounds": set(),
     "names": set(),
     "paths": set(),
+    "progress": {"rich"},
     "audio": {"torch", "torchaudio", "soundfile", "numpy"},
     "pictures": {"torch", "numpy", "matplotlib"},
     "sde": {"torch", "numpy"},

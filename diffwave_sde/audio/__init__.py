@@ -15,6 +15,7 @@ from diffwave_sde.audio.clips import (
     SILENT,
     TAIL,
     fade_out,
+    from_int16,
     normalise,
     offset,
     onset,
@@ -27,5 +28,5 @@ from diffwave_sde.audio.files import decode, read, write
 
 __all__ = [
     "DECLICK", "FADE", "LENGTH", "PEAK", "PRE_ROLL", "RATE", "SILENT", "TAIL", "compress", "decode", "expand",
-    "fade_out", "normalise", "offset", "onset", "read", "resample", "trim", "window", "write",
+    "fade_out", "from_int16", "normalise", "offset", "onset", "read", "resample", "trim", "window", "write",
 ]  # fmt: skip

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,6 +28,11 @@ _HOP = 44  # samples, 1 ms: the resolution at which levels are compared
 _LOUD = 0.1  # re peak, -20 dB: the event itself, never its pre-echo
 _FLOOR = 10 ** (-50 / 20)  # re peak: below this nothing has begun
 _JUMP = 10 ** (15 / 20)  # a rise of 15 dB in 2 ms is an attack; slower is a swell
+
+
+def from_int16(x: np.ndarray) -> Tensor:
+    """The waveforms of 16-bit samples, as a store holds them: float32 in [-1, 1), of the same shape."""
+    return torch.from_numpy(np.multiply(x, np.float32(1 / 32768), dtype=np.float32))
 
 
 def resample(x: Tensor, source: int, rate: int = RATE) -> Tensor:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 
 import numpy as np
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from diffwave_sde import metrics
+from diffwave_sde import audio, metrics
 from diffwave_sde.callbacks.generation import classes_of, generate
-from diffwave_sde.callbacks.sample_logger import say
+from diffwave_sde.callbacks.progress import say
 from diffwave_sde.samplers import Sampler
 
 NUMBERS = 1_000_000
@@ -98,6 +97,6 @@ class FrechetScore(Callback):
                     own = rows[kinds == kind]
                     own = own if len(own) else np.flatnonzero(data.store.label_ids == kind)
                     chosen += [own[asked[:i].count(kind) % len(own)]] if len(own) else []
-                sets.append(self.embedding(torch.from_numpy(data.store.read(chosen)).float() / 32768))
+                sets.append(self.embedding(audio.from_int16(data.store.read(chosen))))
             self._real = sets[0], max(metrics.frechet(*sets), 1e-9)
         return self._real

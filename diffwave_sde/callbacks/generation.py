@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,11 +9,13 @@ from contextlib import contextmanager
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
+from rich.console import Console
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from diffwave_sde import audio
 from diffwave_sde.callbacks.ema import averaged
+from diffwave_sde.callbacks.progress import Progress
+from diffwave_sde.progress import progress_bar
 from diffwave_sde.samplers import Sampler
 
 
@@ -46,20 +47,26 @@ def generate(
         sampler: the model's own by default.
         batch: sounds made at once by a process.
     """
-    if (pause := getattr(trainer.progress_bar_callback, "pause", None)) is not None:
-        pause()
+    if isinstance(trainer.progress_bar_callback, Progress):
+        trainer.progress_bar_callback.pause(clear=True)
     data, n = trainer.datamodule, len(numbers)
     mu, length = getattr(data, "mu", 0.0), getattr(data, "length", audio.LENGTH)
     mine = list(range(trainer.global_rank, n, trainer.world_size))
     made: dict[int, Tensor] = {}
     with gather_across_ranks(trainer, title) as share:
-        with isolate_rng(), averaged(trainer, module), _evaluating(module), _bar(trainer, title, len(mine)) as bar:
+        display = progress_bar("sounds", Console(), transient=True, show=trainer.is_global_zero)
+        with isolate_rng(), averaged(trainer, module), _evaluating(module), display:
+            task = display.add_task(title, total=len(mine))
             for first in range(0, len(mine), batch):
                 places = mine[first : first + batch]
                 label = torch.tensor([classes[i] for i in places], device=module.device) if classes else None
                 generators = module.generators([numbers[i] for i in places])
+
+                def advance(done: int, steps: int, first: int = first, sounds: int = len(places)) -> None:
+                    display.update(task, completed=first + sounds * done / steps)
+
                 with trainer.precision_plugin.forward_context():
-                    y = module.sample(length, label, generators, sampler, bar(len(places)))
+                    y = module.sample(length, label, generators, sampler, advance)
                 made |= dict(zip(places, audio.expand(y.float().cpu(), mu)[:, 0], strict=True))
         share.update(made)
     return torch.stack([share[i] for i in range(n)])
@@ -104,30 +111,3 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for m, training in modes.items():
             m.training = training
-
-
-@contextmanager
-def _bar(trainer: Trainer, title: str, count: int):
-    """Progress over the sampler's steps for all batches; `bar(sounds)` is the sampler's hook for one batch."""
-    with tqdm(
-        total=count,
-        desc=title,
-        leave=False,
-        disable=not (trainer.is_global_zero and sys.stdout.isatty()),
-        file=sys.stdout,
-        unit="sound",
-        dynamic_ncols=True,
-        bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}",
-    ) as display:
-        before = 0.0
-
-        def batch(sounds: int):
-            nonlocal before
-            start, before = before, before + sounds
-
-            def progress(done: int, total: int) -> None:
-                display.update(start + sounds * done / total - display.n)
-
-            return progress
-
-        yield batch

@@ -123,9 +123,15 @@ class Progress(TQDMProgressBar):
 
     # Pauses
 
-    def pause(self) -> None:
-        """What comes now is no training: leave it out of the speed that is shown, not out of the time left."""
+    def pause(self, clear: bool = False) -> None:
+        """What comes now is no training: leave it out of the speed that is shown, not out of the time left.
+
+        With `clear` the bars go from the terminal until their next update, so that another can be drawn there.
+        """
         self._clock.pause()
+        for bar in (self._train_progress_bar, self._val_progress_bar) if clear else ():
+            if bar is not None and not bar.disable:
+                bar.clear()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_validation_start(trainer, pl_module)
@@ -138,6 +144,15 @@ class Progress(TQDMProgressBar):
             return
         value = trainer.callback_metrics.get("val/loss")
         self._show(pl_module, "" if value is None else f", val/loss {float(value):.4g}")
+
+
+def say(trainer: Trainer, line: str) -> None:
+    """Print a line on rank 0 without breaking the progress bar."""
+    bar = trainer.progress_bar_callback
+    if bar is not None and bar.is_enabled:
+        bar.print(line)
+    elif trainer.is_global_zero:
+        print(line, flush=True)
 
 
 class _Clock:

@@ -17,9 +17,10 @@ from torch import Tensor
 from diffwave_sde import audio, page
 from diffwave_sde.callbacks.generation import classes_of, gather_across_ranks, generate
 from diffwave_sde.callbacks.last_checkpoint import interrupted
+from diffwave_sde.callbacks.progress import say
+from diffwave_sde.callbacks.sample_page import DATA, write_page
+from diffwave_sde.callbacks.wandb import log_sounds
 from diffwave_sde.samplers import Sampler
-
-DATA = "data"
 
 
 class SampleLogger(Callback):
@@ -107,7 +108,7 @@ class SampleLogger(Callback):
         write_page(home, Path(self.folder or trainer.default_root_dir).resolve().name)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                _show(logger, step, names, classes, files)
+                log_sounds(logger, step, [names[c] for c in classes] if classes else [""] * len(files), files)
 
     def _examples(self, trainer: Trainer, names: Sequence[str], classes: Sequence[int] | None) -> Tensor | None:
         """Training clips of the classes of the sounds, (count, T), or None where the datamodule keeps no store."""
@@ -123,51 +124,5 @@ class SampleLogger(Callback):
             chosen.append(of_class[turn % len(of_class)] if len(of_class) else -1)
         read = store.read(np.array([row for row in chosen if row >= 0]))
         out = torch.zeros(self.count, read.shape[-1])
-        out[torch.tensor(chosen) >= 0] = torch.from_numpy(read).float() / 32768
+        out[torch.tensor(chosen) >= 0] = audio.from_int16(read)
         return out
-
-
-def write_page(home: Path, title: str) -> None:
-    """Write `home/index.html` over everything that lies in `home/data` and `home/step=N`: newest step first."""
-    steps = sorted(
-        (int(d.name.partition("=")[2]) for d in home.glob("step=*") if d.name.partition("=")[2].isdigit()), reverse=True
-    )
-    folders = [(DATA, home / DATA)] * (home / DATA).is_dir() + [(f"step {n:,}", home / f"step={n}") for n in steps]
-    rows = sorted({file.stem for _, folder in folders for file in folder.glob("*.wav")})
-    columns = []
-    for name, folder in folders:
-        files = (folder / f"{row}.wav" for row in rows)
-        columns.append(page.Column(name, [f if f.exists() else None for f in files], reference=name == DATA))
-    note = "Each row is one sound: the same noise and class at every step, the newest first."
-    if columns and columns[0].reference:
-        note += " The column “data” holds training clips of that class, for comparison."
-    page.write(
-        home / "index.html", f"{title}: sounds during training", [r.replace("-", " ") for r in rows], columns, note
-    )
-
-
-def _show(logger: WandbLogger, at: int, step: int, names, classes, files: Sequence[Path]) -> None:
-    import wandb
-
-    kinds = [names[c] for c in classes] if classes else [""] * len(files)
-    captions = [f"{file.stem}, step {step}" for file in files]
-
-    def sounds() -> list:
-        return [wandb.Audio(str(f), caption=c) for f, c in zip(files, captions, strict=True)]
-
-    def pictures() -> list:
-        return [wandb.Image(str(f.with_suffix(".png")), caption=c) for f, c in zip(files, captions, strict=True)]
-
-    table = wandb.Table(columns=["step", "class", "sound", "audio", "picture"])
-    for i, row in enumerate(zip(kinds, sounds(), pictures(), strict=True)):
-        table.add_data(step, row[0], i, *row[1:])
-    logger.log_metrics({"samples/audio": sounds(), "samples/pictures": pictures(), "samples/table": table}, step=at)
-
-
-def say(trainer: Trainer, line: str) -> None:
-    """Print a line on rank 0 without breaking the progress bar."""
-    bar = trainer.progress_bar_callback
-    if bar is not None and bar.is_enabled:
-        bar.print(line)
-    elif trainer.is_global_zero:
-        print(line, flush=True)

@@ -11,7 +11,7 @@ import os
 import secrets
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -112,6 +112,31 @@ class Wandb(WandbLogger):
             step = self.experiment.step
         if step >= self.experiment.step:
             self.experiment.log({**metrics, "trainer/global_step": step}, step=step)
+
+
+def log_sounds(logger: WandbLogger, step: int, kinds: Sequence[str], files: Sequence[Path]) -> None:
+    """Log sounds, their pictures, and a table of both.
+
+    Args:
+        logger: of any project.
+        step: the optimizer's.
+        kinds: the class of each, "" for none.
+        files: their WAV files, with the picture of each beside it.
+    """
+    import wandb
+
+    captions = [f"{file.stem}, step {step}" for file in files]
+
+    def sounds() -> list:
+        return [wandb.Audio(str(f), caption=c) for f, c in zip(files, captions, strict=True)]
+
+    def pictures() -> list:
+        return [wandb.Image(str(f.with_suffix(".png")), caption=c) for f, c in zip(files, captions, strict=True)]
+
+    table = wandb.Table(columns=["step", "class", "sound", "audio", "picture"])
+    for i, row in enumerate(zip(kinds, sounds(), pictures(), strict=True)):
+        table.add_data(step, row[0], i, *row[1:])
+    logger.log_metrics({"samples/audio": sounds(), "samples/pictures": pictures(), "samples/table": table}, step=step)
 
 
 def choose_mode() -> tuple[str, str]:

@@ -18,11 +18,11 @@ from rich.table import Table
 from diffwave_sde import audio, checkpoint, page, samplers
 from diffwave_sde.atomic import atomic_write
 from diffwave_sde.cli import cores, led, runs, sample
-from diffwave_sde.cli.bar import bar
 from diffwave_sde.data import sources
 from diffwave_sde.data.module import AudioDataModule
 from diffwave_sde.data.store import Store
 from diffwave_sde.metrics import CHOICES, EMBEDDINGS, Embedding, SoundSet, embedding, evaluate
+from diffwave_sde.progress import progress_bar
 
 SHOWN = {
     "frechet": "Fréchet",
@@ -93,7 +93,7 @@ def run(argv: list[str]) -> None:
         config.generated = str(_make(ckpt, config))
     real = trained_on(ckpt, config) if config.real is None else sounds_of(config.real, config, real=True)
     generated = sounds_of(config.generated, config, real=False)
-    with bar("steps") as progress:
+    with progress_bar("steps") as progress:
         task = progress.add_task("comparing")
 
         def report(what: str, done: int, steps: int) -> None:
@@ -144,7 +144,7 @@ def trained_on(ckpt: str | Path, config: Namespace) -> SoundSet:
 
 def _of_store(store: Store, rows: np.ndarray, name: str, config: Namespace) -> SoundSet:
     rows = np.sort(np.random.default_rng(config.seed).permutation(rows)[: config.most])
-    sounds = torch.from_numpy(store.read(rows)).float().view(len(rows), -1) / 32768
+    sounds = audio.from_int16(store.read(rows)).view(len(rows), -1)
     return SoundSet(sounds, tuple(store.labels[i] for i in store.label_ids[rows]), name)
 
 
@@ -168,7 +168,7 @@ def sounds_of(origin: str, config: Namespace, real: bool) -> SoundSet:
     chosen = sorted(np.random.default_rng(config.seed).permutation(len(files))[: config.most])
     sounds, labels = [], []
     told = {} if real else _told(path)
-    with bar("files") as progress:
+    with progress_bar("files") as progress:
         for i in progress.track(chosen, description=f"reading {origin}"):
             above = files[i].rpartition("/")[0]
             try:

@@ -17,8 +17,8 @@ from rich.table import Table
 from diffwave_sde import audio, checkpoint, guidance, page, samplers
 from diffwave_sde.atomic import atomic_write
 from diffwave_sde.cli import cores, led, runs
-from diffwave_sde.cli.bar import bar
 from diffwave_sde.networks import BFloat16Network
+from diffwave_sde.progress import progress_bar
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -222,7 +222,7 @@ def _make(folder: Folder, model: checkpoint.Trained, sampler: samplers.Sampler, 
     made, seconds = 0, 0.0
     wrap = guidance.CLIPS.get(config.clip)
     captured = model.module.capture(sampler, wrap) if config.cuda_graphs else None
-    with bar("sounds") as progress:
+    with progress_bar("sounds") as progress:
         task = progress.add_task(f"sampling with {type(sampler).__name__}", total=config.n)
         for first in range(0, len(missing), config.batch_size):
             rows = missing[first : first + config.batch_size]

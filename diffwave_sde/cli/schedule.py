@@ -13,9 +13,9 @@ from rich.table import Table
 from diffwave_sde import checkpoint
 from diffwave_sde.atomic import atomic_write
 from diffwave_sde.cli import runs
-from diffwave_sde.cli.bar import bar
 from diffwave_sde.cli.sample import Device, device
 from diffwave_sde.denoiser import Condition
+from diffwave_sde.progress import progress_bar
 from diffwave_sde.random import stream
 from diffwave_sde.samplers.grids import CosineGrid, KarrasGrid, LogSNRGrid, QuadraticGrid, UniformGrid
 from diffwave_sde.samplers.learned import best_paths, errors, terms
@@ -56,7 +56,7 @@ def run(argv: list[str]) -> None:
     where = denoiser.sigma_data.device
     x = batch.audio.to(where)
     times = LogSNRGrid()(denoiser.sde, config.candidates)
-    with bar("times") as progress:
+    with progress_bar("times") as progress:
         task = progress.add_task("measuring the bound", total=len(times))
         error = errors(
             denoiser,

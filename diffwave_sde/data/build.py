@@ -13,14 +13,13 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from filelock import FileLock, Timeout
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
 from diffwave_sde import audio
 from diffwave_sde.atomic import atomic_write
@@ -29,6 +28,7 @@ from diffwave_sde.data.convert import CHUNK, convert_all
 from diffwave_sde.data.journal import Journal
 from diffwave_sde.data.shards import Shards, allocate, close, remove, write_header
 from diffwave_sde.data.store import Store
+from diffwave_sde.progress import progress_bar
 
 VERSION = 2  # of the layout and of the windowing: a change rebuilds every store
 COLUMNS = ("row", "file", "label", "group", "seconds", "rate", "licence", "digest", "parameters", "reason")
@@ -221,28 +221,16 @@ def _finish(source: sources.Source, settings: dict, work: Path, home: Path, shar
     (home / "journal.jsonl").unlink()
 
 
-class _Speed(ProgressColumn):
-    def render(self, task):
-        return f"{task.speed:,.0f}/s" if task.speed else "-/s"
-
-
 @contextmanager
-def _bar(console: Console, name: str, total: int, done: int):
-    """A progress bar on a terminal; elsewhere nothing."""
-    if console.quiet or not console.is_terminal:
-        yield lambda number, refused: None
-        return
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn(),
-        TextColumn("{task.fields[refused]} refused"),
-    )  # fmt: skip
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(name, total=total, completed=done, refused=0)
+def _bar(console: Console, name: str, total: int, done: int) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar: `advance(files, how many of them were refused)`."""
+    with progress_bar("files", console, transient=True) as bar:
+        task = bar.add_task(name, total=total, completed=done)
         refused = 0
 
         def advance(number: int, more: int) -> None:
             nonlocal refused
             refused += more
-            bar.update(task, advance=number, refused=refused)
+            bar.update(task, advance=number, note=f"{refused} refused" if refused else "")
 
         yield advance

@@ -80,7 +80,7 @@ class Clips(Dataset):
             for numbers, row, label in zip(draws, rows.tolist(), labels, strict=True)
         ]
         read = self.store.read(rows.tolist() + [row for row in partners if row is not None])
-        x = np.multiply(read, np.float32(1 / 32768), dtype=np.float32)
+        x = audio.from_int16(read).numpy()
         others = iter(x[len(rows) :])
         return np.stack([
             self.augment(clip, numbers, None if partner is None else next(others))

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from signals import hit, noise
@@ -84,3 +85,10 @@ def test_silence_is_an_error(x):
 def test_a_window_without_room_is_an_error(length):
     with pytest.raises(ValueError, match="length"):
         audio.window(hit(), length)
+
+
+def test_samples_of_16_bits_are_waveforms_of_full_scale_one():
+    samples = np.array([[-32768, 0], [1, 32767]], np.int16)
+    x = audio.from_int16(samples)
+    assert x.dtype == torch.float32
+    assert (x * 32768).tolist() == samples.tolist()
