@@ -70,5 +70,6 @@ def test_pauses_leave_the_speed_alone_and_lengthen_the_time_left():
     clock.tick(12, 111.0)
     assert clock.speed == pytest.approx(1.0)
     progress = Progress()
-    progress._trainer, progress._clock, progress._total = SimpleNamespace(global_step=12, callbacks=[]), clock, 23
+    progress.setup(SimpleNamespace(global_step=12, callbacks=[], is_global_zero=True), None, "fit")
+    progress._clock, progress._total = clock, 23
     assert progress.left() == pytest.approx(110)  # 11 steps more, at the 11 steps in 110 s so far
