@@ -33,7 +33,9 @@ PEAKS = {
     "A100": (19.5e12, 156e12, 312e12),
 }
 PRODUCT = re.compile(
-    r"gemm|cutlass|xmma|wgmma|conv|wgrad|dgrad|fprop|cudnn|flash|fmha|attention|addmm|baddbmm|\bb?mm\b|triton_tem", re.I
+    r"^(?!.*(?:toNhwc|toNchw|transpose)).*(?:gemm|nvjet|cutlass|xmma|wgmma|conv(?!ert)|wgrad|dgrad|fprop|flash|fmha|"
+    r"attention|addmm|baddbmm|\bb?mm\b|triton_tem)",
+    re.I,
 )
 """Names of kernels, and on a CPU of operators, that are products."""
 MODES = ("reduce-overhead", "max-autotune-no-cudagraphs")

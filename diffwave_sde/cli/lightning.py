@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 import os
 import re
@@ -18,7 +17,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from diffwave_sde import audio, callbacks, checkpoint  # noqa: F401  callbacks are values on the command line
+from diffwave_sde import __version__, audio, callbacks, checkpoint  # noqa: F401  callbacks are values on the command line
 from diffwave_sde.atomic import atomic_write
 from diffwave_sde.callbacks.last_checkpoint import interrupted
 from diffwave_sde.cli import class_of, runs
@@ -169,7 +168,7 @@ class CLI(LightningCLI):
             "rate": data.rate,
             "length": data.length,
             "mu": data.mu,
-            "version": importlib.metadata.version("diffwave-sde"),
+            "version": __version__,
         }
 
 
