@@ -223,7 +223,7 @@ def trained(path: str, count: int, chosen: list[str]) -> tuple[Table, Table]:
     return away, table
 
 
-def recordings(model: checkpoint.Trained, label: Tensor) -> tuple[Tensor, Tensor]:
+def recordings(model: checkpoint.LoadedModel, label: Tensor) -> tuple[Tensor, Tensor]:
     """Two sets of training clips (n, T) with the classes of `label`, none in both."""
     data = checkpoint.data(model.path, mu=0)
     data.setup("fit")

@@ -47,7 +47,7 @@ from diffwave_sde.samplers import DefaultSampler, DPMSolver2M, DPMSolver3M, DPMS
 PEERS = ("crash", "audio-diffusion-pytorch, 7 levels")
 
 
-def model(name: str, device: torch.device, half: bool = False) -> checkpoint.Trained:
+def model(name: str, device: torch.device, half: bool = False) -> checkpoint.LoadedModel:
     """A trained model, its products in bfloat16 if so wanted."""
     found = checkpoint.load(name, device=str(device))
     if half:
@@ -222,7 +222,7 @@ def qualities(options: argparse.Namespace, device: torch.device) -> Table:
 
 
 def generated(
-    own: checkpoint.Trained, sampler: Sampler | None, guidance: Guidance | None, count: int, seed: int
+    own: checkpoint.LoadedModel, sampler: Sampler | None, guidance: Guidance | None, count: int, seed: int
 ) -> SoundSet:
     """So many sounds of a model, its classes in turn."""
     label, made = torch.arange(count) % len(own.labels), []

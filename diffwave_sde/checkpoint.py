@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from diffwave_sde import compatibility
-from diffwave_sde.model import KEY, Model, check_fit, unlike
+from diffwave_sde.model import KEY, Model, check_fit, first_mismatch
 
 if TYPE_CHECKING:
     from diffwave_sde.data.module import AudioDataModule
@@ -35,7 +35,7 @@ _NEEDED = ("step", "labels", "rate", "length", "mu", "config")
 
 
 @dataclass(frozen=True)
-class Trained:
+class LoadedModel:
     """A model as it was trained.
 
     module: the model, in evaluation mode.
@@ -224,7 +224,7 @@ def load(
     device: str = "cpu",
     kind: type[Model] = Model,
     weak: str | Path | None = None,
-) -> Trained:
+) -> LoadedModel:
     """The model of a checkpoint.
 
     Args:
@@ -232,7 +232,7 @@ def load(
         weights: the averaged ones (EMA), or the raw ones as the optimizer left them.
         device: where to put it.
         kind: what it is wanted as; a DiffusionModule has its losses too.
-        weak: the checkpoint of a weaker model to be led away from (autoguidance), in place of its own if it has one.
+        weak: the checkpoint of a weaker model to be guided away from (autoguidance), in place of its own if it has one.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -240,19 +240,10 @@ def load(
     """
     path = find(path)
     state = read(path)
-    recipe = state[KEY]
-    if "config" not in recipe:
-        raise ValueError(f"{path} holds weights without a configuration: train it through `diffwave-sde fit`")
-    if is_export(path):
-        if weights == "raw":
-            raise ValueError(f"{path} holds the averaged weights alone: leave --weights out")
-        module = _complete(path, recipe, state["state_dict"], kind)
-    else:
-        module = build(recipe["config"]["model"], kind)
-        _fill(module, state, weights)
+    recipe, module = state[KEY], _model(path, state, weights, kind)
     if weak is not None:
-        _weaken(module, recipe, path, find(weak))
-    return Trained(
+        _attach_weak(module, recipe, path, find(weak))
+    return LoadedModel(
         module.to(device).eval().requires_grad_(False),
         tuple(recipe["labels"]),
         recipe["rate"],
@@ -263,10 +254,23 @@ def load(
     )
 
 
-def _weaken(module: Model, recipe: dict[str, Any], path: Path, weaker: Path) -> None:
-    """Let the model of the checkpoint `weaker` be the one that `module` is led away from."""
-    denoiser = load(weaker).module.denoiser
-    theirs = read(weaker)[KEY]
+def _model(path: Path, state: dict[str, Any], weights: str, kind: type[M]) -> M:
+    """The model of what `read` found at `path`."""
+    if "config" not in state[KEY]:
+        raise ValueError(f"{path} holds weights without a configuration: train it through `diffwave-sde fit`")
+    if not is_export(path):
+        module = build(state[KEY]["config"]["model"], kind)
+        _fill(module, state, weights)
+        return module
+    if weights == "raw":
+        raise ValueError(f"{path} holds the averaged weights alone: leave --weights out")
+    return _complete(path, state[KEY], state["state_dict"], kind)
+
+
+def _attach_weak(module: Model, recipe: dict[str, Any], path: Path, weaker: Path) -> None:
+    """Let the model of the checkpoint `weaker` be the one that `module` is guided away from."""
+    state = read(weaker)
+    denoiser, theirs = _model(weaker, state, "averaged", Model).denoiser, state[KEY]
     for what in ("labels", "rate", "mu"):
         if theirs[what] != recipe[what]:
             raise ValueError(
@@ -301,7 +305,7 @@ def _complete(path: Path, recipe: dict[str, Any], weights: dict[str, Tensor], ki
     except (ArgumentError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         by = recipe.get("version", "another version")
         raise ValueError(f"{beside}, written by {by}, describes no model that can be made: {_first(error)}") from None
-    if wrong := unlike(module.denoiser, weights):
+    if wrong := first_mismatch(module.denoiser, weights):
         raise ValueError(f"{path} is not of the model in {beside} ({wrong} differs): take both from one export")
     module.denoiser.load_state_dict(weights)
     return module

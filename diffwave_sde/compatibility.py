@@ -25,6 +25,12 @@ CLASSES: dict[str, str] = {
 OPTIONS: dict[str, dict[str, str]] = {
     "loss": {"strata": "time_sampling"},
     "weight": {"tilt": "weight_fn"},
+    "guidance": {
+        "low": "sigma_min",
+        "high": "sigma_max",
+        "auto_low": "auto_sigma_min",
+        "auto_high": "auto_sigma_max",
+    },
     "sampler": {
         "quiet": "eta_low_noise",
         "below": "low_noise_sigma",

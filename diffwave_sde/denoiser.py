@@ -12,10 +12,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import final
 
 import torch
 from torch import Tensor, nn
 
+from diffwave_sde.parametrization import (  # noqa: F401  checkpoints name them by their old place
+    X0,
+    Epsilon,
+    Karras,
+    MixedScore,
+    Parametrization,
+    Score,
+    V,
+)
 from diffwave_sde.sde import SDE, Kernel, apply, broadcast_like, dot, embed_waveform, float64
 
 
@@ -41,85 +51,94 @@ class Condition:
         return replace(self, **fields)
 
 
-class Parametrization(ABC):
-    """What the network's output stands for: (skip, out) in D = skip · u + out · net."""
+class BaseDenoiser(nn.Module, ABC):
+    """What samplers, editing and likelihood ask of a denoiser: of the network's own, and of one that wraps another.
+
+    sde: the forward process.
+    sigma_data: standard deviation of the data, a scalar.
+    """
+
+    sde: SDE
+    sigma_data: Tensor
 
     @abstractmethod
-    def __call__(self, kernel: Kernel, sigma_data: Tensor) -> tuple[Tensor, Tensor]:
-        """(skip (B, S), out (B,)), float64, at the kernel's times, for data of standard deviation `sigma_data`."""
+    def predict(self, u: Tensor, t: Tensor, condition: Condition | None = None) -> tuple[Tensor, Tensor | None]:
+        """D, and the place of the learned variance where the network has one: u (B, S, C, T), t (B,) -> (B, C, T) each.
+
+        The variance of a reverse step is exp(v log β + (1 - v) log β̃). Source: Nichol and Dhariwal 2021, eq. 15.
+        """
+
+    @abstractmethod
+    def combine(self, A: Tensor, a: Tensor, u: Tensor, t: Tensor, condition: Condition | None) -> Tensor:
+        """A u - a D, (B, S, C, T), for A (B, S, S) and a (B, S)."""
+
+    def nodes(self, times: Tensor, like: Tensor) -> Nodes:
+        """`predict` at fixed times (N,), float64: (u, index, condition).
+
+        A denoiser that can compute beforehand what depends on time alone has its own.
+
+        Args:
+            times: in float64.
+            like: a state (B, S, C, T) of the type and on the device of those to come.
+        """
+        clock = (
+            float64(times.to(like.device if like.device.type != "mps" else "cpu"))[:, None]
+            .expand(-1, len(like))
+            .unbind()
+        )
+        return lambda u, i, condition=None: self.predict(u, clock[i].repeat(len(u) // len(like)), condition)
+
+    @final
+    def forward(self, u: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
+        """D: u (B, S, C, T), t (B,) -> (B, C, T)."""
+        return self.predict(u, t, condition)[0]
+
+    @final
+    def score(self, u: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
+        """∇ log p(u_t) = Σ⁻¹ (M D - u), (B, S, C, T). Source: Tweedie's formula, Efron 2011, eq. 2.8."""
+        kernel = self.sde.kernel(t)
+        return self.combine(-kernel.precision, -kernel.matched, u, t, condition)
+
+    @final
+    def eps(self, u: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
+        """E[ε | u_t] = L⁻¹ (u - M D), (B, S, C, T)."""
+        kernel = self.sde.kernel(t)
+        return self.combine(kernel.inverse, kernel.whitened, u, t, condition)
 
 
-class X0(Parametrization):
-    """The network gives the clean waveform itself. Source: Ho et al. 2020, section 3.2."""
-
-    def __call__(self, kernel: Kernel, sigma_data: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.zeros_like(kernel.M), torch.ones_like(kernel.snr)
+Nodes = Callable[..., tuple[Tensor, Tensor | None]]
+"""`predict` at times that are fixed: (u, index of the time, condition)."""
 
 
-class Epsilon(Parametrization):
-    """The network gives the noise of the block that noise enters: ε where S = 1, ε_v in Langevin dynamics.
+class Wrapper(BaseDenoiser):
+    """A denoiser that changes what another one says. Wrappers wrap one another in any order.
 
-    Where the signal in that block has no mean (L⁻¹ M passes zero there, as it does in underdamped Langevin dynamics),
-    ε_v says nothing of x and no denoiser follows from it: choose another.
-
-    Source: Ho et al. 2020, eq. 12; Dockhorn et al. 2022, section 3.2.
+    Args:
+        denoiser: the other one.
     """
 
-    def __call__(self, kernel: Kernel, sigma_data: Tensor) -> tuple[Tensor, Tensor]:
-        # ε_S = r·(u - M x), r the last row of L⁻¹, solved for x.
-        row = kernel.inverse[..., -1, :]
-        signal = kernel.whitened[..., -1]
-        return row / signal[..., None], -1 / signal
+    def __init__(self, denoiser: BaseDenoiser):
+        super().__init__()
+        self.denoiser = denoiser
+
+    @property
+    def sde(self) -> SDE:
+        return self.denoiser.sde
+
+    @property
+    def sigma_data(self) -> Tensor:
+        return self.denoiser.sigma_data
+
+    @abstractmethod
+    def nodes(self, times: Tensor, like: Tensor) -> Nodes:
+        """As that of a denoiser: the new D, and the learned variance's place, at fixed times (N,)."""
+
+    @final
+    def combine(self, A: Tensor, a: Tensor, u: Tensor, t: Tensor, condition: Condition | None) -> Tensor:
+        return apply(A, u) - embed_waveform(a, self.predict(u, t, condition)[0])
 
 
-class Score(Parametrization):
-    """The network gives the score in the block that noise enters, ∇ log p(u_t); the same reserve as for Epsilon.
-
-    Source: Song et al. 2021, eq. 7.
-    """
-
-    def __call__(self, kernel: Kernel, sigma_data: Tensor) -> tuple[Tensor, Tensor]:
-        matched = kernel.matched[..., -1]
-        return kernel.precision[..., -1, :] / matched[..., None], 1 / matched
-
-
-class MixedScore(Parametrization):
-    """The network gives what the noise ε of the last block has beyond that of Gaussian data of the same power.
-
-    The score is -u / Var(u) of the last block, less net / L_SS: at high noise, where the velocity is all but normal,
-    nothing is left to learn. The same reserve as for Epsilon. Source: Dockhorn et al. 2022, section 3.2, "mixed score".
-    """
-
-    def __call__(self, kernel: Kernel, sigma_data: Tensor) -> tuple[Tensor, Tensor]:
-        # ε_S = r·(u - M x) = u_S L_SS / Var(u_S) + net, solved for x.
-        row, signal = kernel.inverse[..., -1, :], kernel.whitened[..., -1]
-        variance = kernel.M[..., -1].square() * sigma_data.square() + kernel.L[..., -1, :].square().sum(-1)
-        normal = kernel.L[..., -1, -1] / variance
-        rest = torch.cat((row[..., :-1], (row[..., -1] - normal)[..., None]), -1)
-        return rest / signal[..., None], -1 / signal
-
-
-class V(Parametrization):
-    """The network gives v = α n - σ x, where α y is the matched statistic scaled to α² + σ² = 1.
-
-    Source: Salimans and Ho 2022, appendix D.
-    """
-
-    def __call__(self, kernel: Kernel, sigma_data: Tensor) -> tuple[Tensor, Tensor]:
-        noise = 1 / (1 + kernel.snr)  # σ² = 1 / (1 + snr), α² = snr / (1 + snr), x = α (α y) - σ v
-        return kernel.matched * noise[..., None], -noise.sqrt()
-
-
-class Karras(Parametrization):
-    """EDM's preconditioning: an output of unit variance with the least amplified error. Source: Karras 2022, eq. 7."""
-
-    def __call__(self, kernel: Kernel, sigma_data: Tensor) -> tuple[Tensor, Tensor]:
-        # c_skip y = σ_d² y / (σ² + σ_d²) with y = matched·u / snr and σ² = 1 / snr.
-        total = 1 / sigma_data.square() + kernel.snr
-        return kernel.matched / total[..., None], total.rsqrt()
-
-
-class Denoiser(nn.Module):
+class Denoiser(BaseDenoiser):
     """A network read as D(u, t) = E[x | u_t = u].
 
     Args:
@@ -146,25 +165,11 @@ class Denoiser(nn.Module):
         self.parametrization = parametrization or Karras()
         self.register_buffer("sigma_data", torch.tensor(float(sigma_data)))
 
-    def forward(self, u: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
-        """D: u (B, S, C, T), t (B,) -> (B, C, T)."""
-        return self.predict(u, t, condition)[0]
-
     def predict(self, u: Tensor, t: Tensor, condition: Condition | None = None) -> tuple[Tensor, Tensor | None]:
-        """D (B, C, T), and where the network has a second output the learned variance's place (B, C, T), else None.
-
-        The variance of a reverse step is exp(v log β + (1 - v) log β̃); v = ½ (1 + output), so that it starts between.
-        Source: Nichol and Dhariwal 2021, eq. 15.
-        """
+        # v = ½ (1 + output), so that the learned variance starts between β and β̃.
         return self._denoise(u, self._coefficients(self.sde.kernel(t)), condition)
 
-    def nodes(self, times: Tensor, like: Tensor) -> Callable[..., tuple[Tensor, Tensor | None]]:
-        """`predict` at fixed times (N,), with all that depends on them computed now: (u, index, condition).
-
-        Args:
-            times: in float64.
-            like: a state of the type and on the device of those to come.
-        """
+    def nodes(self, times: Tensor, like: Tensor) -> Nodes:
         rows = [c.to(like).split(1) for c in self._coefficients(self.sde.kernel(times))]
 
         def at(u: Tensor, i: int, condition: Condition | None = None) -> tuple[Tensor, Tensor | None]:
@@ -193,20 +198,9 @@ class Denoiser(nn.Module):
         # u.shape[0], which an export leaves open, and not len(u), a number.
         return self.net(scaled, noise.to(u).expand(u.shape[0]), condition).to(u.dtype).split(u.shape[2], 1)
 
-    def score(self, u: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
-        """∇ log p(u_t) = Σ⁻¹ (M D - u), (B, S, C, T). Source: Tweedie's formula, Efron 2011, eq. 2.8."""
-        kernel = self.sde.kernel(t)
-        return self._combine(-kernel.precision, -kernel.matched, u, kernel, condition)
-
-    def eps(self, u: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
-        """E[ε | u_t] = L⁻¹ (u - M D), (B, S, C, T)."""
-        kernel = self.sde.kernel(t)
-        return self._combine(kernel.inverse, kernel.whitened, u, kernel, condition)
-
-    def _combine(self, A: Tensor, a: Tensor, u: Tensor, kernel: Kernel, condition: Condition | None) -> Tensor:
-        """A u - a D, (B, S, C, T), for A (B, S, S) and a (B, S)."""
+    def combine(self, A: Tensor, a: Tensor, u: Tensor, t: Tensor, condition: Condition | None) -> Tensor:
         # D and u differ by less than float32 can tell where the noise is quiet: what they have in common is taken out
         # in float64, and what the network adds keeps its digits.
-        skip, out, *inside = self._coefficients(kernel)
+        skip, out, *inside = self._coefficients(self.sde.kernel(t))
         rest = A - a[..., :, None] * skip[..., None, :]
         return apply(rest, u) - embed_waveform(a * out[..., None], self._ask(u, *inside, condition)[0])

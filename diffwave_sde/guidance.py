@@ -1,132 +1,43 @@
-"""Wrappers, Denoiser to Denoiser: they change D, and no sampler knows about them."""
+r"""Guidance: wrappers, denoiser to denoiser, that guide sounds away from a worse answer. No sampler knows about them.
+
+    D' = D + (w - 1) (D - worse)    at the noise levels between sigma_min and sigma_max
+
+The worse answer is that without the class (classifier-free guidance, Ho and Salimans 2022, eq. 6, whose w is ours less
+1) or that of a weaker network (autoguidance, Karras et al. 2024, eq. 3). Noise levels are σ = 1 / √snr.
+"""
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from diffwave_sde.bounds import positive
-from diffwave_sde.denoiser import Condition, Denoiser
-from diffwave_sde.sde import SDE
+from diffwave_sde.denoiser import BaseDenoiser, Condition, Denoiser, Nodes, Wrapper
 
 
-class Wrapper(nn.Module, ABC):
-    """A denoiser that changes what another one says.
-
-    Args:
-        denoiser: the other one; itself a wrapper, if you like.
-    """
-
-    def __init__(self, denoiser: Denoiser | Wrapper):
-        super().__init__()
-        self.denoiser = denoiser
-
-    @property
-    def sde(self) -> SDE:
-        return self.denoiser.sde
-
-    @property
-    def sigma_data(self) -> Tensor:
-        return self.denoiser.sigma_data
-
-    @abstractmethod
-    def forward(self, u: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
-        """The new D: u (B, S, C, T), t (B,) -> (B, C, T)."""
-
-    @abstractmethod
-    def nodes(self, times: Tensor, like: Tensor) -> Callable[..., tuple[Tensor, Tensor | None]]:
-        """As that of a denoiser: the new D, and the learned variance's place, at fixed times (N,)."""
-
-
-class Clip(Wrapper):
-    """A wrapper for which D alone counts."""
-
-    @abstractmethod
-    def change(self, D: Tensor) -> Tensor:
-        """The new D for D (B, C, T), example by example."""
-
-    @final
-    def forward(self, u: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
-        return self.change(self.denoiser(u, t, condition))
-
-    @final
-    def nodes(self, times: Tensor, like: Tensor) -> Callable[..., tuple[Tensor, Tensor | None]]:
-        inner = self.denoiser.nodes(times, like)
-
-        def at(u: Tensor, i: int, condition: Condition | None = None) -> tuple[Tensor, Tensor | None]:
-            D, share = inner(u, i, condition)
-            return self.change(D), share
-
-        return at
-
-
-class StaticClip(Clip):
-    """D kept to the range of a waveform, [-limit, limit]. Source: Saharia et al. 2022, § 2.3.
-
-    Args:
-        denoiser: what is wrapped.
-        limit: in units of the (companded) waveform.
-    """
-
-    def __init__(self, denoiser: Denoiser | Wrapper, limit: float = 1.0):
-        super().__init__(denoiser)
-        positive(limit=limit)
-        self.limit = limit
-
-    def change(self, D: Tensor) -> Tensor:
-        return D.clamp(-self.limit, self.limit)
-
-
-class DynamicThreshold(Clip):
-    """D clipped at a quantile of its own absolute values, where that exceeds full scale, and brought back to it.
-
-    Source: Saharia et al. 2022, § 2.3.
-
-    Args:
-        denoiser: what is wrapped.
-        quantile: share of the samples of a sound that are left as they are, 0 to 1.
-    """
-
-    def __init__(self, denoiser: Denoiser | Wrapper, quantile: float = 0.995):
-        super().__init__(denoiser)
-        if not 0 < quantile <= 1:
-            raise ValueError(f"quantile = {quantile:g} is a share: choose it above 0 and up to 1")
-        self.quantile = quantile
-
-    def change(self, D: Tensor) -> Tensor:
-        level = torch.quantile(D.abs().flatten(1).float(), self.quantile, dim=1).clamp_min(1.0)
-        level = level.to(D.dtype)[:, None, None]
-        return D.clamp(-level, level) / level
-
-
-CLIPS: dict[str, type[Clip]] = {"static": StaticClip, "dynamic": DynamicThreshold}
-
-
-class Led(Wrapper):
-    """A denoiser that is led away from a worse answer at some noise levels: D + (w - 1) (D - the worse one).
+class GuidedDenoiser(Wrapper):
+    """A denoiser that is guided away from a worse answer at some noise levels: D + (w - 1) (D - the worse one).
 
     Args:
         denoiser: what is wrapped.
         weight: w; 1 leaves D as it is.
-        low: noise level, σ = 1 / √snr, from which on it acts.
-        high: the one up to which it acts.
+        sigma_min: noise level, σ = 1 / √snr, from which on it acts.
+        sigma_max: the one up to which it acts.
     """
 
-    def __init__(self, denoiser: Denoiser | Wrapper, weight: float = 1.5, low: float = 0.0, high: float = math.inf):
+    def __init__(
+        self, denoiser: BaseDenoiser, weight: float = 1.5, sigma_min: float = 0.0, sigma_max: float = math.inf
+    ):
         super().__init__(denoiser)
-        _check(weight=weight, low=low, high=high)
-        self.weight, self.low, self.high = weight, low, high
+        _check(weight=weight, sigma_min=sigma_min, sigma_max=sigma_max)
+        self.weight, self.sigma_min, self.sigma_max = weight, sigma_min, sigma_max
 
     def acts(self, t: Tensor) -> Tensor:
         """Whether it acts at each of the times (N,)."""
         sigma = self.sde.kernel(t).snr.rsqrt()
-        return (sigma >= self.low) & (sigma <= self.high) & (self.weight != 1)
+        return (sigma >= self.sigma_min) & (sigma <= self.sigma_max) & (self.weight != 1)
 
     def away(self, D: Tensor, worse: Tensor) -> Tensor:
         """The new D (B, C, T)."""
@@ -135,15 +46,15 @@ class Led(Wrapper):
 
 def _check(**options: float) -> None:
     """Raises a ValueError of one line if a weight and two noise levels, by name, contradict each other."""
-    (weight, w), (first, low), (last, high) = options.items()
+    (weight, w), (first, sigma_min), (last, sigma_max) = options.items()
     if w < 0:
         raise ValueError(f"{weight} = {w:g} must be at least 0; 1 is no guidance")
-    if not 0 <= low < high:
-        raise ValueError(f"{first} = {low:g} and {last} = {high:g} are noise levels: 0 <= {first} < {last}")
+    if not 0 <= sigma_min < sigma_max:
+        raise ValueError(f"{first} = {sigma_min:g} and {last} = {sigma_max:g} are noise levels: 0 <= {first} < {last}")
 
 
-class ClassifierFree(Led):
-    """D led away from what it would be without a class: D + (w - 1) (D - D without the class).
+class ClassifierFree(GuidedDenoiser):
+    """D guided away from what it would be without a class: D + (w - 1) (D - D without the class).
 
     It takes a second pass of the network wherever it acts; both are made in one call, of twice the batch. Where nothing
     is asked for, nothing changes. The network must be trained with some of the classes hidden.
@@ -151,14 +62,15 @@ class ClassifierFree(Led):
     Source: Ho and Salimans 2022, eq. 6 (their w is ours less 1); at some noise levels alone: Kynkäänniemi et al. 2024.
     """
 
-    def forward(self, u: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
+    def predict(self, u: Tensor, t: Tensor, condition: Condition | None = None) -> tuple[Tensor, Tensor | None]:
         if not self._asked(condition):
-            return self.denoiser(u, t, condition)
+            return self.denoiser.predict(u, t, condition)
         acts = self.acts(t)[:, None, None].to(u.device)
-        D, without = self.denoiser(torch.cat((u, u)), torch.cat((t, t)), _and_without(condition)).chunk(2)
-        return torch.where(acts, self.away(D, without), D)
+        both, share = self.denoiser.predict(torch.cat((u, u)), torch.cat((t, t)), _and_without(condition))
+        D, without = both.chunk(2)
+        return torch.where(acts, self.away(D, without), D), None if share is None else share[: len(u)]
 
-    def nodes(self, times: Tensor, like: Tensor) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    def nodes(self, times: Tensor, like: Tensor) -> Nodes:
         inner, acts = self.denoiser.nodes(times, like), self.acts(times).tolist()
 
         def at(u: Tensor, i: int, condition: Condition | None = None) -> tuple[Tensor, Tensor | None]:
@@ -173,8 +85,8 @@ class ClassifierFree(Led):
         return self.weight != 1 and condition is not None and condition.label is not None
 
 
-class AutoGuidance(Led):
-    """D led away from what a weaker network says of the same: D + (w - 1) (D - D of the weaker one).
+class AutoGuidance(GuidedDenoiser):
+    """D guided away from what a weaker network says of the same: D + (w - 1) (D - D of the weaker one).
 
     Both err in the same places, the weaker one more: the difference points away from the errors. It takes a pass of the
     weaker network wherever it acts.
@@ -184,27 +96,28 @@ class AutoGuidance(Led):
     Args:
         denoiser: what is wrapped.
         weak: a denoiser for the same process, of a network with less in it or less trained.
-        weight, low, high: as of `Led`.
+        weight, sigma_min, sigma_max: as of `GuidedDenoiser`.
     """
 
     def __init__(
         self,
-        denoiser: Denoiser | Wrapper,
+        denoiser: BaseDenoiser,
         weak: Denoiser,
         weight: float = 1.5,
-        low: float = 0.0,
-        high: float = math.inf,
+        sigma_min: float = 0.0,
+        sigma_max: float = math.inf,
     ):
-        super().__init__(denoiser, weight, low, high)
+        super().__init__(denoiser, weight, sigma_min, sigma_max)
         self.weak = weak
 
-    def forward(self, u: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
-        D = self.denoiser(u, t, condition)
+    def predict(self, u: Tensor, t: Tensor, condition: Condition | None = None) -> tuple[Tensor, Tensor | None]:
+        D, share = self.denoiser.predict(u, t, condition)
         if self.weight == 1:
-            return D
-        return torch.where(self.acts(t)[:, None, None].to(u.device), self.away(D, self.weak(u, t, condition)), D)
+            return D, share
+        acts = self.acts(t)[:, None, None].to(u.device)
+        return torch.where(acts, self.away(D, self.weak(u, t, condition)), D), share
 
-    def nodes(self, times: Tensor, like: Tensor) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    def nodes(self, times: Tensor, like: Tensor) -> Nodes:
         inner, weak = self.denoiser.nodes(times, like), self.weak.nodes(times, like)
         acts = self.acts(times).tolist()
 
@@ -223,61 +136,61 @@ def _and_without(condition: Condition) -> Condition:
 
 @dataclass(frozen=True)
 class Guidance:
-    """How far a model is led, and at which noise levels; what a configuration says.
+    """How far sounds are guided, and at which noise levels; what a configuration says.
 
     Args:
         weight: how far to the class that is asked for; 1 is not at all, more makes sounds clearer examples of their
             class, and more alike.
-        low: noise level σ from which on that acts; each step that it acts at costs two passes of the network.
-        high: noise level σ up to which it acts; .inf for all.
+        sigma_min: noise level σ from which on that acts; each step that it acts at costs two passes of the network.
+        sigma_max: noise level σ up to which it acts; .inf for all.
         auto: how far away from the errors of the model's weak network (autoguidance); 1 is not at all.
-        auto_low: noise level σ from which on that acts; each step that it acts at costs a pass of the weak network.
-        auto_high: noise level σ up to which it acts; .inf for all.
+        auto_sigma_min: noise level σ from which on that acts; each such step costs a pass of the weak network.
+        auto_sigma_max: noise level σ up to which it acts; .inf for all.
 
     Raises:
         ValueError: if they contradict each other.
     """
 
     weight: float = 1.5
-    low: float = 0.0
-    high: float = math.inf
+    sigma_min: float = 0.0
+    sigma_max: float = math.inf
     auto: float = 1.0
-    auto_low: float = 0.0
-    auto_high: float = math.inf
+    auto_sigma_min: float = 0.0
+    auto_sigma_max: float = math.inf
 
     def __post_init__(self) -> None:
-        _check(weight=self.weight, low=self.low, high=self.high)
-        _check(auto=self.auto, auto_low=self.auto_low, auto_high=self.auto_high)
+        _check(weight=self.weight, sigma_min=self.sigma_min, sigma_max=self.sigma_max)
+        _check(auto=self.auto, auto_sigma_min=self.auto_sigma_min, auto_sigma_max=self.auto_sigma_max)
 
-    def by_class(self, denoiser: Denoiser | Wrapper) -> ClassifierFree:
-        """The part that leads to a class."""
-        return ClassifierFree(denoiser, self.weight, self.low, self.high)
+    def by_class(self, denoiser: BaseDenoiser) -> ClassifierFree:
+        """The part that guides towards a class."""
+        return ClassifierFree(denoiser, self.weight, self.sigma_min, self.sigma_max)
 
-    def by_weak(self, denoiser: Denoiser | Wrapper, weak: Denoiser) -> AutoGuidance:
-        """The part that leads away from what a weaker denoiser says."""
-        return AutoGuidance(denoiser, weak, self.auto, self.auto_low, self.auto_high)
+    def by_weak(self, denoiser: BaseDenoiser, weak: Denoiser) -> AutoGuidance:
+        """The part that guides away from what a weaker denoiser says."""
+        return AutoGuidance(denoiser, weak, self.auto, self.auto_sigma_min, self.auto_sigma_max)
 
-    def on(self, denoiser: Denoiser) -> Guidance:
-        """As much of it as a model has the means for: one of no two classes has none to be led to."""
+    def supported_by(self, denoiser: Denoiser) -> Guidance:
+        """As much of it as a model has the means for: one of no two classes has none to be guided towards."""
         weight = self.weight if denoiser.net.classes > 1 else 1.0
         return replace(self, weight=weight, auto=1.0 if denoiser.weak is None else self.auto)
 
-    def __call__(self, denoiser: Denoiser) -> Denoiser | Wrapper:
-        """The denoiser, led as far as it has the means for."""
-        own, led = self.on(denoiser), denoiser
+    def __call__(self, denoiser: Denoiser) -> BaseDenoiser:
+        """The denoiser, guided as far as it has the means for."""
+        own, guided = self.supported_by(denoiser), denoiser
         if own.weight != 1:
-            led = own.by_class(led)
+            guided = own.by_class(guided)
         if own.auto != 1:
-            led = own.by_weak(led, denoiser.weak)
-        return led
+            guided = own.by_weak(guided, denoiser.weak)
+        return guided
 
     def __str__(self) -> str:
-        parts = [_told(self.weight, self.low, self.high)] if self.weight != 1 else []
+        parts = [_told(self.weight, self.sigma_min, self.sigma_max)] if self.weight != 1 else []
         if self.auto != 1:
-            parts.append(f"auto {_told(self.auto, self.auto_low, self.auto_high)}")
+            parts.append(f"auto {_told(self.auto, self.auto_sigma_min, self.auto_sigma_max)}")
         return ", ".join(parts) or "none"
 
 
-def _told(weight: float, low: float, high: float) -> str:
-    levels = [f"from σ = {low:g}"] * (low > 0) + [f"up to σ = {high:g}"] * (high < math.inf)
+def _told(weight: float, sigma_min: float, sigma_max: float) -> str:
+    levels = [f"from σ = {sigma_min:g}"] * (sigma_min > 0) + [f"up to σ = {sigma_max:g}"] * (sigma_max < math.inf)
     return " ".join([f"{weight:g}", *levels])

@@ -70,7 +70,7 @@ class Model(nn.Module):
     def guided(self, asked: Guidance | None = None) -> Guidance | None:
         """The guidance that sounds are made with: as asked for, else the model's own; as far as there are means."""
         guidance = asked or self.guidance
-        return guidance and guidance.on(self.denoiser)
+        return guidance and guidance.supported_by(self.denoiser)
 
     def sample(
         self,
@@ -92,7 +92,7 @@ class Model(nn.Module):
             sampler: the model's own by default.
             progress: called with (steps done, steps in all).
             count: B, where neither `label` nor `generator` tells.
-            wrap: what the denoiser is wrapped in, such as guidance.StaticClip; null for nothing.
+            wrap: what the denoiser is wrapped in, such as clipping.StaticClip; null for nothing.
             guidance: the model's own by default.
         """
         if count is None:
@@ -141,7 +141,7 @@ class Model(nn.Module):
         return denoiser if wrap is None else wrap(denoiser)
 
 
-def unlike(model: nn.Module, state: dict[str, Tensor]) -> str | None:
+def first_mismatch(model: nn.Module, state: dict[str, Tensor]) -> str | None:
     """The first, by name, of the weights that only one of `model` and `state` has, or that differ in shape."""
     mine, theirs = ({k: v.shape for k, v in part.items()} for part in (model.state_dict(), state))
     return next((name for name in sorted(mine.keys() | theirs.keys()) if mine.get(name) != theirs.get(name)), None)
@@ -149,7 +149,7 @@ def unlike(model: nn.Module, state: dict[str, Tensor]) -> str | None:
 
 def check_fit(model: nn.Module, state: dict[str, Tensor]) -> None:
     """Raise a ValueError of one line if the weights `state` are not those of a model of this layout."""
-    name = unlike(model, state)
+    name = first_mismatch(model, state)
     if name is None:
         return
     here, there = (f"{tuple(part[name].shape)}" if name in part else "nothing" for part in (model.state_dict(), state))

@@ -310,7 +310,7 @@ def test_a_sample_says_how_it_was_made(run, here, capsys):
 def test_sounds_are_led_as_the_model_says_or_as_asked(run, here):
     options = ["sample", f"--ckpt={run}", "--n=2", "--sampler=DDIM", "--sampler.steps=3"]
     by_class = ["--guidance.weight=3", "--guidance.low=1", "--guidance.high=20"]
-    by_weak = ["--guidance.auto=1.5", "--guidance.auto_low=0.1", "--guidance.auto_high=10"]
+    by_weak = ["--guidance.auto=1.5", "--guidance.auto_sigma_min=0.1", "--guidance.auto_sigma_max=10"]
     auto = "auto 1.5 from σ = 0.1 up to σ = 10"
     asked = {
         "own": ([], f"3 from σ = 1 up to σ = 20, {auto}"),

@@ -4,16 +4,9 @@ import pytest
 import torch
 from truth import MIXTURE, SAMPLERS, Mixture, Oracle, concrete, exact
 
+from diffwave_sde.clipping import CLIPS, Clip, DynamicThreshold, StaticClip
 from diffwave_sde.denoiser import Condition, Denoiser, Karras
-from diffwave_sde.guidance import (
-    CLIPS,
-    AutoGuidance,
-    ClassifierFree,
-    Clip,
-    DynamicThreshold,
-    Guidance,
-    StaticClip,
-)
+from diffwave_sde.guidance import AutoGuidance, ClassifierFree, Guidance
 from diffwave_sde.networks import UNet
 from diffwave_sde.random import stream
 from diffwave_sde.samplers import DPMSolver2M, GottaGoFast, ProbabilityFlow
@@ -144,7 +137,7 @@ def test_guidance_acts_between_its_noise_levels_alone_and_costs_nothing_elsewher
     sigma = denoiser.sde.kernel(T).snr.rsqrt()
     u = states(denoiser.sde)
     plain = denoiser(u, T, ASKED)
-    wrapped = ClassifierFree(denoiser, 3.0, low=float(sigma[:2].mean()), high=float(sigma[1:].mean()))
+    wrapped = ClassifierFree(denoiser, 3.0, sigma_min=float(sigma[:2].mean()), sigma_max=float(sigma[1:].mean()))
     led = wrapped(u, T, ASKED)
     assert torch.equal(led[0], plain[0])
     assert not torch.equal(led[1], plain[1])
@@ -182,10 +175,10 @@ def test_a_guided_flow_goes_further_from_the_other_classes():
     ("make", "says"),
     [
         (lambda: Guidance(weight=-1.0), "weight = -1"),
-        (lambda: Guidance(low=2.0, high=1.0), "low = 2 and high = 1"),
-        (lambda: Guidance(low=-1.0), "low = -1"),
+        (lambda: Guidance(sigma_min=2.0, sigma_max=1.0), "sigma_min = 2 and sigma_max = 1"),
+        (lambda: Guidance(sigma_min=-1.0), "sigma_min = -1"),
         (lambda: Guidance(auto=-1.0), "auto = -1"),
-        (lambda: Guidance(auto_low=2.0, auto_high=1.0), "auto_low = 2 and auto_high = 1"),
+        (lambda: Guidance(auto_sigma_min=2.0, auto_sigma_max=1.0), "auto_sigma_min = 2 and auto_sigma_max = 1"),
     ],
 )
 def test_impossible_guidance_is_refused(make, says):
@@ -217,7 +210,7 @@ def test_the_weak_network_is_asked_where_it_counts_alone():
     sigma = strong.sde.kernel(T).snr.rsqrt()
     u = states(strong.sde)
     plain, other = strong(u, T, ASKED), weak(u, T, ASKED)
-    wrapped = AutoGuidance(strong, weak, 3.0, low=float(sigma[:2].mean()), high=float(sigma[1:].mean()))
+    wrapped = AutoGuidance(strong, weak, 3.0, sigma_min=float(sigma[:2].mean()), sigma_max=float(sigma[1:].mean()))
     led = wrapped(u, T, ASKED)
     assert torch.equal(led[0], plain[0])
     torch.testing.assert_close(led[1], 3 * plain[1] - 2 * other[1])
@@ -238,7 +231,7 @@ def test_a_flow_led_away_from_a_blurred_network_is_narrower_and_stays_in_place()
     u = strong.sde.prior((400, 1, 20), torch.Generator().manual_seed(0)).double()
     condition = Condition(label=torch.ones(400, dtype=torch.long))
     for weight in (0.5, 2.0):
-        x = DPMSolver2M(40)(AutoGuidance(strong, weak, weight, high=0.5), u, condition)
+        x = DPMSolver2M(40)(AutoGuidance(strong, weak, weight, sigma_max=0.5), u, condition)
         assert float(x.mean()) == pytest.approx(1.0, abs=0.02)
         assert (float(x.std()) < 0.29) == (weight > 1)
         assert (float(x.std()) > 0.31) == (weight < 1)
@@ -252,15 +245,15 @@ def network(classes: int) -> UNet:
 
 
 def test_a_model_is_led_as_far_as_it_has_the_means_for():
-    asked = Guidance(2.0, auto=3.0, auto_low=0.1)
+    asked = Guidance(2.0, auto=3.0, auto_sigma_min=0.1)
     weak = Denoiser(network(3), VP())
     with_all, without_weak = Denoiser(network(3), VP(), weak=weak), Denoiser(network(3), VP())
     nothing = Denoiser(network(1), VP())
-    assert asked.on(with_all) == asked
-    assert asked.on(without_weak) == Guidance(2.0, auto_low=0.1)
+    assert asked.supported_by(with_all) == asked
+    assert asked.supported_by(without_weak) == Guidance(2.0, auto_sigma_min=0.1)
     assert asked(nothing) is nothing
     led = asked(with_all)
-    assert (led.weight, led.low, led.weak) == (3.0, 0.1, weak)
+    assert (led.weight, led.sigma_min, led.weak) == (3.0, 0.1, weak)
     assert (led.denoiser.weight, led.denoiser.denoiser) == (2.0, with_all)
     assert isinstance(Guidance(1.0, auto=3.0)(with_all).denoiser, Denoiser)
 
@@ -276,9 +269,9 @@ def test_the_weak_network_has_no_part_in_d():
 @pytest.mark.parametrize(
     ("guidance", "told"),
     [
-        (Guidance(3.0, low=1.0), "3 from σ = 1"),
+        (Guidance(3.0, sigma_min=1.0), "3 from σ = 1"),
         (Guidance(1.0), "none"),
-        (Guidance(1.0, auto=1.5, auto_low=0.1, auto_high=10.0), "auto 1.5 from σ = 0.1 up to σ = 10"),
+        (Guidance(1.0, auto=1.5, auto_sigma_min=0.1, auto_sigma_max=10.0), "auto 1.5 from σ = 0.1 up to σ = 10"),
         (Guidance(2.0, auto=1.5), "2, auto 1.5"),
     ],
 )

@@ -26,7 +26,9 @@ ALLOWED: dict[str, set[str] | None] = {
     "data": {"audio", "atomic", "names", "paths", "progress"},
     "sde": {"random", "bounds"},
     "networks": {"machine"},  # never sde: a network sees a noise level, not a process
-    "denoiser": {"sde", "random"},
+    "parametrization": {"sde"},
+    "denoiser": {"sde", "random", "parametrization"},
+    "clipping": {"denoiser", "bounds"},
     "guidance": {"denoiser", "networks", "sde", "bounds"},
     "loss": {"sde", "denoiser", "random", "bounds"},
     "samplers": {"sde", "denoiser", "random", "bounds"},
@@ -61,7 +63,9 @@ OUTSIDE = {
     "pictures": {"torch", "numpy", "matplotlib"},
     "sde": {"torch", "numpy"},
     "networks": {"torch", "einops"},
+    "parametrization": {"torch"},
     "denoiser": {"torch"},
+    "clipping": {"torch"},
     "model": {"torch"},  # without Lightning: who listens does not wait for it
     "loss": {"torch"},
     "samplers": {"torch", "torchdiffeq", "yaml"},

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 import diffwave_sde
-from diffwave_sde.denoiser import Denoiser, Parametrization
+from diffwave_sde.denoiser import BaseDenoiser, Denoiser, Parametrization
 from diffwave_sde.loss import NoiseDraw, TimeSampler, Weight, WeightInputs
 from diffwave_sde.samplers import Grid, GridSampler, LearnedGrid, TimesGrid
-from diffwave_sde.sde import CLD, DDPM, SDE, VDM, Kernel, MeanSigma, broadcast_like
+from diffwave_sde.sde import CLD, DDPM, SDE, VDM, Kernel, MeanSigma, apply, broadcast_like, embed_waveform
 
 # Where a plug-in may be written: a file added there is walked the day it is added.
 for room in ("sde", "denoiser", "loss", "samplers", "networks"):
@@ -135,17 +135,20 @@ GAUSSIAN = Mixture()
 MIXTURE = Mixture((0.3, 0.5, 0.2), (-0.8, 0.1, 0.7), (0.05, 0.1, 0.2))
 
 
-class Oracle(nn.Module):
-    """The exact denoiser of a law of data: all that a sampler asks of a denoiser."""
+class Oracle(BaseDenoiser):
+    """The exact denoiser of a law of data."""
 
     def __init__(self, sde: SDE, data: Mixture):
         super().__init__()
         self.sde, self.data, self.sigma_data = sde, data, data.std
         self.calls = 0
 
-    def forward(self, u: Tensor, t: Tensor, condition: object = None) -> Tensor:
+    def predict(self, u: Tensor, t: Tensor, condition: object = None) -> tuple[Tensor, None]:
         self.calls += 1
-        return self.data.denoise(self.sde, u, t)
+        return self.data.denoise(self.sde, u, t), None
+
+    def combine(self, A: Tensor, a: Tensor, u: Tensor, t: Tensor, condition: object) -> Tensor:
+        return apply(A, u) - embed_waveform(a, self(u, t, condition))
 
 
 class ExactNet(nn.Module):

@@ -22,7 +22,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from diffwave_sde import checkpoint
-from diffwave_sde.checkpoint import RECIPE, WEIGHTS, Trained
+from diffwave_sde.checkpoint import RECIPE, WEIGHTS, LoadedModel
 from diffwave_sde.cli import led, runs
 from diffwave_sde.cli.evaluate import SHOWN
 from diffwave_sde.cli.sample import writable
@@ -37,26 +37,26 @@ CARD = "README.md"
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
 
-def save_safetensors(model: Trained, folder: Path, options: Namespace) -> None:
+def save_safetensors(model: LoadedModel, folder: Path, options: Namespace) -> None:
     """The weights as safetensors."""
     weights = model.module.denoiser.state_dict()
     stored = {name: _stored(name, x, options.dtype, model.path) for name, x in weights.items()}
     (folder / WEIGHTS).write_bytes(save(stored, {"format": "pt"}))  # save_file would let nobody else read it
 
 
-def save_onnx(model: Trained, folder: Path, options: Namespace) -> None:
+def save_onnx(model: LoadedModel, folder: Path, options: Namespace) -> None:
     """The network with its preconditioning as an ONNX graph, the sampler's numbers, and a script that takes both."""
     _save_graphs(graph.save_onnx, "model.onnx", model, folder, options)
     shutil.copyfile(Path(graph.__file__).with_name(SCRIPT), folder / SCRIPT)
 
 
-def save_program(model: Trained, folder: Path, options: Namespace) -> None:
+def save_program(model: LoadedModel, folder: Path, options: Namespace) -> None:
     """The same graph as PyTorch's own, and the sampler's numbers."""
     _save_graphs(graph.save_program, "model.pt2", model, folder, options)
 
 
 def _save_graphs(
-    save: Callable[[Denoiser, int, Path], None], name: str, model: Trained, folder: Path, options: Namespace
+    save: Callable[[Denoiser, int, Path], None], name: str, model: LoadedModel, folder: Path, options: Namespace
 ) -> None:
     """The graph of the model, that of its weak network if sounds take it, and the numbers."""
     module = model.module
@@ -84,7 +84,7 @@ class Format(NamedTuple):
     """
 
     file: str
-    save: Callable[[Trained, Path, Namespace], None]
+    save: Callable[[LoadedModel, Path, Namespace], None]
     dtypes: tuple[str, ...]
     use: str
 
@@ -180,7 +180,7 @@ def run(argv: list[str]) -> None:
     print(f"{Path(config.out) / form.file}: {size}, step {model.step:,}; {RECIPE} and {CARD} are beside it")
 
 
-def portable(recipe: dict[str, Any], model: Trained) -> dict[str, Any]:
+def portable(recipe: dict[str, Any], model: LoadedModel) -> dict[str, Any]:
     """A checkpoint's recipe with its step and σ_data, without what holds on one machine alone.
 
     The folder of the stores goes, of a data set's folder the name stays, and a learned grid becomes its times.
@@ -197,7 +197,7 @@ def portable(recipe: dict[str, Any], model: Trained) -> dict[str, Any]:
     return {"step": model.step, **{k: v for k, v in recipe.items() if k != "config"}, **sigma, "config": config}
 
 
-def _alone(value: Any, where: str, model: Trained, steps: int | None = None) -> Any:
+def _alone(value: Any, where: str, model: LoadedModel, steps: int | None = None) -> Any:
     """A configuration that needs no file; `steps` are those of the sampler around a grid."""
     if isinstance(value, list):
         return [_alone(v, where, model, steps) for v in value]
@@ -260,7 +260,7 @@ def _replacing(out: Path) -> Iterator[Path]:
 # The card
 
 
-def _facts(model: Trained, recipe: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _facts(model: LoadedModel, recipe: dict[str, Any]) -> Iterator[tuple[str, str]]:
     module, config = model.module, recipe["config"]
     yield "data set", f"{config['data'].get('dataset', 'not told')}; σ of the data {recipe['sigma_data']:.4g}"
     yield "classes", ", ".join(model.labels) if module.denoiser.net.classes else "none"
@@ -286,7 +286,7 @@ def _size(file: Path, dtype: str) -> str:
     return f"{file.stat().st_size / 1e6:.1f} MB in {dtype}"
 
 
-def _card(name: str, model: Trained, use: str, facts: Iterable[tuple[str, str]]) -> str:
+def _card(name: str, model: LoadedModel, use: str, facts: Iterable[tuple[str, str]]) -> str:
     classes = f": {', '.join(model.labels)}" if model.module.denoiser.net.classes else ""
     return (
         f"# {name}\n\nA diffusion model of short sounds{classes}. {RECIPE} tells all that it was made with.\n\n"

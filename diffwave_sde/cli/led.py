@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 
 from jsonargparse import ArgumentParser, Namespace
 
-from diffwave_sde.checkpoint import Trained
+from diffwave_sde.checkpoint import LoadedModel
 from diffwave_sde.guidance import Guidance
 
 WEAK = "checkpoint, or a run's folder, of a weaker model for --guidance.auto (default: what was trained beside --ckpt)"
@@ -26,7 +26,7 @@ def said(config: Namespace) -> dict[str, float]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def asked(model: Trained, config: Namespace) -> Guidance | None:
+def asked(model: LoadedModel, config: Namespace) -> Guidance | None:
     """The guidance that was asked for: the model's own but for what was said.
 
     Raises:

@@ -14,7 +14,7 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
 
-from diffwave_sde import audio, checkpoint, guidance, page, samplers
+from diffwave_sde import audio, checkpoint, clipping, page, samplers
 from diffwave_sde.atomic import atomic_write
 from diffwave_sde.cli import cores, led, runs
 from diffwave_sde.networks import BFloat16Network
@@ -114,7 +114,7 @@ def device(name: str) -> str:
     return name
 
 
-def labels(names: str | None, model: checkpoint.Trained, n: int) -> torch.Tensor:
+def labels(names: str | None, model: checkpoint.LoadedModel, n: int) -> torch.Tensor:
     """Class ids (n,) of `names` in turn; all classes in turn by default; -1 where the model knows none."""
     known = list(model.labels)
     if not model.module.denoiser.net.classes:
@@ -140,11 +140,11 @@ def writable(folder: Path) -> None:
         raise OSError(f"cannot write to {folder}: {error.strerror}; choose another --out") from None
 
 
-def _default_out(model: checkpoint.Trained, config: Namespace) -> Path:
+def _default_out(model: checkpoint.LoadedModel, config: Namespace) -> Path:
     return runs.place(model.path, "sounds") / f"step={model.step}-seed={config.seed}"
 
 
-def _record(model: checkpoint.Trained, sampler: samplers.Sampler, config: Namespace) -> dict[str, Any]:
+def _record(model: checkpoint.LoadedModel, sampler: samplers.Sampler, config: Namespace) -> dict[str, Any]:
     """All that the sounds follow from, but for their numbers and classes."""
     return {
         "checkpoint": str(model.path),
@@ -215,12 +215,12 @@ class Folder:
         page.write(self.path / "index.html", "New sounds", titles, [column], note)
 
 
-def _make(folder: Folder, model: checkpoint.Trained, sampler: samplers.Sampler, config: Namespace, label) -> None:
+def _make(folder: Folder, model: checkpoint.LoadedModel, sampler: samplers.Sampler, config: Namespace, label) -> None:
     """Make what the folder lacks, and say how it went."""
     names = [model.labels[i] if i >= 0 else "sound" for i in label.tolist()]
     missing = [i for i in range(config.n) if not folder.holds(i, names[i])]
     made, seconds = 0, 0.0
-    wrap = guidance.CLIPS.get(config.clip)
+    wrap = clipping.CLIPS.get(config.clip)
     captured = model.module.capture(sampler, wrap) if config.cuda_graphs else None
     with progress_bar("sounds") as progress:
         task = progress.add_task(f"sampling with {type(sampler).__name__}", total=config.n)
@@ -257,7 +257,7 @@ def _make(folder: Folder, model: checkpoint.Trained, sampler: samplers.Sampler, 
 
 @torch.inference_mode()
 def _sounds(
-    model: checkpoint.Trained,
+    model: checkpoint.LoadedModel,
     draw: Callable[..., torch.Tensor],
     config: Namespace,
     numbers: list[int],

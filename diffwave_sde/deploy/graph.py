@@ -116,7 +116,7 @@ def sampling(denoiser: Denoiser, sampler: Sampler, guidance: Guidance | None) ->
     plans: `plan` by its number of steps; `default` is the model's own.
     """
     sampler = sampler.resolve(denoiser.sde)
-    guidance = (guidance or Guidance(1.0)).on(denoiser)
+    guidance = (guidance or Guidance(1.0)).supported_by(denoiser)
     plans = {str(sampler.steps): plan(denoiser, sampler, guidance)}
     if sampler.grid.flexible:
         for steps in STEPS:

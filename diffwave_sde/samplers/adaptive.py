@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from diffwave_sde.bounds import positive
-from diffwave_sde.denoiser import Condition, Denoiser
+from diffwave_sde.denoiser import BaseDenoiser, Condition
 from diffwave_sde.random import randn
 from diffwave_sde.samplers.base import Progress, Sampler, SamplingState
 from diffwave_sde.samplers.ode import ddim_coefficients
@@ -169,7 +169,7 @@ class ProbabilityFlow(Sampler):
 
     @torch.no_grad()
     def encode(
-        self, denoiser: Denoiser, x: Tensor, condition: Condition | None = None, progress: Progress | None = None
+        self, denoiser: BaseDenoiser, x: Tensor, condition: Condition | None = None, progress: Progress | None = None
     ) -> Tensor:
         """The states (B, S, C, T) at t_max that lead to the sounds x (B, C, T): what `__call__` decodes."""
         sde, state = denoiser.sde, SamplingState(denoiser, condition, None)

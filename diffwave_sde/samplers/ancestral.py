@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from diffwave_sde.denoiser import Denoiser
+from diffwave_sde.denoiser import BaseDenoiser
 from diffwave_sde.samplers.base import GridSampler, SamplingState, rows
 from diffwave_sde.samplers.grids import Grid
 from diffwave_sde.sde import SDE, apply, broadcast_like, cholesky, embed_waveform
@@ -36,7 +36,7 @@ class Ancestral(GridSampler):
     def supports(self, sde: SDE) -> bool:
         return sde.blocks == 1 or self.variance != "learned"
 
-    def plan(self, denoiser: Denoiser, times: Tensor) -> list[tuple[Tensor, ...]]:
+    def plan(self, denoiser: BaseDenoiser, times: Tensor) -> list[tuple[Tensor, ...]]:
         gain, signal, small = denoiser.sde.posterior(times[1:], times[:-1])
         large = denoiser.sde.transition(times[1:], times[:-1])[1]
         return rows(signal, gain, cholesky(large if self.variance == "large" else small), cholesky(large))

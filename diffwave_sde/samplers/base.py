@@ -10,10 +10,10 @@ from typing import final
 import torch
 from torch import Tensor
 
-from diffwave_sde.denoiser import Condition, Denoiser
+from diffwave_sde.denoiser import BaseDenoiser, Condition
 from diffwave_sde.random import Generator, randn
 from diffwave_sde.samplers.grids import Grid, KarrasGrid
-from diffwave_sde.sde import SDE, float64
+from diffwave_sde.sde import SDE
 
 Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all) after every step."""
@@ -33,7 +33,7 @@ class SamplingState:
     drawn: noise that was made beforehand, which is taken in place of fresh noise.
     """
 
-    denoiser: Denoiser
+    denoiser: BaseDenoiser
     condition: Condition | None
     generator: Generator
     nodes: Callable[[Tensor, int, Condition | None], tuple[Tensor, Tensor | None]] | None = None
@@ -93,7 +93,7 @@ class Sampler(ABC):
     @torch.no_grad()
     def __call__(
         self,
-        denoiser: Denoiser,
+        denoiser: BaseDenoiser,
         u: Tensor,
         condition: Condition | None = None,
         generator: Generator = None,
@@ -139,7 +139,7 @@ class GridSampler(Sampler):
         return times[:0]
 
     @abstractmethod
-    def plan(self, denoiser: Denoiser, times: Tensor) -> list[tuple[Tensor, ...]]:
+    def plan(self, denoiser: BaseDenoiser, times: Tensor) -> list[tuple[Tensor, ...]]:
         """The coefficients of each of the len(times) - 1 steps, each with a leading axis of length 1, float64."""
 
     def linear(self, coefficients: tuple[Tensor, ...]) -> Linear:
@@ -159,7 +159,7 @@ class GridSampler(Sampler):
         """
         sde = state.denoiser.sde
         times = self.grid(sde, self.steps)
-        state.nodes = prepare(state.denoiser, torch.cat((times, self.intermediate_times(sde, times))), u)
+        state.nodes = state.denoiser.nodes(torch.cat((times, self.intermediate_times(sde, times))), u)
         return [tuple(c.to(device=u.device, dtype=u.dtype) for c in row) for row in self.plan(state.denoiser, times)]
 
     @final
@@ -172,14 +172,6 @@ class GridSampler(Sampler):
         if progress is not None:
             progress(self.steps, self.steps)
         return x
-
-
-def prepare(denoiser: Denoiser, times: Tensor, u: Tensor):
-    """The denoiser at fixed times: (state, index of the time, condition) -> (D, place of the variance or None)."""
-    if hasattr(denoiser, "nodes"):
-        return denoiser.nodes(times, u)
-    clock = float64(times.to(u.device if u.device.type != "mps" else "cpu"))[:, None].expand(-1, len(u)).unbind()
-    return lambda state, i, condition: (denoiser(state, clock[i], condition), None)
 
 
 def rows(*coefficients: Tensor) -> list[tuple[Tensor, ...]]:

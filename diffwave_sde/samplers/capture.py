@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from diffwave_sde.denoiser import Condition, Denoiser
+from diffwave_sde.denoiser import BaseDenoiser, Condition
 from diffwave_sde.random import Generator, randn
 from diffwave_sde.samplers.base import GridSampler, Progress, Sampler, SamplingState
 
@@ -83,7 +83,7 @@ class CapturedSampler:
         ValueError: if the sampler chooses its steps by what it meets, or there is no GPU to capture on.
     """
 
-    def __init__(self, denoiser: Denoiser, sampler: Sampler, graphs: Capture | None = None):
+    def __init__(self, denoiser: BaseDenoiser, sampler: Sampler, graphs: Capture | None = None):
         sampler = sampler.resolve(denoiser.sde)
         if sampler.steps is None:
             raise ValueError(

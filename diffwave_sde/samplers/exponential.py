@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from diffwave_sde.bounds import not_negative, positive
-from diffwave_sde.denoiser import Denoiser
+from diffwave_sde.denoiser import BaseDenoiser
 from diffwave_sde.samplers.base import GridSampler, Linear, SamplingState, rows
 from diffwave_sde.samplers.grids import Grid, LogSNRGrid
 from diffwave_sde.samplers.ode import ddim_coefficients
@@ -82,7 +82,7 @@ class DPMSolver2M(_TwoCalls):
 
     order = 2
 
-    def plan(self, denoiser: Denoiser, times: Tensor) -> list[tuple[Tensor, ...]]:
+    def plan(self, denoiser: BaseDenoiser, times: Tensor) -> list[tuple[Tensor, ...]]:
         kernel = denoiser.sde.kernel(times)
         h = log_snr(kernel).diff()
         # a = m' (1 - e^-h) and A = σ'/σ: without D₋ the step is DDIM's.
@@ -126,7 +126,7 @@ class DPMSolver3M(_Exponential):
     def intermediate_times(self, sde: SDE, times: Tensor) -> Tensor:
         return middle(sde, times[:2]) if self.second_order_start else times[:0]
 
-    def plan(self, denoiser: Denoiser, times: Tensor) -> list[tuple[Tensor, ...]]:
+    def plan(self, denoiser: BaseDenoiser, times: Tensor) -> list[tuple[Tensor, ...]]:
         kernel = denoiser.sde.kernel(times)
         start, end = kernel_of(kernel, slice(None, -1)), kernel_of(kernel, slice(1, None))
         h, m = log_snr(kernel).diff(), kernel.M[1:, 0]
@@ -205,7 +205,7 @@ class DPMSolverSDE(_TwoCalls):
         self.eta_low_noise = eta if eta_low_noise is None else eta_low_noise
         self.noise = noise
 
-    def plan(self, denoiser: Denoiser, times: Tensor) -> list[tuple[Tensor, ...]]:
+    def plan(self, denoiser: BaseDenoiser, times: Tensor) -> list[tuple[Tensor, ...]]:
         kernel = denoiser.sde.kernel(times)
         h, m, sigma = log_snr(kernel).diff(), kernel.M[1:, 0], kernel.L[:, 0, 0]
         eta = torch.where(kernel.snr[:-1].rsqrt() < self.low_noise_sigma, self.eta_low_noise, self.eta).to(h)
@@ -234,7 +234,7 @@ class DPMSolver2S(_Exponential):
     def intermediate_times(self, sde: SDE, times: Tensor) -> Tensor:
         return middle(sde, times)
 
-    def plan(self, denoiser: Denoiser, times: Tensor) -> list[tuple[Tensor, ...]]:
+    def plan(self, denoiser: BaseDenoiser, times: Tensor) -> list[tuple[Tensor, ...]]:
         kernel, halfway = (denoiser.sde.kernel(t) for t in (times, middle(denoiser.sde, times)))
         start, end = kernel_of(kernel, slice(None, -1)), kernel_of(kernel, slice(1, None))
         return rows(*ddim_coefficients(start, halfway), *ddim_coefficients(start, end))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from diffwave_sde.bounds import not_negative, positive
-from diffwave_sde.denoiser import Denoiser
+from diffwave_sde.denoiser import BaseDenoiser
 from diffwave_sde.samplers.base import GridSampler, SamplingState, rows
 from diffwave_sde.samplers.grids import Grid
 from diffwave_sde.samplers.sde import ReverseDiffusion
@@ -37,7 +37,7 @@ class AnnealedLangevin(GridSampler):
     def supports(self, sde: SDE) -> bool:
         return sde.blocks == 1
 
-    def plan(self, denoiser: Denoiser, times: Tensor) -> list[tuple[Tensor, ...]]:
+    def plan(self, denoiser: BaseDenoiser, times: Tensor) -> list[tuple[Tensor, ...]]:
         kernel = denoiser.sde.kernel(times)
         scale = (kernel.M[1:] / kernel.M[:-1])[:, :, None]
         # σ² ∇ log p = m D - u
@@ -85,7 +85,7 @@ class PredictorCorrector(GridSampler):
     def intermediate_times(self, sde: SDE, times: Tensor) -> Tensor:
         return self.predictor.intermediate_times(sde, times)
 
-    def plan(self, denoiser: Denoiser, times: Tensor) -> list[tuple[Tensor, ...]]:
+    def plan(self, denoiser: BaseDenoiser, times: Tensor) -> list[tuple[Tensor, ...]]:
         kernel = denoiser.sde.kernel(times[1:])
         own = rows(kernel.matched, kernel.precision)
         return [(*a, *b) for a, b in zip(own, self.predictor.plan(denoiser, times), strict=True)]

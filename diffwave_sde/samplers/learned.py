@@ -15,15 +15,14 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from diffwave_sde.denoiser import Condition, Denoiser
+from diffwave_sde.denoiser import BaseDenoiser, Condition
 from diffwave_sde.random import Generator, randn
-from diffwave_sde.samplers.base import prepare
 from diffwave_sde.sde import SDE
 
 
 @torch.no_grad()
 def errors(
-    denoiser: Denoiser,
+    denoiser: BaseDenoiser,
     x: Tensor,
     times: Tensor,
     condition: Condition | None = None,
@@ -36,7 +35,7 @@ def errors(
     """
     kernel = denoiser.sde.kernel(times)
     eps = randn((len(x), denoiser.sde.blocks, *x.shape[1:]), generator, x.dtype, x.device)
-    at = prepare(denoiser, times, eps)
+    at = denoiser.nodes(times, eps)
     found = []
     for i in range(len(times)):
         u = type(kernel)(kernel.M[i : i + 1], kernel.L[i : i + 1]).sample(x, eps)

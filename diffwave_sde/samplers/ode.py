@@ -16,7 +16,7 @@ import math
 import torch
 from torch import Tensor
 
-from diffwave_sde.denoiser import Denoiser
+from diffwave_sde.denoiser import BaseDenoiser
 from diffwave_sde.samplers.base import GridSampler, Linear, SamplingState, rows
 from diffwave_sde.samplers.grids import Grid
 from diffwave_sde.sde import SDE, Kernel, apply, cholesky, embed_waveform
@@ -57,7 +57,7 @@ class DDIM(GridSampler):
             raise ValueError(f"eta = {eta:g} must lie between 0 and 1")
         self.eta = eta
 
-    def plan(self, denoiser: Denoiser, times: Tensor) -> list[tuple[Tensor, ...]]:
+    def plan(self, denoiser: BaseDenoiser, times: Tensor) -> list[tuple[Tensor, ...]]:
         sde = denoiser.sde
         start, end = steps_of(sde, times)
         # Eq. 16: the fresh part of the noise has the variance η² (1 - snr_t / snr_s) of the whole.
@@ -124,7 +124,7 @@ class Heun(GridSampler):
         raised = sde.time((sigma * (1 + more)) ** -2)
         return torch.where(within, torch.maximum(raised, times[:-1]), times[:-1])
 
-    def plan(self, denoiser: Denoiser, times: Tensor) -> list[tuple[Tensor, ...]]:
+    def plan(self, denoiser: BaseDenoiser, times: Tensor) -> list[tuple[Tensor, ...]]:
         sde = denoiser.sde
         begin = self.intermediate_times(sde, times) if self.churn else times[:-1]
         start, end = sde.kernel(begin), sde.kernel(times[1:])

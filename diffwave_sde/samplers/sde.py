@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from diffwave_sde.bounds import not_negative
-from diffwave_sde.denoiser import Denoiser
+from diffwave_sde.denoiser import BaseDenoiser
 from diffwave_sde.samplers.base import GridSampler, SamplingState, rows
 from diffwave_sde.samplers.grids import Grid
 from diffwave_sde.sde import apply, cholesky, embed_waveform
@@ -36,7 +36,7 @@ class EulerMaruyama(_Linear):
         not_negative(eta=eta)
         self.eta = eta
 
-    def plan(self, denoiser: Denoiser, times: Tensor) -> list[tuple[Tensor, ...]]:
+    def plan(self, denoiser: BaseDenoiser, times: Tensor) -> list[tuple[Tensor, ...]]:
         sde = denoiser.sde
         t, dt = times[:-1], times.diff()[:, None, None]  # dt < 0
         kernel, F, g = sde.kernel(t), sde.drift(t), sde.diffusion(t)
@@ -61,7 +61,7 @@ class ReverseDiffusion(_Linear):
     def __init__(self, steps: int = 500, grid: Grid | None = None):
         super().__init__(steps, grid)
 
-    def plan(self, denoiser: Denoiser, times: Tensor) -> list[tuple[Tensor, ...]]:
+    def plan(self, denoiser: BaseDenoiser, times: Tensor) -> list[tuple[Tensor, ...]]:
         sde = denoiser.sde
         kernel, (phi, Q) = sde.kernel(times[:-1]), sde.transition(times[1:], times[:-1])
         A = 2 * torch.eye(sde.blocks, dtype=times.dtype) - phi - Q @ kernel.precision
@@ -86,7 +86,7 @@ class MaximumLikelihood(_Linear):
             raise ValueError(f"variance_share = {variance_share:g} is a share: choose it between 0 and 1")
         self.variance_share = variance_share
 
-    def plan(self, denoiser: Denoiser, times: Tensor) -> list[tuple[Tensor, ...]]:
+    def plan(self, denoiser: BaseDenoiser, times: Tensor) -> list[tuple[Tensor, ...]]:
         sde = denoiser.sde
         gain, signal, covariance = sde.posterior(times[1:], times[:-1])
         unknown = self.variance_share / (1 / float(denoiser.sigma_data) ** 2 + sde.kernel(times[:-1]).snr)

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from diffwave_sde.denoiser import Denoiser
+from diffwave_sde.denoiser import BaseDenoiser
 from diffwave_sde.samplers.base import GridSampler, SamplingState, rows
 from diffwave_sde.samplers.grids import Grid
 from diffwave_sde.sde import SDE, apply, cholesky, embed_waveform
@@ -47,7 +47,7 @@ class SSCS(GridSampler):
     def intermediate_times(self, sde: SDE, times: Tensor) -> Tensor:
         return (times[1:] + times[:-1]) / 2
 
-    def plan(self, denoiser: Denoiser, times: Tensor) -> list[tuple[Tensor, ...]]:
+    def plan(self, denoiser: BaseDenoiser, times: Tensor) -> list[tuple[Tensor, ...]]:
         sde = denoiser.sde
         start, end, middle = times[:-1], times[1:], self.intermediate_times(sde, times)
         mirror = torch.ones(sde.blocks, dtype=times.dtype)

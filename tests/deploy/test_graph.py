@@ -107,13 +107,13 @@ def test_a_table_and_a_loop_are_the_sampler(process, sampler):
 
 def test_the_loop_leads_where_the_guidance_does():
     denoiser = model("edm")
-    guidance = Guidance(3.0, low=1.0)
+    guidance = Guidance(3.0, sigma_min=1.0)
     acts = graph.sampling(denoiser, DefaultSampler(9), guidance)["plans"]["9"]["guided"]
     assert 0 < sum(acts) < 9
     assert acts == sorted(acts, reverse=True)
     assert difference(denoiser, DefaultSampler(9), guidance) < 1e-5
     weaker = with_weak("edm")
-    guidance = Guidance(3.0, low=1.0, auto=2.0, auto_low=0.1, auto_high=10.0)
+    guidance = Guidance(3.0, sigma_min=1.0, auto=2.0, auto_sigma_min=0.1, auto_sigma_max=10.0)
     plan = graph.sampling(weaker, DefaultSampler(9), guidance)["plans"]["9"]
     assert plan["guided"] == acts
     assert 0 < sum(plan["auto"]) < 9
