@@ -278,12 +278,22 @@ def _attach_weak(module: Model, recipe: dict[str, Any], path: Path, weaker: Path
                 "was trained on the same sounds"
             )
     for what in ("sde", "parametrization"):
-        if theirs["config"]["model"].get(what) != recipe["config"]["model"].get(what):
+        mine, other = (_by_name(part["config"]["model"].get(what)) for part in (recipe, theirs))
+        if mine != other:
             raise ValueError(
                 f"--weak {weaker}: its {what} is another than that of {path}: take one of the same process"
             )
     denoiser.weak = None
     module.denoiser.weak = denoiser
+
+
+def _by_name(config: Any) -> Any:
+    """A part of a configuration, its classes by their names alone: a class may have moved to another file."""
+    if isinstance(config, list):
+        return [_by_name(one) for one in config]
+    if not isinstance(config, dict):
+        return config
+    return {k: str(v).rpartition(".")[2] if k == "class_path" else _by_name(v) for k, v in config.items()}
 
 
 def _fill(module: Model, state: dict[str, Any], weights: str) -> None:

@@ -68,9 +68,9 @@ class BaseDenoiser(nn.Module, ABC):
         The variance of a reverse step is exp(v log β + (1 - v) log β̃). Source: Nichol and Dhariwal 2021, eq. 15.
         """
 
-    @abstractmethod
     def combine(self, A: Tensor, a: Tensor, u: Tensor, t: Tensor, condition: Condition | None) -> Tensor:
-        """A u - a D, (B, S, C, T), for A (B, S, S) and a (B, S)."""
+        """A u - a D, (B, S, C, T), for A (B, S, S) and a (B, S); one that can keep more digits has its own."""
+        return apply(A, u) - embed_waveform(a, self(u, t, condition))
 
     def nodes(self, times: Tensor, like: Tensor) -> Nodes:
         """`predict` at fixed times (N,), float64: (u, index, condition).
@@ -133,10 +133,6 @@ class Wrapper(BaseDenoiser):
     def nodes(self, times: Tensor, like: Tensor) -> Nodes:
         """As that of a denoiser: the new D, and the learned variance's place, at fixed times (N,)."""
 
-    @final
-    def combine(self, A: Tensor, a: Tensor, u: Tensor, t: Tensor, condition: Condition | None) -> Tensor:
-        return apply(A, u) - embed_waveform(a, self.predict(u, t, condition)[0])
-
 
 class Denoiser(BaseDenoiser):
     """A network read as D(u, t) = E[x | u_t = u].
@@ -148,7 +144,7 @@ class Denoiser(BaseDenoiser):
         sde: the forward process.
         parametrization: what the network's output stands for.
         sigma_data: standard deviation of the data, in units of the (companded) waveform.
-        weak: a denoiser of the same process whose network has less in it, to be led away from (`guidance`); it has no
+        weak: a denoiser of the same process whose network has less in it, to be guided away from (`guidance`); it has no
             part in D.
     """
 

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from diffwave_sde.denoiser import Condition, Denoiser, Parametrization
+from diffwave_sde.denoiser import Condition, Denoiser
 from diffwave_sde.guidance import Guidance
 from diffwave_sde.networks import Network
+from diffwave_sde.parametrization import Parametrization
 from diffwave_sde.random import Generator, stream
 from diffwave_sde.samplers import CapturedSampler, DefaultSampler, Sampler
 from diffwave_sde.samplers.base import Progress
@@ -30,11 +31,11 @@ class Model(nn.Module):
         sde: the forward process.
         parametrization: what the network's output stands for; Karras's preconditioning by default.
         sampler: the sampler; DefaultSampler by default.
-        guidance: how far sounds are led, to their class and away from the errors of the weak network; null for not at
+        guidance: how far sounds are guided, towards their class and away from the errors of the weak network; null for not at
             all. Of no effect where there is one class, or no weak network.
         sigma_data: standard deviation of the data; null for 0.5 until it is known.
         seed: seed of every draw.
-        weak: a network with less in it, whose errors sounds are led away from; null for none.
+        weak: a network with less in it, whose errors sounds are guided away from; null for none.
     """
 
     def __init__(

@@ -14,13 +14,14 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 
 from diffwave_sde.compatibility import renew_checkpoint
-from diffwave_sde.denoiser import Condition, Denoiser, Parametrization
+from diffwave_sde.denoiser import Condition, Denoiser
 from diffwave_sde.guidance import Guidance
 from diffwave_sde.loss import Loss, NoiseDraw, Objective
 from diffwave_sde.machine import sent
 from diffwave_sde.model import KEY, Model, check_fit
 from diffwave_sde.networks import Network
 from diffwave_sde.optim import MuonAdamW, WarmupDecay  # noqa: F401  an optimizer to name on the command line
+from diffwave_sde.parametrization import Parametrization
 from diffwave_sde.random import stream
 from diffwave_sde.resume import match_callbacks
 from diffwave_sde.samplers import Sampler
@@ -70,7 +71,7 @@ class DiffusionModule(Model, LightningModule):
         parametrization: what the network's output stands for; Karras's preconditioning by default.
         loss: the objective.
         sampler: the sampler for listening during training and for prediction; DefaultSampler by default.
-        guidance: how far sounds are led, to their class and away from the errors of the weak network; null for not at
+        guidance: how far sounds are guided, towards their class and away from the errors of the weak network; null for not at
             all. Of no effect where there is one class, or no weak network.
         optimizer: the optimizer, given the parameters.
         scheduler: the learning-rate schedule, stepped once per optimizer step; null for a constant rate.

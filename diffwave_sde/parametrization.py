@@ -90,7 +90,7 @@ class Karras(Parametrization):
     """
 
     def __call__(self, kernel: Kernel, sigma_data: Tensor) -> tuple[Tensor, Tensor]:
-        # Karras et al. 2022, table 1, with numerator and denominator over σ² σ_d²: σ² = 0 stays finite.
+        # Karras et al. 2022, table 1, with numerator and denominator over σ² σ_d²: an SNR of 0 stays finite.
         precision = 1 / sigma_data.square() + kernel.snr  # 1 / σ_d² + 1 / σ²
         c_skip = kernel.matched / precision[..., None]  # c_skip · u = σ_d² / (σ² + σ_d²) y
         c_out = precision.rsqrt()  # σ σ_d / √(σ² + σ_d²)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from truth import DEFAULTS, PARAMETRIZATIONS, PROCESSES, WEIGHTS
 
-from diffwave_sde.denoiser import Parametrization
 from diffwave_sde.loss import Weight
+from diffwave_sde.parametrization import Parametrization
 from diffwave_sde.sde import SDE
 
 # Tensors of a few hundred numbers are not shared out with profit, least of all on a busy machine.

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 from truth import GAUSSIAN, MIXTURE, PARAMETRIZATIONS, PROCESSES, Mixture, exact, times_of
 
-from diffwave_sde.denoiser import Condition, Denoiser, Karras, V
+from diffwave_sde.denoiser import Condition, Denoiser
+from diffwave_sde.parametrization import Karras, V
 from diffwave_sde.sde import EDM, VE, VP, apply, embed_waveform
 
 SIGMA_DATA = 0.5

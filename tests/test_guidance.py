@@ -1,13 +1,16 @@
 """Wrappers: what they make of D, and that every sampler honours them."""
 
+import itertools
+
 import pytest
 import torch
 from truth import MIXTURE, SAMPLERS, Mixture, Oracle, concrete, exact
 
 from diffwave_sde.clipping import CLIPS, Clip, DynamicThreshold, StaticClip
-from diffwave_sde.denoiser import Condition, Denoiser, Karras
+from diffwave_sde.denoiser import BaseDenoiser, Condition, Denoiser, Wrapper
 from diffwave_sde.guidance import AutoGuidance, ClassifierFree, Guidance
 from diffwave_sde.networks import UNet
+from diffwave_sde.parametrization import Karras
 from diffwave_sde.random import stream
 from diffwave_sde.samplers import DPMSolver2M, GottaGoFast, ProbabilityFlow
 from diffwave_sde.sde import VP, apply, embed_waveform
@@ -89,7 +92,7 @@ def test_impossible_wrappers_are_refused(make, says):
 # ------------------------------------------------------------------------------------------------ guidance by class
 
 
-class Classes(torch.nn.Module):
+class Classes(BaseDenoiser):
     """The exact denoiser of Gaussian classes, class c of mean c; of all of them together where no class is told."""
 
     def __init__(self, sde):
@@ -99,13 +102,11 @@ class Classes(torch.nn.Module):
     def law(self, label: int) -> Mixture:
         return Mixture((1.0,), (float(label),), (0.3,)) if label >= 0 else Mixture((0.5, 0.5), (0.0, 1.0), (0.3, 0.3))
 
-    def forward(self, u, t, condition=None):
+    def predict(self, u, t, condition=None):
         self.asked.append(len(u))
         rows = zip(u.split(1), t.split(1), condition.label.tolist(), strict=True)
-        return torch.cat([self.law(label).denoise(self.sde, one, at) for one, at, label in rows])
-
-    def nodes(self, times, like):
-        return lambda u, i, condition=None: (self(u, times[i].expand(len(u)), condition), u[:, 0])
+        D = torch.cat([self.law(label).denoise(self.sde, one, at) for one, at, label in rows])
+        return D, u[:, 0]  # a learned variance's place, which wrappers are to pass on
 
 
 T = torch.tensor([0.05, 0.3, 0.8], dtype=torch.float64)
@@ -277,3 +278,38 @@ def test_the_weak_network_has_no_part_in_d():
 )
 def test_what_is_told_of_a_guidance(guidance, told):
     assert str(guidance) == told
+
+
+WRAPPERS = {
+    "StaticClip": lambda denoiser: StaticClip(denoiser, 0.8),
+    "DynamicThreshold": DynamicThreshold,
+    "ClassifierFree": lambda denoiser: ClassifierFree(denoiser, 2.5, sigma_min=0.3),
+    "AutoGuidance": lambda denoiser: AutoGuidance(denoiser, Oracle(denoiser.sde, MIXTURE), 1.7, sigma_max=3.0),
+}
+
+
+def test_every_wrapper_is_in_the_test_of_their_order():
+    assert set(WRAPPERS) == {cls.__name__ for cls in concrete(Wrapper)}
+
+
+@pytest.mark.parametrize(("inner", "outer"), list(itertools.permutations(WRAPPERS, 2)))
+def test_wrappers_wrap_one_another_in_any_order(inner, outer):
+    sde, g = VP(), torch.Generator().manual_seed(0)
+    u = torch.randn(3, 1, 1, 50, generator=g, dtype=torch.float64)
+    wrapped = WRAPPERS[outer](WRAPPERS[inner](Classes(sde)))
+    nodes = wrapped.nodes(T, u)
+    for i, t in enumerate(T):
+        t = t.expand(3)
+        D, share = wrapped.predict(u, t, ASKED)
+        for got, expected in zip(nodes(u, i, ASKED), (D, share), strict=True):
+            torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(wrapped(u, t, ASKED), D, rtol=0, atol=0)
+        torch.testing.assert_close(share, u[:, 0])  # the learned variance's place is the network's own
+        kernel = sde.kernel(t)
+        tweedie = apply(kernel.precision, embed_waveform(kernel.M, D) - u)
+        torch.testing.assert_close(wrapped.score(u, t, ASKED), tweedie, rtol=1e-9, atol=1e-9)
+        whitened = apply(kernel.inverse, u - embed_waveform(kernel.M, D))
+        torch.testing.assert_close(wrapped.eps(u, t, ASKED), whitened, rtol=1e-9, atol=1e-9)
+    # Each of the two has a part in it.
+    assert not torch.equal(wrapped(u, T, ASKED), WRAPPERS[inner](Classes(sde))(u, T, ASKED))
+    assert not torch.equal(wrapped(u, T, ASKED), WRAPPERS[outer](Classes(sde))(u, T, ASKED))

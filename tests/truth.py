@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 import diffwave_sde
-from diffwave_sde.denoiser import BaseDenoiser, Denoiser, Parametrization
+from diffwave_sde.denoiser import BaseDenoiser, Denoiser
 from diffwave_sde.loss import NoiseDraw, TimeSampler, Weight, WeightInputs
+from diffwave_sde.parametrization import Parametrization
 from diffwave_sde.samplers import Grid, GridSampler, LearnedGrid, TimesGrid
-from diffwave_sde.sde import CLD, DDPM, SDE, VDM, Kernel, MeanSigma, apply, broadcast_like, embed_waveform
+from diffwave_sde.sde import CLD, DDPM, SDE, VDM, Kernel, MeanSigma, broadcast_like
 
 # Where a plug-in may be written: a file added there is walked the day it is added.
 for room in ("sde", "denoiser", "loss", "samplers", "networks"):
@@ -146,9 +147,6 @@ class Oracle(BaseDenoiser):
     def predict(self, u: Tensor, t: Tensor, condition: object = None) -> tuple[Tensor, None]:
         self.calls += 1
         return self.data.denoise(self.sde, u, t), None
-
-    def combine(self, A: Tensor, a: Tensor, u: Tensor, t: Tensor, condition: object) -> Tensor:
-        return apply(A, u) - embed_waveform(a, self(u, t, condition))
 
 
 class ExactNet(nn.Module):

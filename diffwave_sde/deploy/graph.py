@@ -102,8 +102,8 @@ def plan(denoiser: Denoiser, sampler: Sampler, guidance: Guidance) -> dict[str, 
         A, a, b, c = sampler.linear(tuple(x[0] for x in row))
         b, c = none if b is None or i == 0 else b, still if c is None else c
         steps.append({"A": A.tolist(), "a": a.tolist(), "b": b.tolist(), "c": c.tolist()})
-    led = {"guided": guidance.by_class(denoiser), "auto": guidance.by_weak(denoiser, denoiser.weak)}
-    acts = {name: part.acts(times).tolist() for name, part in led.items()}
+    parts = {"guided": guidance.by_class(denoiser), "auto": guidance.by_weak(denoiser, denoiser.weak)}
+    acts = {name: part.acts(times).tolist() for name, part in parts.items()}
     return {"sampler": type(sampler).__name__, "times": times.tolist(), "steps": steps, **acts}
 
 

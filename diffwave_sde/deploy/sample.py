@@ -43,7 +43,7 @@ def sample(graph, table, label, noise, plan, weak=None):
 
 
 def denoised(graph, u, t, label, weight):
-    """D (B, 1, T), led to the class by classifier-free guidance."""
+    """D (B, 1, T), guided towards the class by classifier-free guidance."""
     if weight == 1.0:
         return graph(u, np.full(len(u), t), label)
     both = graph(np.concatenate((u, u)), np.full(2 * len(u), t), np.concatenate((label, np.full_like(label, -1))))

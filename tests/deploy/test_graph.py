@@ -5,10 +5,11 @@ import torch
 from torch import nn
 
 from diffwave_sde import audio
-from diffwave_sde.denoiser import Condition, Denoiser, Epsilon, V
+from diffwave_sde.denoiser import Condition, Denoiser
 from diffwave_sde.deploy import graph
 from diffwave_sde.guidance import Guidance
 from diffwave_sde.networks import MDCT, UNet
+from diffwave_sde.parametrization import Epsilon, V
 from diffwave_sde.random import randn, stream
 from diffwave_sde.samplers import DDIM, DefaultSampler, DPMSolver2M, DPMSolverSDE, Heun
 from diffwave_sde.samplers.grids import TimesGrid

@@ -21,7 +21,7 @@ from truth import (
     within,
 )
 
-from diffwave_sde.denoiser import Condition, Denoiser, Karras
+from diffwave_sde.denoiser import Condition, Denoiser
 from diffwave_sde.loss import (
     DataWeight,
     EpsilonWeight,
@@ -33,6 +33,7 @@ from diffwave_sde.loss import (
     Objective,
     UniformTime,
 )
+from diffwave_sde.parametrization import Karras
 from diffwave_sde.random import randn, stream
 from diffwave_sde.sde import CLD, DDPM, EDM, VDM, VE, VP, apply, embed_waveform
 

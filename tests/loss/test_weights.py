@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from truth import GAUSSIAN, PROCESSES, SIGMA_DATA, WEIGHTS, exact, fixed, times_of, weight_inputs
 
-from diffwave_sde.denoiser import X0, Denoiser, Epsilon, Karras, Score, V
+from diffwave_sde.denoiser import Denoiser
 from diffwave_sde.loss import (
     DataWeight,
     EpsilonWeight,
@@ -16,6 +16,7 @@ from diffwave_sde.loss import (
     ScoreWeight,
     VWeight,
 )
+from diffwave_sde.parametrization import X0, Epsilon, Karras, Score, V
 from diffwave_sde.sde import CLD, EDM, VP, apply, embed_waveform
 
 

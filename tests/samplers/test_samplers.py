@@ -291,9 +291,9 @@ def test_noisy_states_are_never_clamped(default_sde):
     seen = []
 
     class Watch(Oracle):
-        def forward(self, u, t, condition=None):
+        def predict(self, u, t, condition=None):
             seen.append((float(u[:, 0].std()), float(self.sde.kernel(t).M[0, 0]), float(self.sde.kernel(t).L[0, 0, 0])))
-            return super().forward(u, t, condition)
+            return super().predict(u, t, condition)
 
     loud = Mixture((1.0,), (0.0,), (3.0,))
     DDIM(60)(Watch(default_sde, loud), start(default_sde, (1, 1, 4000), loud))
@@ -344,11 +344,11 @@ def test_the_condition_and_the_type_are_carried_through(kind):
     asked = []
 
     class Net(Oracle):
-        def forward(self, u, t, condition=None):
+        def predict(self, u, t, condition=None):
             asked.append(condition)
             assert u.dtype == torch.float32
             assert t.shape == (2,)
-            return super().forward(u, t)
+            return super().predict(u, t)
 
     sde = CLD() if KINDS[kind]().supports(CLD()) else VP()
     x = KINDS[kind](4)(Net(sde, GAUSSIAN), start(sde, (2, 1, 4)).float(), condition="this")
