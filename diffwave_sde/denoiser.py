@@ -144,8 +144,8 @@ class Denoiser(BaseDenoiser):
         sde: the forward process.
         parametrization: what the network's output stands for.
         sigma_data: standard deviation of the data, in units of the (companded) waveform.
-        weak: a denoiser of the same process whose network has less in it, to be guided away from (`guidance`); it has no
-            part in D.
+        weak: a denoiser of the same process whose network has less in it, to be guided away from (`guidance`); it
+            has no part in D.
     """
 
     def __init__(

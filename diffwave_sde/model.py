@@ -31,8 +31,8 @@ class Model(nn.Module):
         sde: the forward process.
         parametrization: what the network's output stands for; Karras's preconditioning by default.
         sampler: the sampler; DefaultSampler by default.
-        guidance: how far sounds are guided, towards their class and away from the errors of the weak network; null for not at
-            all. Of no effect where there is one class, or no weak network.
+        guidance: how far sounds are guided, towards their class and away from the errors of the weak network; null for
+            not at all. Of no effect where there is one class, or no weak network.
         sigma_data: standard deviation of the data; null for 0.5 until it is known.
         seed: seed of every draw.
         weak: a network with less in it, whose errors sounds are guided away from; null for none.

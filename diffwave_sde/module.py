@@ -71,8 +71,8 @@ class DiffusionModule(Model, LightningModule):
         parametrization: what the network's output stands for; Karras's preconditioning by default.
         loss: the objective.
         sampler: the sampler for listening during training and for prediction; DefaultSampler by default.
-        guidance: how far sounds are guided, towards their class and away from the errors of the weak network; null for not at
-            all. Of no effect where there is one class, or no weak network.
+        guidance: how far sounds are guided, towards their class and away from the errors of the weak network; null for
+            not at all. Of no effect where there is one class, or no weak network.
         optimizer: the optimizer, given the parameters.
         scheduler: the learning-rate schedule, stepped once per optimizer step; null for a constant rate.
         sigma_data: standard deviation of the data; null to measure it on the training data.

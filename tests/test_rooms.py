@@ -38,8 +38,19 @@ ALLOWED: dict[str, set[str] | None] = {
     "machine": set(),
     "compatibility": set(),
     "optim": {"machine"},
-    "model": {"sde", "denoiser", "guidance", "networks", "samplers", "random"},
-    "module": {"model", "sde", "denoiser", "guidance", "networks", "loss", "optim", "samplers", "random"}
+    "model": {"sde", "denoiser", "parametrization", "guidance", "networks", "samplers", "random"},
+    "module": {
+        "model",
+        "sde",
+        "denoiser",
+        "parametrization",
+        "guidance",
+        "networks",
+        "loss",
+        "optim",
+        "samplers",
+        "random",
+    }
     | {"machine", "compatibility", "resume"},
     "resume": {"compatibility"},
     "callbacks": {"module", "metrics", "samplers", "audio", "page", "pictures", "random", "atomic", "bounds"}
