@@ -46,14 +46,14 @@ def test_threads_are_as_many_as_cores_are_free(threads, monkeypatch, capsys):
     readings = iter([Reading(0.0, 0.0, 0.0), Reading(2.0, 8.0, 2.0)])
     monkeypatch.setattr(cores, "read", lambda: next(readings))
     monkeypatch.setattr(psutil, "cpu_count", lambda: 4)
-    cores.settle()
+    cores.limit_threads()
     assert torch.get_num_threads() == 4  # nobody watched
-    cores.watch()
-    cores.settle()
+    cores.start_monitor()
+    cores.limit_threads()
     assert torch.get_num_threads() == 1
     assert capsys.readouterr().err == "other programs leave 1 of 4 cores free; threads: 1 (OMP_NUM_THREADS=n for n)\n"
     torch.set_num_threads(4)
-    cores.settle()
+    cores.limit_threads()
     assert torch.get_num_threads() == 4  # it is settled once
 
 
@@ -61,7 +61,7 @@ def test_a_number_that_was_asked_for_stays(threads, monkeypatch):
     monkeypatch.setattr(cores, "read", lambda: Reading(2.0, 100.0, 0.0))
     monkeypatch.setattr(cores, "_began", Reading(0.0, 0.0, 0.0))
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
-    cores.settle()
+    cores.limit_threads()
     assert torch.get_num_threads() == 4
 
 
@@ -70,11 +70,27 @@ def test_on_a_machine_that_is_busy_one_thread_is_left(threads):
     others = [subprocess.Popen([sys.executable, "-c", busy]) for _ in range(2 * (os.cpu_count() or 1))]
     try:
         time.sleep(0.5)
-        cores.watch()
+        cores.start_monitor()
         time.sleep(1.0)
-        cores.settle()
+        cores.limit_threads()
     finally:
         for other in others:
             other.kill()
             other.wait()
     assert torch.get_num_threads() == 1
+
+
+def test_waiting_threads_sleep_soon_unless_the_user_says_otherwise(monkeypatch):
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    cores.set_wait_policy()
+    assert os.environ["GOMP_SPINCOUNT"] == cores.SPINS
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    cores.set_wait_policy()
+    assert "GOMP_SPINCOUNT" not in os.environ
+
+
+def test_the_policy_is_set_before_torch_is_loaded():
+    code = "import sys, diffwave_sde.cli; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"

@@ -32,7 +32,8 @@ def main(argv: list[str] | None = None) -> None:
     """Run the program; exits with 2 and one clear line on bad input. DIFFWAVE_TRACEBACK=1 shows where it came from."""
     if argv is None:  # a process of its own, whose threads are its own to choose
         argv = sys.argv[1:]
-        cores.watch()
+        cores.set_wait_policy()
+        cores.start_monitor()
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE + "\n`diffwave-sde VERB --help` lists a verb's options, with units and defaults.")
         return

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import psutil
 
+SPINS = "10000"  # turns of a waiting loop, some tens of microseconds: about as long as a short operation takes
 LEAST = 0.5  # s: in less the counters of the system, in steps of 10 ms, tell too little
 
 
@@ -38,7 +39,17 @@ def read() -> Reading:
     return Reading(time.monotonic(), work, own.user + own.system)
 
 
-def watch() -> None:
+def set_wait_policy() -> None:
+    """Let OpenMP's threads spin for a short while only before they sleep: to be called before torch is loaded.
+
+    Spinning threads hold up one another where another program takes a core, and lose nothing much where none does
+    (benchmarks/threads.py, docs/speed.md). OMP_WAIT_POLICY and GOMP_SPINCOUNT are obeyed where they are set.
+    """
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = SPINS
+
+
+def start_monitor() -> None:
     """Begin to count: to be called when the program starts."""
     global _began
     _began = read()
@@ -53,13 +64,13 @@ def free(before: Reading, after: Reading, cores: int) -> int | None:
     return max(cores - round(max(others, 0.0) / seconds), 1)
 
 
-def settle() -> None:
+def limit_threads() -> None:
     """Take as many threads as cores are free, once, for what a CPU does in a short while; and say so if that is fewer.
 
-    Nothing is changed where OMP_NUM_THREADS names a number, or if `watch` was not called.
+    Nothing is changed where OMP_NUM_THREADS names a number, or if `start_monitor` was not called.
     """
     global _began
-    import torch  # not above: `watch` comes before all that is slow
+    import torch  # not above: `start_monitor` comes before all that is slow
 
     before, _began = _began, None
     if before is None or "OMP_NUM_THREADS" in os.environ:

@@ -86,7 +86,7 @@ def run(argv: list[str]) -> None:
     if config.count is not None and config.count < 2:
         raise ValueError(f"--count {config.count}: a distance needs at least 2 sounds")
     embeddings = _embeddings(config.embedding)
-    cores.settle()
+    cores.limit_threads()
     if config.generated is None or config.real is None:
         ckpt = runs.given_or_newest(config.ckpt, "evaluate")
     if config.generated is None:

@@ -110,7 +110,7 @@ def device(name: str) -> str:
     if name == "mps" and not torch.backends.mps.is_available():
         raise ValueError("--device mps: no such device here; leave --device out")
     if name == "cpu":
-        cores.settle()
+        cores.limit_threads()
     return name
 
 
