@@ -194,16 +194,20 @@ def data(path: str | Path, **changes: Any) -> AudioDataModule:
         changes: arguments of the data module other than those of training.
 
     Raises:
-        ValueError: if the checkpoint does not say what it was trained on.
+        ValueError: if the checkpoint does not say what it was trained on, or the sounds are others now.
     """
     # Of Lightning, which takes longer to import than a sound to make; who only listens does without.
     from diffwave_sde.data.module import AudioDataModule
+    from diffwave_sde.resume import match_data
 
     path = find(path)
     recipe = read(path)[KEY]
     if "config" not in recipe:
         raise ValueError(f"{path} does not say what it was trained on: train it through `diffwave-sde fit`")
-    return AudioDataModule(**{**recipe["config"]["data"], "workers": 0, **changes})
+    found = AudioDataModule(**{**recipe["config"]["data"], "workers": 0, **changes})
+    found.prepare_data()
+    match_data(recipe, found, changes)
+    return found
 
 
 M = TypeVar("M", bound=Model)

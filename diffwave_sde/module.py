@@ -23,7 +23,7 @@ from diffwave_sde.networks import Network
 from diffwave_sde.optim import MuonAdamW, WarmupDecay  # noqa: F401  an optimizer to name on the command line
 from diffwave_sde.parametrization import Parametrization
 from diffwave_sde.random import stream
-from diffwave_sde.resume import match_callbacks
+from diffwave_sde.resume import match_callbacks, match_data
 from diffwave_sde.samplers import Sampler
 from diffwave_sde.sde import SDE, float64
 
@@ -276,6 +276,8 @@ class DiffusionModule(Model, LightningModule):
         renew_checkpoint(checkpoint)
         if KEY not in checkpoint:
             raise ValueError("the checkpoint was not written by diffwave-sde: give one from runs/NAME/checkpoints")
+        if self._attached and getattr(self.trainer, "datamodule", None) is not None:
+            match_data(checkpoint[KEY], self.trainer.datamodule)
         if self._attached and self.trainer.state.fn == "fit":
             match_callbacks(checkpoint, self.trainer.callbacks)
         self.batches = checkpoint[KEY]["batches"]

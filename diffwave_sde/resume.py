@@ -1,4 +1,4 @@
-"""Training that goes on with other callbacks than its checkpoint was written with.
+"""What a checkpoint is joined with: data, and callbacks, that may be others than those it was written with.
 
 A checkpoint holds the state of each callback and, where one averages the weights, two sets of these: the averaged ones
 in `state_dict`, the raw ones in `current_model_state`. The optimizer's moments belong to the raw ones.
@@ -14,6 +14,37 @@ from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from diffwave_sde.compatibility import CLASSES
+
+
+def match_data(metadata: dict[str, Any], data: Any, changed: Iterable[str] = ()) -> None:
+    """Hold the data to those that a checkpoint was trained on: classes by name, rate, length and companding.
+
+    Classes that are the same take the checkpoint's order, whatever order the data have them in.
+
+    Args:
+        metadata: what the checkpoint says of itself.
+        data: the data module.
+        changed: arguments of the data module that differ on purpose.
+
+    Raises:
+        ValueError: if they differ.
+    """
+    for name, unit in {"rate": " Hz", "length": " samples", "mu": ""}.items():
+        there, here = metadata.get(name), getattr(data, name, None)
+        if name not in changed and None not in (there, here) and there != here:
+            raise ValueError(
+                f"the checkpoint was trained at {name} = {there:g}{unit} and the data have {here:g}{unit}: "
+                + (f"set --data.{name}={there:g}" if name != "rate" else "prepare them at that rate")
+            )
+    labels, own = metadata.get("labels"), getattr(data, "labels", None)
+    if not labels or own is None or list(labels) == list(own):
+        return
+    if sorted(labels) != sorted(own):
+        raise ValueError(
+            f"the checkpoint knows the classes {', '.join(labels)}, and the data have {', '.join(own)}: rename the "
+            "folders, take those classes alone (--data.classes), or start a new run"
+        )
+    data.adopt_labels(labels)
 
 
 def match_callbacks(checkpoint: dict[str, Any], callbacks: Sequence[Callback]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -127,6 +127,17 @@ class AudioDataModule(LightningDataModule):
     def labels(self) -> tuple[str, ...]:
         """Names of the classes; a batch's labels index it."""
         return self.store.labels
+
+    def adopt_labels(self, labels: Sequence[str]) -> None:
+        """Number the classes in the order of a checkpoint's.
+
+        Args:
+            labels: names of the same classes.
+
+        Raises:
+            ValueError: if they are not the same.
+        """
+        self._store = self.store.relabelled(labels)
 
     @property
     def rate(self) -> int:

@@ -15,7 +15,7 @@ import csv
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -95,7 +95,21 @@ class Store:
 
     def __reduce__(self):
         # by name: a pickled memory map would be its contents
-        return Store.open, (self.path, self.group_by)
+        return _reopened, (self.path, self.group_by, self.labels)
+
+    def relabelled(self, labels: Sequence[str]) -> Store:
+        """The same clips, with the classes in another order.
+
+        Args:
+            labels: names of the same classes.
+
+        Raises:
+            ValueError: if they are not the same.
+        """
+        if sorted(labels) != sorted(self.labels):
+            raise ValueError(f"{self.path} has the classes {', '.join(self.labels)}, not {', '.join(labels)}")
+        ids = np.array([list(labels).index(name) for name in self.labels], np.int64)
+        return replace(self, labels=tuple(labels), label_ids=ids[self.label_ids])
 
     def __len__(self) -> int:
         return len(self.label_ids)
@@ -134,6 +148,10 @@ class Store:
     def refused(self) -> list[tuple[str, str]]:
         """(file, reason) of what was found and is not in the store."""
         return [(line["file"], line["reason"]) for line in self.manifest() if line["reason"]]
+
+
+def _reopened(path: Path, group_by: str | None, labels: tuple[str, ...]) -> Store:
+    return Store.open(path, group_by).relabelled(labels)
 
 
 def _read(file: int, into: memoryview, start: int) -> int:
