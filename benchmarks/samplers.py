@@ -128,14 +128,14 @@ class Diffusers(Sampler):
         self.times = (scheduler.timesteps.double() + 1) / 1000
 
     def supports(self, sde: SDE) -> bool:
-        return isinstance(sde, DDPM)
+        return sde.steps == 1000 and sde.stationary == (1.0,)  # a variance-preserving chain
 
-    def solve(self, run, u: Tensor, progress) -> Tensor:
+    def solve(self, state, u: Tensor, progress) -> Tensor:
         self.scheduler.set_timesteps(self.steps)  # it forgets where it is
         x = u[:, 0]
         for t, index in zip(self.times, self.scheduler.timesteps, strict=True):
-            run.calls += 1
-            x = self.scheduler.step(run.at(x[:, None], t.expand(len(x))), index, x).prev_sample
+            state.calls += 1
+            x = self.scheduler.step(state.at(x[:, None], t.expand(len(x))), index, x).prev_sample
         return x
 
 

@@ -28,7 +28,8 @@ from diffwave_sde.samplers import (
     TimesGrid,
     UniformGrid,
 )
-from diffwave_sde.sde import CLD, EDM, VP
+from diffwave_sde.samplers.base import SamplingState
+from diffwave_sde.sde import CLD, EDM, VP, apply, embed_waveform
 
 # Every sampler with its defaults, and those whose options are other samplers.
 KINDS = {
@@ -340,6 +341,27 @@ def test_calls_per_step_are_those_stated():
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_step_that_is_said_to_be_linear_is_the_one_told(kind):
+    sampler, sde = KINDS[kind](4), VP()
+    plan = sampler.plan(Oracle(sde, GAUSSIAN), sampler.grid(sde, 4))
+    if not sampler.is_linear:
+        with pytest.raises(TypeError, match=type(sampler).__name__):
+            sampler.linear(plan[0])
+        return
+    u, eps, *D = (torch.randn(2, 1, 1, 5, dtype=torch.float64) for _ in range(4))
+    state = SamplingState(Oracle(sde, GAUSSIAN), None, None, nodes=lambda u, i, condition: (D[i][:, 0], None))
+    for i in (0, 1):
+        state.drawn = iter([eps])
+        A, a, b, c = sampler.linear(plan[i])
+        expected = apply(A, u) + embed_waveform(a, D[i][:, 0])
+        if b is not None and i:
+            expected = expected + embed_waveform(b, (D[i] - D[i - 1])[:, 0])
+        if c is not None:
+            expected = expected + apply(c, eps)
+        torch.testing.assert_close(sampler.step(state, u, i, plan[i]), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_condition_and_the_type_are_carried_through(kind):
     asked = []
 
@@ -396,7 +418,7 @@ def test_a_process_that_cannot_be_taken_is_refused_by_name():
         def supports(self, sde):
             return sde.blocks == 1
 
-        def solve(self, run, u, progress):
+        def solve(self, state, u, progress):
             raise AssertionError("not reached")
 
     with pytest.raises(ValueError, match=r"ScalarOnly cannot take the process CLD.*these can: .*DDIM.*Heun") as error:
