@@ -186,7 +186,8 @@ def _contents(file: str, verb: Mapping[str, str]) -> str:
 
 def _file(text: str) -> str:
     for old, new in FILES.items():
-        if text.endswith(old):
+        # A file of that name that is there is the user's own.
+        if text.endswith(old) and not Path(text).is_file():
             announce(old, new)
             return text.removesuffix(old) + new
     return text

@@ -73,3 +73,10 @@ def test_a_yaml_file_of_the_command_line_is_renewed_and_one_without_old_names_st
 
 def test_weights_are_renewed_by_their_place():
     assert renew_weights({"net.say.bias": 1, "other.say.bias": 2}) == {"net.head.bias": 1, "other.say.bias": 2}
+
+
+def test_a_file_of_an_old_name_that_is_there_is_taken(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sde").mkdir()
+    (tmp_path / "sde" / "line.yaml").write_text("{}")
+    assert renew_arguments(["fit", "--config=sde/line.yaml"]) == ["fit", "--config=sde/line.yaml"]
