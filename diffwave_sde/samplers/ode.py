@@ -1,9 +1,9 @@
 r"""Deterministic samplers, and what lies between them and ancestral sampling.
 
 Given x, a state is u_t = M x + L ε with ε fixed along its path; averaged over x this is a flow with the marginals of
-the process, whatever smooth factor L is taken. With D = E[x | u] for x it reads, in whitened coordinates w = L⁻¹ u,
+the process, whatever smooth factor L is taken. With D = E[x | u] for x it reads, in whitened coordinates ũ = L⁻¹ u,
 
-    dw = D(u, t) dh,    h = L⁻¹ M
+    dũ = D(u, t) dh,    h = L⁻¹ M
 
 for scalar and Langevin processes alike. Where S = 1 it is the probability-flow ODE (Song et al. 2021, eq. 13), and in
 x/m and σ/m that of Rouard and Hadjeres 2021 (eq. 15).

@@ -21,7 +21,7 @@ class _Linear(GridSampler):
 
 
 class EulerMaruyama(_Linear):
-    """Euler's method on du = [F u - ½ (1 + η²) g gᵀ ∇ log p] dt + η g dw, backwards. One call a step, order 1.
+    """Euler's method on du = [F u - ½ (1 + η²) g gᵀ ∇ log p] dt + η g dW, backwards. One call a step, order 1.
 
     η = 1 is the reverse-time SDE (Song et al. 2021, eq. 6), η = 0 the probability-flow ODE (eq. 13).
 

@@ -2,7 +2,7 @@ r"""Splittings of the reverse-time SDE into a part that is known and the score's
 
 A process with a stationary law N(0, Σ∞) runs in it backwards as forwards, but for the sign of the velocity. So
 
-    du = [-F u - g gᵀ Σ∞⁻¹ u] dt + g dw      (A)   is the process itself, seen in a mirror: an exact step of any length
+    du = [-F u - g gᵀ Σ∞⁻¹ u] dt + g dW      (A)   is the process itself, seen in a mirror: an exact step of any length
     du = g gᵀ [∇ log p + Σ∞⁻¹ u] dt          (B)   is what the data add, one Euler step
 
 make up the reverse-time SDE. Source: Dockhorn et al. 2022, § 3.3 and appendix D (SSCS).

@@ -1,6 +1,6 @@
 r"""Forward processes: linear SDEs on a state u of S blocks, each of the waveform's own shape.
 
-    du = F(t) u dt + g(t) dw,    t in [0, 1],    noise enters the last block,    u[:, 0] is the waveform
+    du = F(t) u dt + g(t) dW,    t in [0, 1],    noise enters the last block,    u[:, 0] is the waveform
 
 A process is fixed by its transition, u_t | u_s ~ N(Φ u_s, Q), and by u_0 | x ~ N(mean0 x, cov0). The rest follows:
 

@@ -18,9 +18,9 @@ _LEGENDRE = Constant(np.stack(np.polynomial.legendre.leggauss(8)))  # nodes in (
 class CLD(SDE):
     r"""Langevin dynamics on the waveform x and a velocity v. Source: Dockhorn et al. 2022, eq. 5.
 
-        dx = β v / M dt,    dv = -β (x + Γ v / M) dt + √(2 Γ β) dw
+        dx = β v / M dt,    dv = -β (x + Γ v / M) dt + √(2 Γ β) dW
 
-    In the time b = ∫β it is du = A u db + G dw with constant A and the stationary law N(0, Σ∞), Σ∞ = diag(1, M). So the
+    In the time b = ∫β it is du = A u db + G dW with constant A and the stationary law N(0, Σ∞), Σ∞ = diag(1, M). So the
     kernel has a closed form, for critical damping that of Dockhorn et al. 2022, appendix B.1:
 
         Φ = exp(A b) = e^(-kb) [cosh(ωb) I + sinh(ωb)/ω (A + k I)],   k = Γ / 2M,  ω² = k² - 1/M     (`_exponential`)

@@ -47,7 +47,7 @@ class LinearBeta(ScalarSDE):
 
 
 class VP(LinearBeta, Preserving):
-    """Variance preserving with linear β: du = -½ β u dt + √β dw. Source: Song et al. 2021, eq. 11, 29 and 33.
+    """Variance preserving with linear β: du = -½ β u dt + √β dW. Source: Song et al. 2021, eq. 11, 29 and 33.
 
         log m(t) = -½ ∫β = -¼ t² (β_max - β_min) - ½ t β_min,    σ²(t) = 1 - exp(-∫β) = 1 - m²(t)
 
@@ -56,7 +56,7 @@ class VP(LinearBeta, Preserving):
 
 
 class SubVP(LinearBeta):
-    """sub-VP with linear β: du = -½ β u dt + √(β (1 - e^(-2∫β))) dw. Source: Song et al. 2021, eq. 12, 29 and 33.
+    """sub-VP with linear β: du = -½ β u dt + √(β (1 - e^(-2∫β))) dW. Source: Song et al. 2021, eq. 12, 29 and 33.
 
         log m(t) = -½ ∫β = -¼ t² (β_max - β_min) - ½ t β_min,    σ(t) = 1 - exp(-∫β) = 1 - m²(t)
 

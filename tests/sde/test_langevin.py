@@ -107,7 +107,7 @@ def test_frictions_join_smoothly_at_critical_damping():
 
 
 def test_strong_friction_neither_overflows_nor_loses_the_waveform():
-    # Overdamped to the limit, x itself is a VP process: dx = -β/Γ x dt + √(2β/Γ) dw. Here β/Γ = 10 at Γ = 1000.
+    # Overdamped to the limit, x itself is a VP process: dx = -β/Γ x dt + √(2β/Γ) dW. Here β/Γ = 10 at Γ = 1000.
     sde = CLD(friction=1000.0, beta_min=1e4, beta_max=1e4)
     kernel = sde.kernel(tensor(0.1, 0.3, 1.0))
     close(kernel.M[:, 0], (-10 * tensor(0.1, 0.3, 1.0)).exp(), 1e-4, 1e-9)

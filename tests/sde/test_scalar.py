@@ -110,7 +110,7 @@ def test_impossible_processes_are_refused_by_name(make, names):
 
 @pytest.mark.parametrize("base", [25.0, 150.0])
 def test_power_ve_is_that_of_the_tutorial(base):
-    # du = σᵗ dw, so σ²(t) = ∫ σ²ˢ ds, here by quadrature.
+    # du = σᵗ dW, so σ²(t) = ∫ σ²ˢ ds, here by quadrature.
     sde, t = PowerVE(base), tensor(0.01, 0.3, 1.0)
     close(sde.diffusion(t)[:, 0], base**t, 1e-10)
     for time, sigma in zip(t, sde.kernel(t).L[:, 0, 0], strict=True):
