@@ -36,7 +36,8 @@ def sparse_store(folder: Path, clips: int, length: int) -> Path:
     write_header(shards.files[0], clips, length)
     os.truncate(shards.files[0], shards.bytes(clips))
     digests = np.char.mod("%032x", np.arange(clips)).astype("S32")
-    np.savez(home / "index.npz", label_ids=np.arange(clips) % 3, group_ids=np.zeros(clips, np.int32), digests=digests)
+    rows = np.arange(clips)
+    np.savez(home / "index.npz", label_ids=rows % 3, group_ids=np.zeros_like(rows), digests=digests, copies=rows)
     settings = {
         "name": "sparse", "labels": ["a", "b", "c"], "groups": [""], "rejected": 0, "length": length, "rate": 44_100,
     }  # fmt: skip

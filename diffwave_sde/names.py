@@ -51,6 +51,9 @@ def unescape(text: str) -> str:
 
 
 def asked_for(text: str, known: Iterable[str]) -> str | None:
-    """Which of the known names a person means: the one typed, or the one that it spells; None if there is neither."""
+    """Which of the known names a person means: the one typed, the one that spells it, or the one that it spells.
+
+    None if there is none of them.
+    """
     known = list(known)
-    return next((name for name in (text, unescape(text)) if name in known), None)
+    return next((name for name in (text, escape(text), unescape(text)) if name in known), None)

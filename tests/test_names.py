@@ -41,4 +41,5 @@ def test_a_person_means_the_name_itself_before_what_it_spells():
     assert asked_for(text, ["kick", byte]) == byte
     assert asked_for(text, [byte, text]) == text
     assert asked_for(escape(text), [byte, text]) == text
+    assert asked_for(byte, ["kick", text]) == text
     assert asked_for("snare", [byte, text]) is None

@@ -25,13 +25,16 @@ from diffwave_sde import audio
 from diffwave_sde.atomic import atomic_write
 from diffwave_sde.data import sources
 from diffwave_sde.data.convert import CHUNK, convert_all
+from diffwave_sde.data.copies import BANDS, find_copies
 from diffwave_sde.data.journal import Journal
 from diffwave_sde.data.shards import Shards, allocate, close, remove, write_header
 from diffwave_sde.data.store import Store
+from diffwave_sde.names import escape
+from diffwave_sde.paths import expand
 from diffwave_sde.progress import progress_bar
 
-VERSION = 2  # of the layout and of the windowing: a change rebuilds every store
-COLUMNS = ("row", "file", "label", "group", "seconds", "rate", "licence", "digest", "parameters", "reason")
+VERSION = 3  # of the layout and of the windowing: a change rebuilds every store
+COLUMNS = ("row", "file", "label", "group", "seconds", "rate", "licence", "digest", "copy_of", "parameters", "reason")
 
 
 def prepare(
@@ -73,13 +76,13 @@ def prepare(
         raise ValueError(f"length must exceed the pre-roll of {audio.PRE_ROLL} samples, not {length}")
     if workers is not None and workers < 0:
         raise ValueError(f"workers must be 0 or more, not {workers}")
-    root = Path(root)
+    root = expand(root)
     console = Console(stderr=True, quiet=not progress, highlight=False)
 
     def say(line: str) -> None:
         console.print(line, markup=False, soft_wrap=True)
 
-    only = sources.Filter(tuple(sorted(classes)), licence)
+    only = sources.Filter(tuple(classes), licence)
     source = sources.find(dataset, root, count, seed, say, only)
     settings = {
         "version": VERSION, "name": source.name, "length": length, "rate": audio.RATE, "pre_roll": audio.PRE_ROLL,
@@ -100,7 +103,16 @@ def prepare(
                 _build(source, settings, home, tuple(disks), workers, console, say)
         finally:
             lock.release()
-    return Store.open(home, group_by)
+    store = Store.open(home, group_by)
+    sizes = np.unique(store.copies, return_counts=True)[1]
+    sizes = sizes[sizes > 1]
+    if len(sizes):
+        say(
+            f"{source.name}: {sizes.sum():,} clips are near copies of each other, in {len(sizes):,} "
+            f"group{'s' if len(sizes) > 1 else ''} of up to {sizes.max():,}: no group is split between training, "
+            "validation and test"
+        )
+    return store
 
 
 def _build(
@@ -131,9 +143,9 @@ def _build(
     store = Store.open(home)
     kinds = Counter(reason.split(":")[0] for _, reason in store.refused())
     why = ", ".join(f"{number} {kind}" for kind, number in kinds.most_common())
-    say(f"{source.name}: {len(store):,} clips in {time.monotonic() - began:.1f} s -> {home}")
+    say(f"{source.name}: {len(store):,} clips in {time.monotonic() - began:.1f} s -> {escape(str(home))}")
     if refused := sum(kinds.values()):
-        say(f"{source.name}: {refused:,} files refused ({why}); see {home / 'manifest.csv'}")
+        say(f"{source.name}: {refused:,} files refused ({why}); see {escape(str(home / 'manifest.csv'))}")
 
 
 def _finish(source: sources.Source, settings: dict, work: Path, home: Path, shards: Shards) -> None:
@@ -154,7 +166,9 @@ def _finish(source: sources.Source, settings: dict, work: Path, home: Path, shar
                 reasons.append((items[result["i"]].file, result["reason"]))
     n = int(good.sum())
     if not n:
-        found = f"{len(reasons):,} files, for example {reasons[0][0]}: {reasons[0][1]}" if reasons else "no files"
+        found = (
+            f"{len(reasons):,} files, for example {escape(reasons[0][0])}: {reasons[0][1]}" if reasons else "no files"
+        )
         remove(work)
         raise ValueError(f"{source.origin}: no usable sound in it ({found})")
     holes, last = np.flatnonzero(~good[:n]), np.flatnonzero(good[n:]) + n
@@ -179,9 +193,10 @@ def _finish(source: sources.Source, settings: dict, work: Path, home: Path, shar
     labels: dict[str, int] = {}
     groups: dict[str, int] = {}
     label_ids, group_ids, digests = np.empty(n, np.int64), np.empty(n, np.int32), np.empty(n, "S32")
+    copies = _copies(work, at[item_of], shards)
     with (
         open(work / "journal.jsonl", "rb") as journal,
-        open(work / "manifest.csv", "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+        open(work / "manifest.csv", "w", newline="", encoding="utf-8") as file,
     ):
         table = csv.DictWriter(file, COLUMNS, restval="")
         table.writeheader()
@@ -193,19 +208,19 @@ def _finish(source: sources.Source, settings: dict, work: Path, home: Path, shar
             digests[row] = result["digest"]
             table.writerow(
                 {
-                    "row": row, "file": item.file, "label": result["label"], "group": item.group,
-                    "seconds": f"{result['seconds']:.4f}", "rate": result["rate"], "licence": item.licence,
-                    "digest": result["digest"],
+                    "row": row, "file": escape(item.file), "label": result["label"], "group": item.group,
+                    "seconds": f"{result['seconds']:.4f}", "rate": result["rate"], "licence": escape(item.licence),
+                    "digest": result["digest"], "copy_of": copies[row] if copies[row] != row else "",
                     "parameters": json.dumps(result["parameters"]) if result["parameters"] else "",
                 }
             )  # fmt: skip
         for name, reason in sorted(reasons):
-            table.writerow({"file": name, "reason": reason})
+            table.writerow({"file": escape(name), "reason": escape(reason)})
     # class ids in the order of the names, not of the files
     names = sorted(labels)
     order = np.empty(len(names), np.int64)
     order[[labels[name] for name in names]] = np.arange(len(names))
-    np.savez(work / "index.npz", label_ids=order[label_ids], group_ids=group_ids, digests=digests)
+    np.savez(work / "index.npz", label_ids=order[label_ids], group_ids=group_ids, digests=digests, copies=copies)
     settings = settings | {
         "labels": names, "groups": list(groups), "clips": n, "rejected": len(reasons), "origin": source.origin,
         "rows_per_shard": shards.each,
@@ -219,6 +234,34 @@ def _finish(source: sources.Source, settings: dict, work: Path, home: Path, shar
     shutil.rmtree(home, ignore_errors=True)  # without settings.json: never a store
     work.rename(home)
     (home / "journal.jsonl").unlink()
+
+
+def _copies(work: Path, places: np.ndarray, shards: Shards) -> np.ndarray:
+    """The first row that each row is a near copy of, or itself, (n,) int64.
+
+    Args:
+        places: (n,) where in the journal each row's line begins
+    """
+    envelopes: list[list[float]] = []
+    rows: list[int] = []
+    with open(work / "journal.jsonl", "rb") as journal:
+        for row, place in enumerate(places.tolist()):
+            journal.seek(place)
+            if levels := json.loads(journal.readline())["envelope"]:
+                envelopes.append(levels)
+                rows.append(row)
+    files = shards.open(os.O_RDONLY)
+
+    def read(k: int) -> np.ndarray:
+        number, start = shards.at(rows[k])
+        return np.frombuffer(os.pread(files[number], shards.length * 2, start), "<i2")
+
+    found = find_copies(np.array(envelopes, np.float32).reshape(len(rows), BANDS), read, audio.RATE)
+    close(files)
+    copies = np.arange(len(places))
+    compared = np.array(rows, np.int64)
+    copies[compared] = compared[found.group]
+    return copies
 
 
 @contextmanager

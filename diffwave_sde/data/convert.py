@@ -13,6 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 import torch
 
 from diffwave_sde.data.shards import Shards, close
+from diffwave_sde.names import escape
 
 CHUNK = 32  # clips in one task of a worker, and between two entries of the journal
 
@@ -82,4 +83,4 @@ def _convert(task: list, target: tuple[Shards, list[int]] | None = None) -> list
 
 def _reason(item, error: Exception) -> str:
     text = str(error) if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: {error}"
-    return text.partition(f"{item.file}: ")[2] or text
+    return text.partition(f"{escape(item.file)}: ")[2] or text

@@ -45,7 +45,7 @@ class AudioDataModule(LightningDataModule):
         validation: share of the clips (or kits) for validation, 0 to 1; with 0 it measures on training clips
         test: share of the clips (or kits) for testing, 0 to 1; with 0 it measures on training clips
         augment: how training clips are varied, each time they are read; null leaves them as they are
-        classes: names of the classes to take; null for all
+        classes: names of the classes to take; null for all. One that is a number or a word such as on may be typed so
         licence: regular expression that the licence of a recording begins with, such as CC0; null takes recordings
             of any licence, and of none
         disks: folders on other disks, over which the clips of a new store are spread in equal pieces; null keeps them
@@ -69,7 +69,7 @@ class AudioDataModule(LightningDataModule):
         validation: float = 0.1,
         test: float = 0.1,
         augment: Augment | None = None,
-        classes: list[str] | None = None,
+        classes: list[str | int | float | bool] | None = None,
         licence: str | None = None,
         disks: list[str] | None = None,
     ) -> None:

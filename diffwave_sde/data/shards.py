@@ -10,6 +10,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from diffwave_sde.paths import expand
+
 
 @dataclass(frozen=True)
 class Shards:
@@ -53,7 +55,7 @@ def allocate(work: Path, name: str, disks: tuple, rows: int, length: int) -> Sha
     """Makes room for all rows (no bytes are written): in the folder, or in a shard for each disk, linked from there."""
     for file in work.glob("clips*"):
         file.unlink()
-    places = [Path(disk).expanduser().resolve() / f"{name}-{k:02d}.npy" for k, disk in enumerate(disks)]
+    places = [expand(disk).resolve() / f"{name}-{k:02d}.npy" for k, disk in enumerate(disks)]
     links = [work / f"clips-{k:02d}.npy" for k in range(len(places))] or [work / "clips.npy"]
     shards = Shards(tuple(links), -(-rows // len(links)), length)
     for link, place, own in zip(links, places or links, shards.rows(rows), strict=True):

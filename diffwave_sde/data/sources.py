@@ -21,9 +21,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import yaml
 
 from diffwave_sde import audio
 from diffwave_sde.data import builtin, recordings
+from diffwave_sde.data.copies import envelope
+from diffwave_sde.names import asked_for, escape
+from diffwave_sde.paths import expand
 
 SECONDS = 60.0  # of a recording that are read: a clip is half a second, and a mix an hour long must not fill memory
 
@@ -47,6 +51,7 @@ class Clip(NamedTuple):
     rate: int  # of the source, Hz
     digest: str  # 32 hex digits of the sound's own content, whatever its file or window
     parameters: dict[str, float]
+    envelope: list[float]  # of the window, for `copies`, dB; none of a built-in sound, which is a copy of no other
 
 
 class Rendered(NamedTuple):
@@ -72,11 +77,11 @@ class Rendered(NamedTuple):
         seconds = max(length / audio.RATE + 0.06, 0.1)
         sound = builtin.render(self.collection, self.index, self.seed, audio.RATE, seconds)
         window = audio.window(torch.from_numpy(sound.samples), length)
-        return Clip(pack(window), sound.label, seconds, audio.RATE, digest(self.file.encode()), sound.parameters)
+        return Clip(pack(window), sound.label, seconds, audio.RATE, digest(self.file.encode()), sound.parameters, [])
 
 
 class Recorded(NamedTuple):
-    """A file."""
+    """A file. Its label and group are spelt with the escapes of `names`, so that whatever shows them can."""
 
     root: str
     file: str  # relative to root
@@ -89,8 +94,9 @@ class Recorded(NamedTuple):
         x, rate = audio.decode(path, SECONDS)
         # of the decoded sound: a WAV and its FLAC copy must not fall into two splits
         content = digest(str(rate).encode(), np.rint(x.numpy() * 2.0**23).astype("<i4").tobytes())
-        window = audio.window(audio.resample(x, rate), length)
-        return Clip(pack(window), self.label, len(x) / rate, rate, content, {})
+        window = pack(audio.window(audio.resample(x, rate), length))
+        levels = [round(level, 2) for level in envelope(window, audio.RATE).tolist()]
+        return Clip(window, self.label, len(x) / rate, rate, content, {}, levels)
 
 
 def digest(*parts: bytes) -> str:
@@ -143,11 +149,12 @@ class _Built(Sequence):
 class Filter(NamedTuple):
     """Which sounds of a dataset are taken.
 
-    classes: names of the classes; none for all
+    classes: names of the classes; none for all. What YAML made a number or a truth of (808, on) is the class whose
+        name YAML reads so
     licence: regular expression that the licence of a recording begins with; None for any. What was made here has none
     """
 
-    classes: tuple[str, ...] = ()
+    classes: tuple = ()
     licence: str | None = None
 
     def takes(self, item: Rendered | Recorded) -> bool:
@@ -161,26 +168,63 @@ class Filter(NamedTuple):
         Raises:
             ValueError: if the source has nothing of a class or under such a licence, or this is no pattern
         """
+        known = sorted({item.label for item in source.items})
+        own = Filter(tuple(sorted({_class_of(name, known, source.name) for name in self.classes})), self.licence)
         try:
-            items = [item for item in source.items if self.takes(item)]
+            items = [item for item in source.items if own.takes(item)]
         except re.error as error:
             raise ValueError(f"licence {self.licence!r} is not a regular expression: {error}") from error
-        known = {item.label for item in source.items}
-        if missing := [name for name in self.classes if name not in known]:
-            raise ValueError(f"{source.name} has no class {missing[0]!r}; it has {', '.join(sorted(known))}")
         if not items:
             found = sorted({getattr(item, "licence", "") or "none told" for item in source.items})
             raise ValueError(
                 f"{source.name} has no sound under a licence that begins with {self.licence}; it has {', '.join(found)}"
             )
-        return replace(source, items=items, inputs=digest(source.inputs.encode(), repr(self).encode()))
+        return replace(source, items=items, inputs=digest(source.inputs.encode(), repr(own).encode()))
+
+
+def _class_of(asked: object, known: list[str], where: str) -> str:
+    """The class that is asked for, as text or as what YAML makes of it."""
+    if isinstance(asked, str):
+        found = asked_for(asked, known)
+        if found is None:
+            typed = asked if asked.isprintable() else escape(asked)
+            raise ValueError(f"{where} has no class '{typed}'; it has {', '.join(known)}")
+        return found
+
+    def reading(name: str) -> object:
+        try:
+            return yaml.safe_load(name)
+        except yaml.YAMLError:
+            return name
+
+    # True == 1: the type counts too
+    read_so = [name for name in known if (type(value := reading(name)), value) == (type(asked), asked)]
+    if len(read_so) != 1:
+        could = "none" if not read_so else " and ".join(read_so)
+        raise ValueError(
+            f"{where}: {asked!r} is no text, and of the classes {', '.join(known)} it could mean {could}: put names in "
+            f"quotes, such as --data.classes '[\"{(read_so or known)[0]}\"]'"
+        )
+    return read_so[0]
 
 
 def parts(dataset: str) -> list[str]:
-    """The names that a dataset's name is made of: "drums + sonic-pi" -> ["drums", "sonic-pi"]."""
-    if Path(dataset).expanduser().is_dir():  # a folder may have a plus in its name
-        return [dataset]
-    return [part.strip() for part in dataset.split("+")]
+    r"""The names that a dataset's name is made of: "drums + sonic-pi" -> ["drums", "sonic-pi"].
+
+    `\+` is a plus that separates nothing, and so is one in the name of a folder that is all there is.
+    """
+    try:
+        if expand(dataset).is_dir():
+            return [dataset]
+    except ValueError:  # a variable that is not set: told of the part in which it stands
+        pass
+    names = [""]
+    for token in re.findall(r"\\.|.", dataset, re.DOTALL):
+        if token == "+":
+            names.append("")
+        else:
+            names[-1] += token
+    return [name.strip() for name in names]
 
 
 def find(
@@ -195,7 +239,12 @@ def find(
     names = parts(dataset)
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"{dataset}: names {twice[0]} twice")
-    found = [_find(name, root, count, seed, say) for name in names]
+    try:
+        found = [_find(name, root, count, seed, say) for name in names]
+    except ValueError as error:
+        if len(names) > 1 and "folder" in str(error):
+            raise ValueError(f"{error}; a plus in the name of a folder is typed \\+") from error
+        raise
     source = found[0]
     if len(found) > 1:
         source = Source(
@@ -231,13 +280,13 @@ def _find(dataset: str, root: Path, count: int, seed: int, say: Callable[[str], 
         # what the names are read as is code, and may change under the same files
         inputs = digest(inputs.encode(), *(f"{i.label} {i.group} {i.licence}".encode() for i in items))
         return Source(dataset, items, inputs, f"Debian package {package.name}", refused)
-    folder = Path(dataset).expanduser()
+    folder = expand(dataset)
     if not dataset or not folder.is_dir():
         known = ", ".join([*builtin.VOICES, *recordings.PACKAGES])
         if os.sep in dataset or (dataset and folder.exists()):
             why = "is not a folder" if folder.exists() else "no such folder"
-            raise ValueError(f"{dataset}: {why}; a dataset is a folder of sounds or one of {known}")
-        raise ValueError(f"unknown dataset {dataset!r}; known: {known}, or the path of a folder of sounds")
+            raise ValueError(f"{escape(str(folder))}: {why}; a dataset is a folder of sounds or one of {known}")
+        raise ValueError(f"unknown dataset '{escape(dataset)}'; known: {known}, or the path of a folder of sounds")
     folder = folder.resolve()
     files, refused, inputs = scan(folder)
     items = []
@@ -245,12 +294,12 @@ def _find(dataset: str, root: Path, count: int, seed: int, say: Callable[[str], 
         above, _, name = file.rpartition("/")
         # the class is the folder that a file lies in, the kit whatever stands above that
         kit, _, label = above.rpartition("/")
-        items.append(Recorded(str(folder), file, label or folder.name, kit, ""))
-    if any(item.label == folder.name and "/" not in item.file for item in items):
+        items.append(Recorded(str(folder), file, escape(label or folder.name), escape(kit), ""))
+    if any("/" not in item.file for item in items):
         # the folder's own name labels the files that lie in it directly
         inputs = digest(inputs.encode(), os.fsencode(folder.name))
     name = re.sub(r"[^\w.-]+", "_", folder.name, flags=re.ASCII).strip("._") or "folder"
-    return Source(name, items, inputs, str(folder), refused)
+    return Source(name, items, inputs, escape(str(folder)), refused)
 
 
 def scan(folder: Path) -> tuple[list[str], list[tuple[str, str]], str]:

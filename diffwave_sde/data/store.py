@@ -2,9 +2,12 @@
 
     root/stores/NAME-DIGEST/
       clips.npy        int16, (clips, length); or clips-00.npy and so on, links to shards of it on other disks
-      index.npz        label ids, digests and kits of the rows
-      manifest.csv     a line per file found: row, label, duration, rate, licence, digest, or why it was refused
+      index.npz        label ids, digests, kits and near copies of the rows
+      manifest.csv     a line per file found: row, label, duration, rate, licence, digest, the row that it is a near
+                       copy of, or why it was refused
       settings.json    what it was built from; its folder's DIGEST is that of the settings and the inputs
+
+Names are spelt with the escapes of `names`, so that all of it is UTF-8.
 
 `build.prepare` makes one; this is how it is read.
 """
@@ -21,8 +24,11 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import scipy.sparse
+import scipy.sparse.csgraph
 
 from diffwave_sde.data.shards import Shards
+from diffwave_sde.names import escape, unescape
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +39,9 @@ class Store:
     labels: names of the classes, sorted; label ids index it
     label_ids: (n,) int64
     digests: (n,) bytes, 32 hex digits: of the sounds' own content
-    groups: (n,) what must not be split: the kit of each clip, or its digest
+    groups: (n,) what must not be split: the kit of each clip, or its digest; near copies have one, and so have kits
+        that share some
+    copies: (n,) int64, of each row the first one that it is a near copy of, or itself
     rejected: how many of the files found are not in it
     """
 
@@ -42,6 +50,7 @@ class Store:
     label_ids: np.ndarray
     digests: np.ndarray
     groups: np.ndarray
+    copies: np.ndarray
     rejected: int
     length: int
     rate: int
@@ -64,12 +73,15 @@ class Store:
         try:
             settings = json.loads((path / "settings.json").read_text(encoding="utf-8"))
             with np.load(path / "index.npz") as index:
-                label_ids, digests, group_ids = (index[key] for key in ("label_ids", "digests", "group_ids"))
+                keys = ("label_ids", "digests", "group_ids", "copies")
+                label_ids, digests, group_ids, copies = (index[key] for key in keys)
             labels, names = tuple(settings["labels"]), np.asarray(settings["groups"])
             shards = Shards.of(path, len(label_ids), settings["length"])
             shards = replace(shards, each=settings.get("rows_per_shard", shards.each))
         except (OSError, KeyError, ValueError) as error:
-            raise ValueError(f"{path}: not a store ({error}); prepare the dataset anew") from error
+            old = isinstance(error, KeyError) and "copies" in str(error)
+            why = "prepared by an earlier version" if old else f"not a store ({error})"
+            raise ValueError(f"{escape(str(path))}: {why}; prepare the dataset anew") from error
         for file, rows in zip(shards.files, shards.rows(len(label_ids)), strict=True):
             if not file.exists():
                 raise ValueError(f"{file} leads to {os.readlink(file)}, which is not there: is that disk mounted?")
@@ -83,13 +95,20 @@ class Store:
                 groups = np.where(groups == "", digests.astype("U32"), groups)
         else:
             groups = _matched(path, group_by, digests)
-        if group_by is not None and len(labels) and len(np.unique(groups)) < 2:
+        kits = len(np.unique(groups))
+        groups = _joined(groups, copies)
+        if group_by is not None and kits > 1 and len(np.unique(groups)) < 2:
+            raise ValueError(
+                f"group_by {group_by!r}: the {kits} kits of {settings['name']} hold near copies of each other's "
+                "sounds, and none could be set aside; null splits clip by clip"
+            )
+        if group_by is not None and len(labels) and kits < 2:
             raise ValueError(
                 f"group_by {group_by!r} puts all of {settings['name']} into one kit: it needs folders above the "
                 "class folders, or a regular expression with one group for the kit's name; null splits clip by clip"
             )
         return cls(
-            path, labels, label_ids, digests, groups, settings["rejected"], settings["length"],
+            path, labels, label_ids, digests, groups, copies, settings["rejected"], settings["length"],
             settings["rate"], shards, group_by,
         )  # fmt: skip
 
@@ -142,8 +161,7 @@ class Store:
 
     def manifest(self) -> Iterator[dict[str, str]]:
         """The lines of the manifest: those of the rows in their order, then the files that were refused."""
-        with open(self.path / "manifest.csv", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            yield from csv.DictReader(file)
+        yield from _lines(self.path)
 
     def refused(self) -> list[tuple[str, str]]:
         """(file, reason) of what was found and is not in the store."""
@@ -164,6 +182,24 @@ def _read(file: int, into: memoryview, start: int) -> int:
     return len(data)
 
 
+def _lines(path: Path) -> Iterator[dict[str, str]]:
+    """The lines of a manifest, with the names of files as the file system has them."""
+    with open(path / "manifest.csv", newline="", encoding="utf-8") as file:
+        for line in csv.DictReader(file):
+            yield line | {key: unescape(line[key]) for key in ("file", "licence", "reason")}
+
+
+def _joined(groups: np.ndarray, copies: np.ndarray) -> np.ndarray:
+    """The groups (n,), those that hold near copies of each other under the name that is sorted first."""
+    if (copies == np.arange(len(copies))).all():
+        return groups
+    names, inverse = np.unique(groups, return_inverse=True)
+    linked = scipy.sparse.coo_array((np.ones(len(copies)), (inverse, inverse[copies])), (len(names),) * 2)
+    _, parts = scipy.sparse.csgraph.connected_components(linked, directed=False)
+    first = np.unique(parts, return_index=True)[1]  # of each part the first group, which has the first name
+    return names[first[parts[inverse]]]
+
+
 def _matched(path: Path, pattern: str, digests: np.ndarray) -> np.ndarray:
     try:
         kit = re.compile(pattern)
@@ -173,11 +209,10 @@ def _matched(path: Path, pattern: str, digests: np.ndarray) -> np.ndarray:
         raise ValueError(f"group_by {pattern!r} is neither null, folder nor a regular expression with a group")
     groups = digests.astype("U32").astype(object)  # a clip without a kit stands alone
     found = False
-    with open(path / "manifest.csv", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        for line in csv.DictReader(file):
-            if line["row"] and (match := kit.search(line["file"])):
-                groups[int(line["row"])] = match[1] or ""
-                found = True
+    for line in _lines(path):
+        if line["row"] and (match := kit.search(line["file"])):
+            groups[int(line["row"])] = match[1] or ""
+            found = True
     if not found:
         raise ValueError(f"group_by {pattern!r} is found in no file's name")
     return groups.astype(str)
