@@ -19,7 +19,7 @@ DATA = $(if $(wildcard configs/data/$(DATASET).yaml),--config "configs/data/$(DA
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 18
-	@printf '\nVariables: DATASET=drums|drums-cc0|synth|hydrogen|sonic-pi|/any/folder  CKPT=runs/NAME|model  N=16  OUT=folder\n'
+	@printf '\nVariables: DATASET=drums|drums-free|synth|hydrogen|sonic-pi|/any/folder|kit.sfz|x.sf2  CKPT=runs/NAME|model  N=16  OUT=folder\n'
 	@printf '           ARGS="..." is passed on, e.g. ARGS="--trainer.max_steps=50 --model.sde=CLD"\n'
 
 $(BIN)/.installed: pyproject.toml constraints.txt

@@ -92,7 +92,9 @@ def _included(path: Path, home: Path, depth: int) -> str:
 
 
 def _class(file: str, opcodes: dict[str, str]) -> str:
-    named = drum(os.path.basename(file)) or drum(opcodes.get("region_label", "")) or drum(opcodes.get("group_label", ""))
+    named = (
+        drum(os.path.basename(file)) or drum(opcodes.get("region_label", "")) or drum(opcodes.get("group_label", ""))
+    )
     if named:
         return named
     key = next((opcodes[name] for name in ("key", "lokey", "pitch_keycenter") if name in opcodes), "")

@@ -100,17 +100,18 @@ class Package:
     """One of Debian's packages of sounds.
 
     name: of the package
-    folder: where the sounds lie in it
-    licence: what the paths in its copyright file look like; {file}, {kit} and {name} are filled in
+    folder: where the sounds lie in it; or the SoundFont that holds them
+    licence: what the paths in its copyright file look like; {file}, {kit} and {name} are filled in. Of a SoundFont: the
+        licence itself, and who gave it
     megabytes: size of the download, for the reader of the progress line
-    label: (folder, files) -> {file: (label, kit)}
+    label: (folder, files) -> {file: (label, kit)}; None for a SoundFont, which tells itself
     """
 
     name: str
     folder: str
     licence: str
     megabytes: int
-    label: Callable[[Path, Iterable[str]], dict[str, tuple[str, str]]]
+    label: Callable[[Path, Iterable[str]], dict[str, tuple[str, str]]] | None = None
 
 
 PACKAGES: dict[str, Package] = {
@@ -120,7 +121,21 @@ PACKAGES: dict[str, Package] = {
     "sonic-pi": Package(
         "sonic-pi-samples", "usr/share/sonic-pi/samples", "etc/samples/{file}", 22, _sonic_pi
     ),
+    "fluid": Package("fluid-soundfont-gm", "usr/share/sounds/sf2/FluidR3_GM.sf2", "MIT (Frank Wen)", 115),
+    "musescore": Package(
+        "musescore-general-soundfont-small", "usr/share/sounds/sf3/MuseScore_General_Lite.sf3",
+        "MIT, parts CC0 (Frank Wen, Michael Cowgill, S. Christian Collins and others)", 33,
+    ),
 }  # fmt: skip
+
+DRUMS = tuple(sorted(label for label, _ in _DRUMS))
+"""The classes that `drum` tells apart."""
+
+COLLECTIONS: dict[str, tuple[str, ...]] = {"drums-free": ("hydrogen", "sonic-pi", "fluid", "musescore")}
+"""Packages by one name: their drums that may be given away."""
+
+FREE = "MIT|CC0|Expat"
+"""Licences, by a regular expression of their beginning, under which anything may be made of a sound, and given away."""
 
 # ----------------------------------------------------------------------------------------------- licences
 

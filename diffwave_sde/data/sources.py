@@ -2,10 +2,14 @@
 
     "drums", "synth"          built-in sounds, made on the spot         Rendered
     "hydrogen", "sonic-pi"    packages of recordings                    Recorded
+    "fluid", "musescore"      packages of a SoundFont                   soundfont.Sample
+    "drums-free"              drums of all these that may be given away
+    x.sf2, x.sf3              a SoundFont's drum kits                   soundfont.Sample
+    x.sfz, x.h2drumkit        a kit, SFZ's or Hydrogen's                Recorded
     a path                    a folder of recordings                    Recorded
     "drums + a path"          all that the parts stand for
 
-Both kinds of item answer `load(length)`, and are small and picklable: they travel to worker processes.
+All kinds of item answer `load(length)`, and are small and picklable: they travel to worker processes.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ import torch
 import yaml
 
 from diffwave_sde import audio
-from diffwave_sde.data import builtin, recordings
+from diffwave_sde.data import builtin, kits, recordings, soundfont
 from diffwave_sde.data.items import Clip, clip_of, digest, pack
 from diffwave_sde.names import asked_for, escape
 from diffwave_sde.paths import expand
@@ -229,46 +233,113 @@ def find(
 def _find(dataset: str, root: Path, count: int, seed: int, say: Callable[[str], None]) -> Source:
     """What one name stands for."""
     if dataset in builtin.VOICES:
-        if count < 1 or seed < 0:
-            raise ValueError(f"count must be at least 1 and seed at least 0, not {count} and {seed}")
-        # the recipes are part of the sounds: a change in them is another dataset
-        recipe = digest(*(path.read_bytes() for path in sorted(Path(builtin.__file__).parent.glob("*.py"))))
-        inputs = digest(f"{dataset} {count} {seed} {recipe}".encode())
-        return Source(f"{dataset}-{count}", _Built(dataset, count, seed), inputs, f"built-in {dataset}, seed {seed}")
+        return _built(dataset, count, seed)
+    if dataset in recordings.COLLECTIONS:
+        names = " + ".join(recordings.COLLECTIONS[dataset])
+        free = find(names, root, count, seed, say, Filter(recordings.DRUMS, recordings.FREE))
+        return replace(free, name=dataset)
     if dataset in recordings.PACKAGES:
-        package = recordings.PACKAGES[dataset]
-        home = recordings.fetch(dataset, root, say)
-        folder = home / package.folder
-        if not folder.is_dir():
-            raise OSError(f"{folder}: missing from the package {package.name}: remove {home} to fetch it anew")
-        files, refused, inputs = scan(folder)
-        labels = package.label(folder, files)
-        notes = home / "copyright"
-        licence = recordings.licences(notes, package.licence, files) if notes.is_file() else {}
-        items = [Recorded(str(folder), file, *labels[file], licence.get(file, "")) for file in files]
-        # what the names are read as is code, and may change under the same files
-        inputs = digest(inputs.encode(), *(f"{i.label} {i.group} {i.licence}".encode() for i in items))
-        return Source(dataset, items, inputs, f"Debian package {package.name}", refused)
-    folder = expand(dataset)
-    if not dataset or not folder.is_dir():
-        known = ", ".join([*builtin.VOICES, *recordings.PACKAGES])
-        if os.sep in dataset or (dataset and folder.exists()):
-            why = "is not a folder" if folder.exists() else "no such folder"
-            raise ValueError(f"{escape(str(folder))}: {why}; a dataset is a folder of sounds or one of {known}")
+        return _package(dataset, root, say)
+    path = expand(dataset)
+    if dataset and path.suffix.lower() in _FILES and path.is_file():
+        return _FILES[path.suffix.lower()](path.resolve(), root)
+    if dataset and (path / kits.DRUMKIT).is_file():
+        return _kit(path.resolve(), kits.hydrogen(path.resolve()), path.name, path / kits.DRUMKIT)
+    if not dataset or not path.is_dir():
+        known = ", ".join([*builtin.VOICES, *recordings.PACKAGES, *recordings.COLLECTIONS])
+        if os.sep in dataset or (dataset and path.exists()):
+            kinds = f"a folder of sounds, a kit or SoundFont ({', '.join(sorted(_FILES))}) or one of {known}"
+            why = "is not a folder" if path.exists() else "no such folder"
+            raise ValueError(f"{escape(str(path))}: {why}; a dataset is {kinds}")
         raise ValueError(f"unknown dataset '{escape(dataset)}'; known: {known}, or the path of a folder of sounds")
-    folder = folder.resolve()
+    return _folder(path.resolve())
+
+
+def _built(collection: str, count: int, seed: int) -> Source:
+    if count < 1 or seed < 0:
+        raise ValueError(f"count must be at least 1 and seed at least 0, not {count} and {seed}")
+    # the recipes are part of the sounds: a change in them is another dataset
+    recipe = digest(*(path.read_bytes() for path in sorted(Path(builtin.__file__).parent.glob("*.py"))))
+    inputs = digest(f"{collection} {count} {seed} {recipe}".encode())
+    return Source(
+        f"{collection}-{count}", _Built(collection, count, seed), inputs, f"built-in {collection}, seed {seed}"
+    )
+
+
+def _package(dataset: str, root: Path, say: Callable[[str], None]) -> Source:
+    package = recordings.PACKAGES[dataset]
+    home = recordings.fetch(dataset, root, say)
+    place, origin = home / package.folder, f"Debian package {package.name}"
+    if not place.exists():
+        raise OSError(f"{place}: missing from the package {package.name}: remove {home} to fetch it anew")
+    if package.label is None:
+        return replace(_soundfont(place, root, package.licence), name=dataset, origin=origin)
+    files, refused, inputs = scan(place)
+    labels = package.label(place, files)
+    notes = home / "copyright"
+    licence = recordings.licences(notes, package.licence, files) if notes.is_file() else {}
+    items = [Recorded(str(place), file, *labels[file], licence.get(file, "")) for file in files]
+    # what the names are read as is code, and may change under the same files
+    inputs = digest(inputs.encode(), *(f"{i.label} {i.group} {i.licence}".encode() for i in items))
+    return Source(dataset, items, inputs, origin, refused)
+
+
+def _soundfont(path: Path, root: Path, licence: str | None = None) -> Source:
+    items = soundfont.samples(path, licence)
+    here = path.stat()
+    inputs = digest(f"{here.st_size} {here.st_mtime_ns} {items!r}".encode("utf-8", "surrogateescape"))
+    return Source(_short(path.stem), items, inputs, escape(str(path)))
+
+
+def _sfz(path: Path, root: Path) -> Source:
+    return _kit(path.parent, kits.sfz(path), path.stem, path)
+
+
+def _hydrogen(path: Path, root: Path) -> Source:
+    here = path.stat()
+    unpacked = root / "kits" / f"{_short(path.stem)}-{digest(f'{here.st_size} {here.st_mtime_ns} {path}'.encode())[:8]}"
+    folder = kits.unpack(path, unpacked)
+    return _kit(folder, kits.hydrogen(folder), path.stem, path)
+
+
+_FILES: dict[str, Callable[[Path, Path], Source]] = {
+    ".sf2": _soundfont,
+    ".sf3": _soundfont,
+    ".sfz": _sfz,
+    ".h2drumkit": _hydrogen,
+}
+"""Files that are datasets by themselves, by how their names end."""
+
+
+def _kit(folder: Path, found: Sequence[kits.Found], name: str, origin: Path) -> Source:
+    """The files that a kit names, those that are not there refused."""
+    there = [one for one in found if (folder / one.file).is_file()]
+    items = [Recorded(str(folder), one.file, one.label, escape(name), "") for one in there]
+    refused = [(one.file, f"named by {origin.name}, and not there") for one in found if one not in there]
+    if not items:
+        raise ValueError(f"{escape(str(origin))}: none of the {len(found)} files that it names is there")
+    stamps = (f"{one.file} {one.label} {(folder / one.file).stat().st_mtime_ns}" for one in there)
+    inputs = digest(*(stamp.encode("utf-8", "surrogateescape") for stamp in stamps))
+    return Source(_short(name), items, inputs, escape(str(origin)), refused)
+
+
+def _folder(folder: Path) -> Source:
     files, refused, inputs = scan(folder)
     items = []
     for file in files:
-        above, _, name = file.rpartition("/")
+        above = file.rpartition("/")[0]
         # the class is the folder that a file lies in, the kit whatever stands above that
         kit, _, label = above.rpartition("/")
         items.append(Recorded(str(folder), file, escape(label or folder.name), escape(kit), ""))
     if any("/" not in item.file for item in items):
         # the folder's own name labels the files that lie in it directly
         inputs = digest(inputs.encode(), os.fsencode(folder.name))
-    name = re.sub(r"[^\w.-]+", "_", folder.name, flags=re.ASCII).strip("._") or "folder"
-    return Source(name, items, inputs, escape(str(folder)), refused)
+    return Source(_short(folder.name), items, inputs, escape(str(folder)), refused)
+
+
+def _short(name: str) -> str:
+    """A name fit for a folder's."""
+    return re.sub(r"[^\w.-]+", "_", name, flags=re.ASCII).strip("._") or "folder"
 
 
 def scan(folder: Path) -> tuple[list[str], list[tuple[str, str]], str]:
