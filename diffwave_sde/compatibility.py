@@ -171,9 +171,17 @@ def _key(option: str) -> str:
 
 
 def _contents(file: str, verb: Mapping[str, str]) -> str:
-    """A YAML file's name; if there is an old name in the file, what it says under the new ones, as YAML."""
+    """A YAML file's name; if there is an old name in the file, what it says under the new ones, as YAML.
+
+    Raises:
+        ValueError: if the file is no YAML; it names the file and the line.
+    """
     try:
         old = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1
+        tab = "YAML takes no tabs: indent by spaces" if "'\\t'" in str(error.problem) else error.problem
+        raise ValueError(f"{file}, line {line}: {tab}") from None
     except (OSError, ValueError, yaml.YAMLError):
         return file  # whoever reads it says what is wrong
     new = renew(old)

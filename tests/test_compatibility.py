@@ -1,9 +1,12 @@
 """Old names go on working for a version, and say what they are called now."""
 
+import re
+
 import pytest
 import yaml
 
 from diffwave_sde import compatibility
+from diffwave_sde.cli import main
 from diffwave_sde.compatibility import renew, renew_arguments, renew_weights
 
 
@@ -62,13 +65,12 @@ def test_a_command_line_is_renewed(old, new):
 
 
 def test_a_yaml_file_of_the_command_line_is_renewed_and_one_without_old_names_stays_a_file(tmp_path):
-    old, present, broken = (tmp_path / name for name in ("old.yaml", "present.yaml", "broken.yaml"))
+    old, present, gone = (tmp_path / name for name in ("old.yaml", "present.yaml", "gone.yaml"))
     old.write_text("rounds: 3\nsampler:\n  class_path: Old\n")
     present.write_text("resamples: 3\n")
-    broken.write_text("a: [1\n")
-    argv = renew_arguments(["evaluate", "--config", str(old), f"--config={present}", "--config", str(broken)])
+    argv = renew_arguments(["evaluate", "--config", str(old), f"--config={present}", "--config", str(gone)])
     assert yaml.safe_load(argv[2]) == {"resamples": 3, "sampler": {"class_path": "New"}}
-    assert argv[3:] == [f"--config={present}", "--config", str(broken)]
+    assert argv[3:] == [f"--config={present}", "--config", str(gone)]
 
 
 def test_weights_are_renewed_by_their_place():
@@ -80,3 +82,19 @@ def test_a_file_of_an_old_name_that_is_there_is_taken(tmp_path, monkeypatch):
     (tmp_path / "sde").mkdir()
     (tmp_path / "sde" / "line.yaml").write_text("{}")
     assert renew_arguments(["fit", "--config=sde/line.yaml"]) == ["fit", "--config=sde/line.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a:\n\tb: 1\n", "line 2: YAML takes no tabs: indent by spaces"),
+        ("a: 1\nb: [1\nc: 2\n", "line 3: did not find|line 3: expected ',' or ']'"),
+        ("a: 1\n b: 2\n", "line 2: mapping values are not allowed here"),
+    ],
+)
+def test_a_file_that_is_no_yaml_is_told_by_its_name_and_line(text, message, tmp_path, capsys):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(SystemExit) as stop:
+        main(["sample", "--config", str(tmp_path / "mine.yaml")])
+    assert stop.value.code == 2
+    assert re.search(rf"mine\.yaml, ({message})", capsys.readouterr().err)

@@ -40,10 +40,10 @@ def main(argv: list[str] | None = None) -> None:
     verb = argv[0]
     if verb not in VERBS:
         sys.exit(_complain(f"no verb {verb!r}: choose one of {', '.join(VERBS)}"))
-    argv = compatibility.renew_arguments(argv)
     if os.getcwd() not in sys.path:  # where one's own classes are written, for --model.sde=mine.Fade
         sys.path.append(os.getcwd())
     try:
+        argv = compatibility.renew_arguments(argv)
         importlib.import_module(VERBS[verb][0]).run(argv)
     except BrokenPipeError:
         sys.exit(1)
