@@ -186,7 +186,7 @@ def measured(options: argparse.Namespace, line: str, home: Path) -> dict:
         SoundSet(clips, tuple(labels), "held out"),
         SoundSet(generated, tuple(asked), "generated"),
         [kind() for kind in EMBEDDINGS.values()],
-        rounds=10,
+        resamples=10,
         count=options.sounds,
     )
     heard, held, known = (LogMel()(x) for x in (generated, clips, read("train")[0][:2000]))

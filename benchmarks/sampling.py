@@ -203,7 +203,7 @@ def qualities(options: argparse.Namespace, device: torch.device) -> Table:
     for name, seed in track(steps, "listening", console=Console(stderr=True)):
         sampler, guidance, half = lines[name]
         sounds = generated(models[half], sampler, guidance, options.sounds, seed)
-        found = evaluate(real, sounds, embeddings, rounds=10, count=options.sounds)["embeddings"]
+        found = evaluate(real, sounds, embeddings, resamples=10, count=options.sounds)["embeddings"]
         values[name].append({k: v["all"]["frechet"] for k, v in found.items()})
     first = next(iter(values.values()))
     for name, (sampler, guidance, half) in lines.items():

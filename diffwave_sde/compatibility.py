@@ -45,7 +45,7 @@ OPTIONS: dict[str, dict[str, str]] = {
 }
 """Where an option stands (`sampler`, `guidance`, `weight`, ...: the key above it) -> its old name -> its new name."""
 
-VERB_OPTIONS: dict[str, dict[str, str]] = {}
+VERB_OPTIONS: dict[str, dict[str, str]] = {"evaluate": {"rounds": "resamples", "most": "max_sounds"}}
 """Verb of the command line -> old name of an option of its own -> its new name."""
 
 FILES: dict[str, str] = {"sde/line.yaml": "sde/rectified-flow.yaml"}

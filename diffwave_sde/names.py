@@ -6,7 +6,7 @@ stand in it. Where a name is written (CSV, JSON), shown or typed, it is spelt wi
     \xe9            the byte E9, which is not UTF-8 there
     \n \r \t        a line break, a carriage return, a tab
     \u0085          another character that does not print
-    \+              a plus that separates no data sets
+    \+ \,           a plus that separates no data sets, a comma that separates no classes
     \\              a backslash
 
 and all else stands for itself: `escape` spells, `unescape` reads, and a name comes back as it was.
@@ -17,9 +17,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-_LETTERS = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\", "+": "+"}
+_LETTERS = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\", "+": "+", ",": ","}
 _SPELT = {"\n": r"\n", "\r": r"\r", "\t": r"\t", "\\": r"\\"}
-_ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|([nrt\\+]))")
+_ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|([nrt\\+,]))")
 # controls, separators of lines, marks that turn the direction of writing, and what is no character
 _UNPRINTABLE = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufeff\\]"
@@ -28,14 +28,19 @@ _UNPRINTABLE = re.compile(
 
 def escape(name: str) -> str:
     """Spells a name in characters that print and that UTF-8 has, all on one line."""
+    return _UNPRINTABLE.sub(_spell, name)
 
-    def spell(match: re.Match) -> str:
-        code = ord(match[0])
-        if match[0] in _SPELT:
-            return _SPELT[match[0]]
-        return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
 
-    return _UNPRINTABLE.sub(spell, name)
+def printable(text: str) -> str:
+    """Text with names in it, on one line: what does not print is spelt as `escape` does, and a backslash stays one."""
+    return _UNPRINTABLE.sub(lambda match: match[0] if match[0] == "\\" else _spell(match), text)
+
+
+def _spell(match: re.Match) -> str:
+    if match[0] in _SPELT:
+        return _SPELT[match[0]]
+    code = ord(match[0])
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
 
 
 def unescape(text: str) -> str:
@@ -57,3 +62,46 @@ def asked_for(text: str, known: Iterable[str]) -> str | None:
     """
     known = list(known)
     return next((name for name in (text, escape(text), unescape(text)) if name in known), None)
+
+
+
+def split(text: str, separator: str = ",") -> list[str]:
+    """The parts of a list that a person types, as they are spelt, without the spaces around them.
+
+    Args:
+        text: the list.
+        separator: one character; after a backslash it separates nothing.
+    """
+    parts, start, i = [], 0, 0
+    while i < len(text):
+        if text[i] == separator:
+            parts.append(text[start:i].strip())
+            start = i + 1
+        i += 2 if text[i] == "\\" else 1
+    return [*parts, text[start:].strip()]
+
+
+def typed(name: str) -> str:
+    """A name as it is typed in a list: `split` leaves it whole, and `unescape` reads it."""
+    edge = re.compile(r"^ +| +$")
+    return edge.sub(lambda spaces: r"\x20" * len(spaces[0]), escape(name).replace(",", r"\,"))
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names in one line, as they are typed."""
+    return ", ".join(map(typed, names))
+
+
+def pick(text: str, known: Iterable[str]) -> list[str]:
+    """The known names that a person lists, a,b,...; or the one whose name, commas and all, was typed.
+
+    Raises:
+        ValueError: if one of them is not known; it says which are.
+    """
+    known = list(known)
+    found = [asked_for(part, known) for part in split(text)]
+    if None not in found:
+        return found
+    if (whole := asked_for(text, known)) is not None:
+        return [whole]
+    raise ValueError(f"{split(text)[found.index(None)]}: choose of {listed(known)}")

@@ -19,7 +19,7 @@ from tape import Tapes
 from diffwave_sde import checkpoint
 from diffwave_sde.cli import evaluate, lightning, main, runs
 from diffwave_sde.data.sources import Rendered
-from diffwave_sde.metrics import MEASUREMENTS
+from diffwave_sde.metrics import MEASUREMENTS, report
 from diffwave_sde.model import Model
 from diffwave_sde.module import DiffusionModule
 from diffwave_sde.samplers import capture
@@ -428,7 +428,7 @@ def test_a_stopped_sample_keeps_what_it_has_and_goes_on(run, here, monkeypatch, 
 
 
 def test_a_checkpoint_is_laid_against_what_it_was_trained_on(run, here, capsys):
-    options = ["--n=6", "--sampler=DDIM", "--sampler.steps=3", "--embedding=log-mel", "--rounds=2", "--out=seen"]
+    options = ["--n=6", "--sampler=DDIM", "--sampler.steps=3", "--embedding=log-mel", "--resamples=2", "--out=seen"]
     options.append("--guidance.weight=4")
     main(["evaluate", f"--ckpt={run}", *options])
     (made,) = (run / "evaluation").glob("*/sounds.json")
@@ -454,7 +454,7 @@ def test_a_folder_is_laid_against_a_folder(here, capfd):
             file.parent.mkdir(parents=True, exist_ok=True)
             soundfile.write(file, clip.window, 44_100)
     (here / "made" / "kick" / "broken.wav").write_text("no sound")
-    options = ["--real=real", "--generated=made", "--embedding=log-mel", "--rounds=2", "--length=6000"]
+    options = ["--real=real", "--generated=made", "--embedding=log-mel", "--resamples=2", "--length=6000"]
     main(["evaluate", *options])
     found = json.loads((here / "made-evaluation" / "evaluation.json").read_text())
     assert found["embeddings"]["log-mel"]["all"]["accuracy"]["value"] > 0.8
@@ -479,7 +479,7 @@ def test_a_folder_is_laid_against_a_folder(here, capfd):
 def test_what_cannot_be_evaluated_is_refused_in_one_line(options, words, here, capfd):
     (here / "x").mkdir()
     with pytest.raises(SystemExit):
-        main(["evaluate", *options, "--rounds=2"])
+        main(["evaluate", *options, "--resamples=2"])
     said = capfd.readouterr().err.splitlines()[-1]
     assert all(word in said for word in words), said
 
@@ -488,7 +488,7 @@ def test_tables_fit_80_columns_and_hold_a_dash_for_what_has_no_value(capsys, mon
     monkeypatch.setenv("COLUMNS", "80")
     figure = {"value": -0.123, "spread": 0.456, "floor": 234.5, "floor_spread": 0.1}
     names = ("all", "closed hi-hat", "kick", "rim shot", "snare", "tom")
-    parts = {name: {"count": 96} | dict.fromkeys(evaluate.SHOWN, figure) for name in names}
+    parts = {name: {"count": 96} | dict.fromkeys(report.METRICS, figure) for name in names}
     measurements = {
         name: {"unit": m.unit, "real": [-43.77, -43.77, -43.77, 1.0], "generated": [-43.77, -43.77, -43.77, 1.0]}
         | {"difference": 0.5, "floor": 0.5}
@@ -497,7 +497,8 @@ def test_tables_fit_80_columns_and_hold_a_dash_for_what_has_no_value(capsys, mon
     nothing = [math.nan] * 3 + [0.0]
     measurements["pitch"] |= {"real": nothing, "difference": math.nan, "floor": math.nan}
     near = {"close": 0.1, "duplicates": 0.1, "repeated": 0.1}
-    evaluate._report({"embeddings": {"log-mel": parts}, "measurements": measurements, "neighbours": near})
+    found = {"embeddings": {"log-mel": parts}, "measurements": measurements, "neighbours": near}
+    evaluate._print(report.plain(found))
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     heads = [word for line in lines for word in names if f"{word} (96)" in line]
@@ -507,7 +508,7 @@ def test_tables_fit_80_columns_and_hold_a_dash_for_what_has_no_value(capsys, mon
     assert pitch.split()[2:] == ["–", "-43.8", "(-43.8,", "-43.8)", "–", "–"]
     assert all(any(line.startswith(name.replace("_", " ") + ", ") for line in lines) for name in MEASUREMENTS)
     found = {"embeddings": {}, "measurements": measurements, "neighbours": near, "left_out": ["cowbell"]}
-    evaluate._report(found)
+    evaluate._print(report.plain(found))
     assert "not in the distances, with one real sound alone: cowbell" in capsys.readouterr().out
 
 

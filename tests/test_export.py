@@ -18,8 +18,8 @@ from test_cli import SMALL
 
 from diffwave_sde import checkpoint
 from diffwave_sde.cli import export, main, runs
-from diffwave_sde.cli.evaluate import SHOWN
 from diffwave_sde.denoiser import Condition
+from diffwave_sde.metrics.report import METRICS
 from diffwave_sde.model import KEY
 from diffwave_sde.random import randn
 from diffwave_sde.samplers import DPMSolverSDE
@@ -230,7 +230,7 @@ def test_a_learned_grid_goes_along_as_its_times(home, here):
 def test_the_card_tells_the_facts(home, here):
     figure = {"value": 12.34, "spread": 1.5, "floor": 4.321, "floor_spread": 0.1}
     found = {
-        "real": f"training clips of {home}", "generated": str(home), "rounds": 2, "seed": 0,
+        "real": f"training clips of {home}", "generated": str(home), "resamples": 2, "seed": 0,
         "embeddings": {"log-mel": {"all": {"count": 6, "frechet": figure, "accuracy": figure}, "kick": {"count": 2}}},
         "measurements": {"peak": {"unit": "dBFS", "difference": 0.25, "floor": None}},
         "neighbours": {"close": 0.01, "duplicates": 0.02, "repeated": 0.03, "typical": 1.0},
@@ -249,7 +249,7 @@ def test_the_card_tells_the_facts(home, here):
         "# out", "cymbal, kick, snare", "| data set | drums;", "44,100 Hz, 2,000 samples", "| trained | 2 steps |",
         f"| weights | {count:,}", f"| size | {size:.1f} MB in float16 |", "| licence | CC0 \\| none |",
         "| trained by | `make train DATASET=tiny` |",
-        "| log-mel | all (6) | kick (2) |", f"| {SHOWN['frechet']} | 12.3 ± 1.500 (4.321) |  |",
+        "| log-mel | all (6) | kick (2) |", f"| {METRICS['frechet']} | 12.3 ± 1.500 (4.321) |  |",
         "| peak, dBFS | 0.250 | none |", "1.0%; closer to another generated one: 2.0% (real ones: 3.0%)",
     ):  # fmt: skip
         assert line in card, line
@@ -430,7 +430,7 @@ def test_an_exported_model_is_listened_to_but_not_trained_on(path, home, here, c
 
 def test_it_is_evaluated_and_scheduled_too(home, here):
     # The sounds that it was trained on are made here, from the data set's name.
-    small = ["--n=6", "--sampler=DDIM", "--sampler.steps=3", "--embedding=log-mel", "--rounds=2"]
+    small = ["--n=6", "--sampler=DDIM", "--sampler.steps=3", "--embedding=log-mel", "--resamples=2"]
     main(["evaluate", f"--ckpt={home}/tiny16", *small])
     folder = here / "evaluation" / "tiny16"
     assert len(list((folder / "model-seed=0").glob("*.wav"))) == 6

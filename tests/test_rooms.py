@@ -21,8 +21,7 @@ ALLOWED: dict[str, set[str] | None] = {
     "paths": {"names"},
     "progress": set(),
     "audio": {"atomic", "names"},
-    "page": {"audio", "pictures", "atomic"},
-    "pictures": {"audio", "atomic"},
+    "sounds": {"audio", "atomic", "names"},
     "data": {"audio", "atomic", "names", "paths", "progress"},
     "sde": {"random", "bounds"},
     "networks": {"machine"},  # never sde: a network sees a noise level, not a process
@@ -34,7 +33,7 @@ ALLOWED: dict[str, set[str] | None] = {
     "samplers": {"sde", "denoiser", "random", "bounds"},
     "likelihood": {"sde", "denoiser", "random"},
     "editing": {"guidance", "samplers", "random"},
-    "metrics": {"audio", "networks", "compatibility"},
+    "metrics": {"audio", "atomic", "compatibility", "data", "names", "networks", "paths", "sounds"},
     "machine": set(),
     "compatibility": set(),
     "optim": {"machine"},
@@ -53,10 +52,11 @@ ALLOWED: dict[str, set[str] | None] = {
     }
     | {"machine", "compatibility", "resume"},
     "resume": {"compatibility"},
-    "callbacks": {"module", "metrics", "samplers", "audio", "page", "pictures", "random", "atomic", "bounds"}
+    "callbacks": {"module", "metrics", "samplers", "audio", "sounds", "random", "atomic", "bounds"}
     | {"progress"},
     "deploy": {"denoiser", "guidance", "samplers"},
     "checkpoint": EVERYTHING,
+    "generate": {"audio", "checkpoint", "clipping", "names", "networks", "samplers", "sounds"},
     "cli": EVERYTHING,
     "__main__": {"cli"},
     "__init__": set(),
@@ -71,7 +71,7 @@ OUTSIDE = {
     "paths": set(),
     "progress": {"rich"},
     "audio": {"torch", "torchaudio", "soundfile", "numpy"},
-    "pictures": {"torch", "numpy", "matplotlib"},
+    "sounds": {"torch", "numpy", "matplotlib"},
     "sde": {"torch", "numpy"},
     "networks": {"torch", "einops"},
     "parametrization": {"torch"},

@@ -14,13 +14,14 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
-from diffwave_sde import audio, page
+from diffwave_sde import audio
 from diffwave_sde.callbacks.generation import classes_of, gather_across_ranks, generate
 from diffwave_sde.callbacks.last_checkpoint import interrupted
 from diffwave_sde.callbacks.progress import say
 from diffwave_sde.callbacks.sample_page import DATA, write_page
 from diffwave_sde.callbacks.wandb import log_sounds
 from diffwave_sde.samplers import Sampler
+from diffwave_sde.sounds import page
 
 
 class SampleLogger(Callback):

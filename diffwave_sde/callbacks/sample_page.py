@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from diffwave_sde import page
+from diffwave_sde.sounds import page
 
 DATA = "data"
 """The folder, and the column, of the training clips."""

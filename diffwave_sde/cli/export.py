@@ -23,8 +23,8 @@ from torch import Tensor
 
 from diffwave_sde import checkpoint
 from diffwave_sde.checkpoint import RECIPE, WEIGHTS, LoadedModel
-from diffwave_sde.cli import led, runs
-from diffwave_sde.cli.evaluate import SHOWN
+from diffwave_sde.cli import guidance_options, runs
+from diffwave_sde.metrics.report import METRICS
 from diffwave_sde.cli.sample import writable
 from diffwave_sde.data.sources import parts
 from diffwave_sde.denoiser import Denoiser
@@ -119,7 +119,7 @@ def parser() -> ArgumentParser:
     p = ArgumentParser(prog="diffwave-sde export", description=__doc__, exit_on_error=False)
     p.add_argument("--config", action="config", help="YAML file with values of these options")
     p.add_argument("--ckpt", type=str, required=True, help="checkpoint, or a run's folder")
-    led.add(p)
+    guidance_options.add(p)
     p.add_argument("--out", type=str, required=True, help="folder to write, such as models/NAME")
     p.add_argument(
         "--format",
@@ -161,8 +161,8 @@ def run(argv: list[str]) -> None:
     if config.weak:
         theirs = checkpoint.read(checkpoint.find(config.weak))[KEY]["config"]["model"]
         recipe["config"]["model"]["weak"] = theirs["net"]
-    model.module.guidance = led.asked(model, config)
-    if led.said(config):
+    model.module.guidance = guidance_options.resolve_guidance(model, config)
+    if guidance_options.explicit_options(config):
         recipe["config"]["model"]["guidance"] = asdict(model.module.guidance)
     writable(out.parent)
     with _replacing(out) as folder:
@@ -316,7 +316,7 @@ def _figures(file: Path) -> str:
         )
         for name, parts in found["embeddings"].items():
             head = [name, *(f"{part} ({figures['count']})" for part, figures in parts.items())]
-            shown = [(k, title) for k, title in SHOWN.items() if any(k in figures for figures in parts.values())]
+            shown = [(k, title) for k, title in METRICS.items() if any(k in figures for figures in parts.values())]
             rows = [[title, *(_figure(figures.get(key)) for figures in parts.values())] for key, title in shown]
             text += "\n" + _table(head, rows)
         rows = [

@@ -97,7 +97,7 @@ def folder_of(ckpt: Path) -> Path | None:
     return next((folder for folder in ckpt.parents[1:3] if (folder / "config.yaml").is_file()), None)
 
 
-def place(ckpt: Path, kind: str) -> Path:
+def output_dir(ckpt: Path, kind: str) -> Path:
     """The folder for what is made with a checkpoint: in its run; else here, and apart for each exported model."""
     if checkpoint.is_export(ckpt):
         return Path(kind) / ckpt.resolve().parent.name

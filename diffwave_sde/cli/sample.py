@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,12 +9,12 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from diffwave_sde import audio, checkpoint, clipping, page, samplers
-from diffwave_sde.atomic import atomic_write
-from diffwave_sde.cli import cores, led, runs
-from diffwave_sde.networks import BFloat16Network
+from diffwave_sde import checkpoint, generate, samplers
+from diffwave_sde.cli import cores, guidance_options, runs
 from diffwave_sde.progress import progress_bar
+from diffwave_sde.sounds.folder import Filled, SoundFolder
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -39,16 +35,27 @@ def make(config: Namespace) -> Path:
     sampler = parser().instantiate_classes(config).sampler
     ckpt = runs.given_or_newest(config.ckpt, "sample from")
     model = checkpoint.load(ckpt, config.weights, device(config.device), weak=config.weak)
-    model.module.guidance = led.asked(model, config)
-    label = labels(config.label, model, config.n)
+    model.module.guidance = guidance_options.resolve_guidance(model, config)
+    try:
+        label = generate.class_ids(model, config.n, config.label)
+    except ValueError as error:
+        raise ValueError(f"--label {error}") from error
     if config.precision == "bf16":
-        for denoiser in (model.module.denoiser, model.module.denoiser.weak):
-            if denoiser is not None:
-                denoiser.net = BFloat16Network(denoiser.net)
+        generate.use_bfloat16(model)
     out = Path(config.out) if config.out else _default_out(model, config)
     writable(out)
-    used = (sampler or model.module.sampler).resolve(model.module.denoiser.sde)
-    _make(Folder(out, _record(model, used, config)), model, used, config, label)
+    with progress_bar("sounds") as progress:
+        task = progress.add_task(f"sampling with {type(sampler or model.module.sampler).__name__}", total=config.n)
+        folder, filled = generate.make_sounds(
+            model,
+            out,
+            label,
+            sampler=sampler,
+            **{name: config[name] for name in ("seed", "length", "clip", "batch_size", "cuda_graphs")},
+            record=_record(config),
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    _report(folder, filled, config.n)
     return out
 
 
@@ -59,12 +66,15 @@ def parser() -> ArgumentParser:
     p.add_argument("--ckpt", type=str | None, help=runs.CKPT)
     p.add_argument("--n", type=int, default=16, help="number of sounds")
     p.add_argument(
-        "--label", type=str | None, help="class or classes, a,b,...; in turn (default: all that the model knows)"
+        "--label",
+        type=str,
+        help="class or classes, a,b,...; in turn; a comma in a name is \\, and a byte that is not UTF-8 \\xe9 (default: "
+        "all that the model knows)",
     )
     p.add_subclass_arguments(
         samplers.Sampler, "sampler", required=False, help="sampler (default: the one the model was trained with)"
     )
-    led.add(p)
+    guidance_options.add(p)
     p.add_argument(
         "--clip",
         type=Literal["none", "static", "dynamic"],
@@ -114,21 +124,6 @@ def device(name: str) -> str:
     return name
 
 
-def labels(names: str | None, model: checkpoint.LoadedModel, n: int) -> torch.Tensor:
-    """Class ids (n,) of `names` in turn; all classes in turn by default; -1 where the model knows none."""
-    known = list(model.labels)
-    if not model.module.denoiser.net.classes:
-        if names:
-            raise ValueError(f"--label {names}: {model.path} was trained without classes; leave --label out")
-        return torch.full((n,), -1)
-    asked = [name.strip() for name in names.split(",")] if names else known
-    for name in asked:
-        if name not in known:
-            raise ValueError(f"--label {name}: the model knows {', '.join(known)}")
-    ids = torch.tensor([known.index(name) for name in asked])
-    return ids.repeat(-(-n // len(ids)))[:n]
-
-
 def writable(folder: Path) -> None:
     """Make a folder, or raise an OSError of one line."""
     try:
@@ -141,130 +136,34 @@ def writable(folder: Path) -> None:
 
 
 def _default_out(model: checkpoint.LoadedModel, config: Namespace) -> Path:
-    return runs.place(model.path, "sounds") / f"step={model.step}-seed={config.seed}"
+    return runs.output_dir(model.path, "sounds") / f"step={model.step}-seed={config.seed}"
 
 
-def _record(model: checkpoint.LoadedModel, sampler: samplers.Sampler, config: Namespace) -> dict[str, Any]:
-    """All that the sounds follow from, but for their numbers and classes."""
+def _record(config: Namespace) -> dict[str, Any]:
+    """What the sounds follow from beside the model and the arguments of `make_sounds`."""
     return {
-        "checkpoint": str(model.path),
-        "written": model.path.stat().st_mtime,
-        "step": model.step,
         "weights": config.weights,
-        "sampler": type(sampler).__name__,
-        "steps": sampler.steps,
         "options": config.sampler.as_dict() if config.sampler else "the model's own",
-        "guidance": str(model.module.guided() or "none"),
         "weak": config.weak and str(checkpoint.find(config.weak)),
-        "clip": config.clip,
-        "seed": config.seed,
-        "length": config.length or model.length,
         "device": config.device,
         "precision": config.precision,
     }
 
 
-class Folder:
-    """A folder of sounds that grows batch by batch: WAV files, `sounds.json` and a page, always of one another.
-
-    Sounds that it holds already, made in the same way, are kept: a run that was stopped goes on, or is extended.
-
-    Args:
-        path: the folder.
-        record: all that the sounds follow from.
-    """
-
-    def __init__(self, path: Path, record: dict[str, Any]):
-        self.path, self.record = path, json.loads(json.dumps(record, default=str))
-        self.nfe, self.sounds = 0, {}
-        try:
-            old = json.loads((path / "sounds.json").read_text())
-            if {k: old.get(k) for k in self.record} == self.record:
-                self.nfe = old["nfe"]
-                self.sounds = {s["number"]: s for s in old["sounds"] if (path / s["file"]).is_file()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            pass  # no sounds yet, or none that it could tell anything of
-
-    def holds(self, number: int, label: str) -> bool:
-        """Whether sound `number` of this class is there."""
-        return self.sounds.get(number, {}).get("label") == label
-
-    def add(self, numbers: list[int], names: list[str], sounds: torch.Tensor, rate: int, nfe: int) -> None:
-        """Write sounds (n, length), and the list and the page of all there are."""
-        titles = [f"{i:03d} {name}" for i, name in zip(numbers, names, strict=True)]
-        files = page.write_sounds(self.path, titles, sounds, rate)
-        peaks = 20 * sounds.abs().amax(1).clamp_min(1e-6).log10()
-        for i, file, name, peak in zip(numbers, files, names, peaks.tolist(), strict=True):
-            self.sounds[i] = {"number": i, "file": file.name, "label": name, "peak_dbfs": round(peak, 2)}
-        self.sounds = dict(sorted(self.sounds.items()))
-        self.nfe = max(self.nfe, nfe)
-        self.finish()
-
-    def finish(self) -> None:
-        """Write the list and the page."""
-        with atomic_write(self.path / "sounds.json") as temporary:
-            text = json.dumps({**self.record, "nfe": self.nfe, "sounds": list(self.sounds.values())}, indent=1)
-            temporary.write_text(text, encoding="utf-8")
-        note = (
-            f"{self.record['checkpoint']}, step {self.record['step']:,}: {self.record['sampler']}, {self.nfe} network "
-            f"calls a sound, guidance {self.record['guidance']}, seed {self.record['seed']}; "
-            "at the level that the model made."
-        )
-        titles = [Path(s["file"]).stem.replace("-", " ") for s in self.sounds.values()]
-        column = page.Column("sounds", [self.path / s["file"] for s in self.sounds.values()])
-        page.write(self.path / "index.html", "New sounds", titles, [column], note)
-
-
-def _make(folder: Folder, model: checkpoint.LoadedModel, sampler: samplers.Sampler, config: Namespace, label) -> None:
-    """Make what the folder lacks, and say how it went."""
-    names = [model.labels[i] if i >= 0 else "sound" for i in label.tolist()]
-    missing = [i for i in range(config.n) if not folder.holds(i, names[i])]
-    made, seconds = 0, 0.0
-    wrap = clipping.CLIPS.get(config.clip)
-    captured = model.module.capture(sampler, wrap) if config.cuda_graphs else None
-    with progress_bar("sounds") as progress:
-        task = progress.add_task(f"sampling with {type(sampler).__name__}", total=config.n)
-        for first in range(0, len(missing), config.batch_size):
-            rows = missing[first : first + config.batch_size]
-            done = config.n - len(missing) + first
-
-            def report(step: int, steps: int, done: int = done, rows: list[int] = rows) -> None:
-                progress.update(task, completed=done + len(rows) * step / steps)
-
-            began = time.perf_counter()
-            if captured is None:
-                draw = partial(model.module.sample, sampler=sampler, wrap=wrap)
-                sounds = _sounds(model, draw, config, rows, label[rows], report)
-            else:  # which makes as many as it was captured for
-                padded = (rows * config.batch_size)[: config.batch_size]
-                sounds = _sounds(model, captured, config, padded, label[padded], report)[: len(rows)]
-            seconds += time.perf_counter() - began
-            made += sounds.numel()
-            folder.add(rows, [names[i] for i in rows], sounds, model.rate, sampler.nfe)
+def _report(folder: SoundFolder, filled: Filled, n: int) -> None:
+    """Print what was made: how loud it is, how long it took, and where it is."""
+    sounds = [folder.sounds[i] for i in range(n)]
     table = Table("class", "sounds", "peak, dBFS (median)")
-    for name in dict.fromkeys(names):
-        level = torch.tensor([folder.sounds[i]["peak_dbfs"] for i in range(config.n) if names[i] == name])
-        table.add_row(name, str(len(level)), f"{level.median():.1f}")
+    for name in dict.fromkeys(sound["label"] for sound in sounds):
+        level = torch.tensor([sound["peak_dbfs"] for sound in sounds if sound["label"] == name])
+        table.add_row(Text(name), str(len(level)), f"{level.median():.1f}")
     Console().print(table)
-    there = f", {config.n - len(missing)} of which were there already" if len(missing) < config.n else ""
-    duration = made / model.rate
-    speed = f"; {duration:.2f} s of sound in {seconds:.2f} s, real-time factor {duration / seconds:.2f}" if made else ""
+    there = f", {filled.kept} of which were there already" if filled.kept else ""
+    speed = ""
+    if filled.made:
+        factor = filled.audio / filled.seconds
+        speed = f"; {filled.audio:.2f} s of sound in {filled.seconds:.2f} s, real-time factor {factor:.2f}"
     how = folder.record["guidance"]
     how = "" if how == "none" else f" (more work where guided, {how})"
     page_at = folder.path / "index.html"
-    print(f"{config.n} sounds in {folder.path}/{there}, {folder.nfe} network calls each{how}{speed}; listen: {page_at}")
-
-
-@torch.inference_mode()
-def _sounds(
-    model: checkpoint.LoadedModel,
-    draw: Callable[..., torch.Tensor],
-    config: Namespace,
-    numbers: list[int],
-    label: torch.Tensor,
-    report: Callable[[int, int], None],
-) -> torch.Tensor:
-    """The sounds of these numbers, (n, length), as waveforms in [-1, 1]."""
-    generators = model.module.generators(numbers, config.seed)
-    x = draw(config.length or model.length, label, generators, progress=report)
-    return audio.expand(x[:, 0], model.mu).cpu()
+    print(f"{n} sounds in {folder.path}/{there}, {folder.nfe} network calls each{how}{speed}; listen: {page_at}")

@@ -20,6 +20,7 @@ from diffwave_sde.random import stream
 from diffwave_sde.samplers.grids import CosineGrid, KarrasGrid, LogSNRGrid, QuadraticGrid, UniformGrid
 from diffwave_sde.samplers.learned import best_paths, errors, terms
 from diffwave_sde.sde import SDE
+from diffwave_sde.sounds.pictures import noise_levels_png
 
 
 def parser() -> ArgumentParser:
@@ -93,22 +94,10 @@ def _report(sde: SDE, times: torch.Tensor, table: torch.Tensor, paths: dict[int,
 
 def _draw(path: Path, sde: SDE, learned: dict[int, torch.Tensor]) -> None:
     """A picture of the noise levels at which the network is called, the learned grids beside the fixed ones."""
-    from matplotlib.figure import Figure
-
-    grids = {"uniform": UniformGrid(), "quadratic": QuadraticGrid(), "cosine": CosineGrid()}
-    grids |= {"log-SNR": LogSNRGrid(), "Karras, 7": KarrasGrid()}
-    figure = Figure(figsize=(8, 0.7 + 1.5 * len(learned)), dpi=120, layout="constrained")
-    for (k, times), axes in zip(learned.items(), figure.subplots(len(learned), 1, squeeze=False)[:, 0], strict=True):
-        rows = {"learned": times, **{name: grid(sde, k) for name, grid in grids.items()}}
-        for place, (name, t) in enumerate(rows.items()):
-            colour = "C3" if name == "learned" else "C0"
-            axes.plot(sde.kernel(t).snr.rsqrt(), [-place] * len(t), "o", ms=4, color=colour)
-        axes.set_yticks([-i for i in range(len(rows))], list(rows), fontsize=7)
-        axes.set_xscale("log")
-        axes.invert_xaxis()
-        axes.grid(alpha=0.3, which="both")
-        axes.set_title(f"{k} steps", fontsize=8, loc="left")
-        axes.tick_params(labelsize=7)
-    axes.set_xlabel("noise over signal, σ = 1 / √SNR", fontsize=8)
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, format="png")
+    fixed = {"uniform": UniformGrid(), "quadratic": QuadraticGrid(), "cosine": CosineGrid()}
+    fixed |= {"log-SNR": LogSNRGrid(), "Karras, 7": KarrasGrid()}
+    grids = {}
+    for k, times in learned.items():
+        rows = {"learned": times, **{name: grid(sde, k) for name, grid in fixed.items()}}
+        grids[f"{k} steps"] = {name: sde.kernel(t).snr.rsqrt() for name, t in rows.items()}
+    noise_levels_png(path, grids, marked="learned")

@@ -60,7 +60,7 @@ MetricResults = dict[str, MetricResult]
 
 
 def metric_results(
-    strata: Sequence[tuple[Tensor, Tensor]], counts: Sequence[int], rounds: int, generator: torch.Generator
+    strata: Sequence[tuple[Tensor, Tensor]], counts: Sequence[int], resamples: int, generator: torch.Generator
 ) -> MetricResults:
     """All distances between embeddings (n, D) and (m, D), so many of each and of a second part of the real ones.
 
@@ -68,7 +68,7 @@ def metric_results(
     of the classes.
     """
     found: dict[str, list[tuple[float, float]]] = {}
-    for _ in range(rounds):
+    for _ in range(resamples):
         draws = []
         for (real, generated), count in zip(strata, counts, strict=True):
             mixed = real[torch.randperm(len(real), generator=generator)]
@@ -81,7 +81,7 @@ def metric_results(
     out = {}
     for name, pairs in found.items():
         both = torch.tensor(pairs, dtype=torch.float64)
-        spread = both.std(0) if rounds > 1 else torch.zeros(2)
+        spread = both.std(0) if resamples > 1 else torch.zeros(2)
         (value, floor), (s, f) = both.mean(0).tolist(), spread.tolist()
         out[name] = MetricResult(value, s, floor, f)
     return out
@@ -167,7 +167,7 @@ def evaluate(
     real: SoundSet,
     generated: SoundSet,
     embeddings: Sequence[Embedding],
-    rounds: int = 20,
+    resamples: int = 20,
     count: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -177,7 +177,7 @@ def evaluate(
     Args:
         real, generated: the sets. Classes that both know are compared one by one too.
         embeddings: one table each.
-        rounds: resamplings.
+        resamples: how many, for the means and their spread.
         count: sounds of each set in a resampling; by default as many as leave the real ones a second half.
         seed: of the resamplings.
         progress: called as it goes on.
@@ -207,7 +207,7 @@ def evaluate(
         say(what, done, steps)
         done += 1
 
-    result: dict = {"real": real.name, "generated": generated.name, "rounds": rounds, "seed": seed, "embeddings": {}}
+    result: dict = {"real": real.name, "generated": generated.name, "resamples": resamples, "seed": seed, "embeddings": {}}
     result["left_out"] = [label for label, (mine, _) in classes.items() if len(mine) < 2]
     for embedding in embeddings:
         step(f"{embedding.name}: {real.name}")
@@ -223,7 +223,7 @@ def evaluate(
             if sum(sizes) < 2:
                 continue
             generator = torch.Generator().manual_seed(seed)
-            found = metric_results([(a[mine], g[theirs]) for mine, theirs in strata], sizes, rounds, generator)
+            found = metric_results([(a[mine], g[theirs]) for mine, theirs in strata], sizes, resamples, generator)
             table[name] = {"count": sum(sizes), **{k: vars(v) for k, v in found.items()}}
         if len(shared) > 1 and "all" in table:
             mine, theirs = ([i for i, label in enumerate(s.labels) if label in shared] for s in (real, generated))

@@ -97,7 +97,7 @@ def test_classes_weigh_alike():
 def test_everything_of_real_drums_is_at_its_floor(drums):
     real, others = drums
     seen = []
-    found = evaluate(real, others, [LogMel()], rounds=6, progress=lambda *step: seen.append(step[1:]))
+    found = evaluate(real, others, [LogMel()], resamples=6, progress=lambda *step: seen.append(step[1:]))
     table = found["embeddings"]["log-mel"]
     assert set(table) == {"all", "cymbal", "kick", "snare"}
     assert table["all"]["count"] == 30
@@ -116,7 +116,7 @@ def test_a_small_class_takes_nothing_from_the_others(drums):
     kicks = [i for i, label in enumerate(real.labels) if label == "kick"]
     for few, told in ((5, 22), (1, 20)):  # the other two classes have ten of each set and of the second half
         rows = sorted(set(range(60)) - set(kicks[few:]))
-        found = evaluate(real.of(torch.tensor(rows)), others, [LogMel()], rounds=6)
+        found = evaluate(real.of(torch.tensor(rows)), others, [LogMel()], resamples=6)
         table = found["embeddings"]["log-mel"]["all"]
         assert table["count"] == told
         assert table["frechet"]["value"] < 1.5 * table["frechet"]["floor"]
@@ -135,9 +135,9 @@ def test_classes_have_the_same_shares_in_both_sets():
 def test_hiss_is_told_by_distance_and_by_measurement(drums):
     real, others = drums
     noise = 1e-3 * torch.randn(others.sounds.shape, generator=generator())
-    found = evaluate(real, SoundSet(others.sounds + noise, others.labels), [LogMel()], rounds=4)
+    found = evaluate(real, SoundSet(others.sounds + noise, others.labels), [LogMel()], resamples=4)
     figure = found["embeddings"]["log-mel"]["all"]["frechet"]
-    same = evaluate(real, others, [LogMel()], rounds=4)["embeddings"]["log-mel"]["all"]["frechet"]
+    same = evaluate(real, others, [LogMel()], resamples=4)["embeddings"]["log-mel"]["all"]["frechet"]
     assert figure["value"] > same["value"] + 3 * same["spread"]
     before = found["measurements"]["floor_before"]
     assert before["generated"][1] == pytest.approx(-60, abs=1)
@@ -146,7 +146,7 @@ def test_hiss_is_told_by_distance_and_by_measurement(drums):
 
 def test_sets_without_classes_are_compared_as_a_whole(drums):
     real, others = drums
-    found = evaluate(real, SoundSet(others.sounds, ("",) * len(others.sounds)), [LogMel()], rounds=2)
+    found = evaluate(real, SoundSet(others.sounds, ("",) * len(others.sounds)), [LogMel()], resamples=2)
     assert set(found["embeddings"]["log-mel"]) == {"all"}
     assert "accuracy" not in found["embeddings"]["log-mel"]["all"]
 

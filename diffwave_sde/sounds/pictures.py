@@ -1,10 +1,11 @@
-"""Pictures of sounds: spectrograms at levels and frequencies that compare, drawn beside the waveforms."""
+"""Pictures: spectrograms at levels and frequencies that compare, beside the waveforms; and where noise levels lie."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from diffwave_sde.atomic import atomic_write
 from diffwave_sde.audio import RATE
+from diffwave_sde.names import printable
 
 
 def spectrogram(x: Tensor, rate: int = RATE, rows: int = 192, hop: int = 128) -> Tensor:
@@ -91,7 +93,7 @@ def spectrogram_png(
         wave, picture = figure.add_subplot(above), figure.add_subplot(below)
         wave.plot(np.linspace(0, span, samples), clip.numpy(), linewidth=0.5, color="0.2")
         wave.set(xlim=(0, span), ylim=(-1, 1), xticks=[], yticks=[])
-        wave.set_title(title, fontsize=8, pad=3, parse_math=False)
+        wave.set_title(drawable(title), fontsize=8, pad=3, parse_math=False)
         image = picture.imshow(
             spectrogram(clip, rate).numpy(), origin="lower", aspect="auto", extent=(0, span, low, top),
             vmin=-100, vmax=0, cmap="magma", interpolation="nearest",
@@ -111,3 +113,49 @@ def spectrogram_png(
     bar.tick_params(labelsize=7)
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png")
+
+
+def noise_levels_png(path: str | os.PathLike, grids: Mapping[str, Mapping[str, Tensor]], marked: str) -> None:
+    """Draws the noise levels at which a network is called, a panel for each number of steps and a row for each grid.
+
+    Args:
+        path: PNG file; appears whole or not at all
+        grids: a panel's title -> a grid's name -> noise over signal, σ (n,)
+        marked: the name of the grid that has a colour of its own
+
+    Raises:
+        OSError: if the file cannot be written
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 0.7 + 1.5 * len(grids)), dpi=120, layout="constrained")
+    panels = figure.subplots(len(grids), 1, squeeze=False)[:, 0]
+    for (title, rows), axes in zip(grids.items(), panels, strict=True):
+        for place, (name, levels) in enumerate(rows.items()):
+            axes.plot(levels, [-place] * len(levels), "o", ms=4, color="C3" if name == marked else "C0")
+        axes.set_yticks([-i for i in range(len(rows))], list(rows), fontsize=7)
+        axes.set_xscale("log")
+        axes.invert_xaxis()
+        axes.grid(alpha=0.3, which="both")
+        axes.set_title(title, fontsize=8, loc="left")
+        axes.tick_params(labelsize=7)
+    panels[-1].set_xlabel("noise over signal, σ = 1 / √SNR", fontsize=8)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+def drawable(text: str) -> str:
+    """Text as the font of the pictures can draw it: of what it has no glyph for stands the code point, \\u5927."""
+    return "".join(c if ord(c) in _glyphs() else _code(c) for c in printable(text))
+
+
+def _code(character: str) -> str:
+    return character.encode("ascii", "backslashreplace").decode()
+
+
+@lru_cache
+def _glyphs() -> frozenset[int]:
+    """The code points that the font of the pictures has."""
+    from matplotlib import font_manager
+
+    return frozenset(font_manager.get_font(font_manager.findfont("DejaVu Sans")).get_charmap())

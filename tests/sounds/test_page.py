@@ -3,7 +3,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from diffwave_sde import page
+from diffwave_sde.sounds import page
 
 
 class Reader(HTMLParser):

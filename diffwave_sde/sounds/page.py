@@ -2,7 +2,7 @@
 
 It is a table, a row for each sound and a column for each step of training, so that the ear can go along a row. With
 one column only it is a list. Every cell holds a player and, where a PNG of the same name stands beside the WAV file, a
-picture.
+picture. Names are any text; what does not print is spelt as in `names`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+from html import escape as escape_html
 from pathlib import Path
 from urllib.parse import quote
 
@@ -18,7 +18,11 @@ from torch import Tensor
 
 from diffwave_sde import audio
 from diffwave_sde.atomic import atomic_write
-from diffwave_sde.pictures import spectrogram_png
+from diffwave_sde.names import escape as spell
+from diffwave_sde.names import printable
+from diffwave_sde.sounds.pictures import spectrogram_png
+
+LONGEST = 200  # bytes of a file's name, of 255: the ending and a temporary file's need room
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ def write(path: str | os.PathLike, title: str, rows: Sequence[str], columns: Seq
             raise ValueError(f"column {column.title!r} has {len(column.sounds)} sounds for {len(rows)} rows")
     home = Path(path).parent
     body = _list(home, rows, columns[0]) if len(columns) == 1 else _table(home, rows, columns)
-    text = _PAGE.format(title=escape(title), note=f"<p>{escape(note)}</p>" if note else "", body=body)
+    text = _PAGE.format(title=_markup(title), note=f"<p>{_markup(note)}</p>" if note else "", body=body)
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -69,12 +73,16 @@ def write_sounds(folder: Path, names: Sequence[str], sounds: Tensor, rate: int =
 
 
 def slug(name: str) -> str:
-    """A file's name for the name of a sound: what could mean a folder, or trouble in a shell, becomes a dash."""
-    return "".join(c if c.isalnum() or c in "._" else "-" for c in name)
+    """A file's name for the name of a sound: what could mean a folder, or trouble in a shell, becomes a dash.
+
+    It is cut where a file's name would be too long.
+    """
+    text = "".join(c if c.isalnum() or c in "._" else "-" for c in spell(name))
+    return text.encode()[:LONGEST].decode(errors="ignore")
 
 
 def _table(home: Path, rows: Sequence[str], columns: Sequence[Column]) -> str:
-    heads = "".join(f'<th scope="col"{_kept(c)}>{escape(c.title)}</th>' for c in columns)
+    heads = "".join(f'<th scope="col"{_kept(c)}>{_markup(c.title)}</th>' for c in columns)
     lines = [f'<thead><tr><th scope="col">sound</th>{heads}</tr></thead>\n<tbody>']
     for i, row in enumerate(rows):
         cells = "".join(
@@ -97,8 +105,13 @@ def _list(home: Path, rows: Sequence[str], column: Column) -> str:
     return '<ul class="sounds">\n' + "\n".join(items) + "\n</ul>"
 
 
+def _markup(text: str) -> str:
+    """Any text as HTML."""
+    return escape_html(printable(text))
+
+
 def _breakable(name: str) -> str:
-    return escape(name).replace("_", "_<wbr>")
+    return _markup(name).replace("_", "_<wbr>")
 
 
 def _kept(column: Column) -> str:
@@ -107,10 +120,11 @@ def _kept(column: Column) -> str:
 
 def _player(home: Path, sound: Path, name: str) -> str:
     def link(file: Path) -> str:
-        return escape(quote(Path(os.path.relpath(file, home)).as_posix()))
+        # of the bytes, which need not be UTF-8
+        return escape_html(quote(os.fsencode(Path(os.path.relpath(file, home)).as_posix())))
 
     picture = Path(sound).with_suffix(".png")
-    name = escape(name)
+    name = _markup(name)
     image = f'<img src="{link(picture)}" alt="Spectrogram of {name}" loading="lazy">' if picture.exists() else ""
     return f'<audio controls preload="none" src="{link(sound)}" aria-label="{name}"></audio>{image}'
 

@@ -20,19 +20,19 @@ def add(parser: ArgumentParser) -> None:
     parser.add_argument("--weak", type=str | None, help=WEAK)
 
 
-def said(config: Namespace) -> dict[str, float]:
+def explicit_options(config: Namespace) -> dict[str, float]:
     """What was said of the guidance."""
     given = config.guidance.as_dict() if config.guidance else {}  # null, in a file
     return {name: value for name, value in given.items() if value is not None}
 
 
-def asked(model: LoadedModel, config: Namespace) -> Guidance | None:
+def resolve_guidance(model: LoadedModel, config: Namespace) -> Guidance | None:
     """The guidance that was asked for: the model's own but for what was said.
 
     Raises:
         ValueError: if both contradict each other, or autoguidance is asked for with half of what it takes.
     """
-    own, given = model.module.guidance, said(config)
+    own, given = model.module.guidance, explicit_options(config)
     guidance = replace(own or Guidance(weight=1.0), **given) if given else own
     if config.weak and (guidance is None or guidance.auto == 1):
         raise ValueError(f"--weak {config.weak} has no effect at a weight of 1: add --guidance.auto 1.5, say")

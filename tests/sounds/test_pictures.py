@@ -4,7 +4,7 @@ import os
 import pytest
 import torch
 
-from diffwave_sde import pictures
+from diffwave_sde.sounds import pictures
 
 CLIP = torch.linspace(0.8, -0.8, 15_000)
 

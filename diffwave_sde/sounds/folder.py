@@ -1,0 +1,129 @@
+"""A folder of made sounds that grows batch by batch, and goes on where it was stopped."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from diffwave_sde.atomic import atomic_write
+from diffwave_sde.names import escape
+from diffwave_sde.sounds import page
+
+Progress = Callable[[int, int], None]
+"""Called with (steps done, steps in all)."""
+
+Draw = Callable[[list[int], Progress], tuple[Tensor, int]]
+"""From the numbers of n sounds: waveforms (n, T), and the network calls that each took."""
+
+
+@dataclass(frozen=True)
+class Filled:
+    """What filling a folder came to.
+
+    kept: sounds that were there already.
+    made: new sounds.
+    audio: seconds of new sound.
+    seconds: that making them took, without writing them.
+    """
+
+    kept: int
+    made: int
+    audio: float
+    seconds: float
+
+
+class SoundFolder:
+    """A folder of sounds: WAV files with pictures, `sounds.json` and `index.html`, at any time of one another.
+
+    Sounds that it holds already, made in the same way, are kept: what was stopped goes on, or is extended. In
+    `sounds.json` names are spelt as in `names`.
+
+    Args:
+        path: the folder.
+        record: all that the sounds follow from but their numbers and classes, as JSON holds it.
+        note: a line for the page, in which `{nfe}` stands for the network calls that a sound took.
+    """
+
+    def __init__(self, path: Path, record: dict[str, Any], note: str = ""):
+        self.path, self.note = path, note
+        self.record = json.loads(json.dumps(spelt(record), default=str))
+        self.nfe, self.sounds = 0, {}
+        try:
+            old = json.loads((path / "sounds.json").read_text(encoding="utf-8"))
+            if {k: old.get(k) for k in self.record} == self.record:
+                self.nfe = old["nfe"]
+                self.sounds = {s["number"]: s for s in old["sounds"] if (path / s["file"]).is_file()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            pass  # no sounds yet, or none that it could tell anything of
+
+    def holds(self, number: int, label: str) -> bool:
+        """Whether sound `number` of this class is there."""
+        return self.sounds.get(number, {}).get("label") == escape(label)
+
+    def fill(
+        self,
+        labels: Sequence[str],
+        draw: Draw,
+        rate: int,
+        batch_size: int = 16,
+        progress: Progress | None = None,
+    ) -> Filled:
+        """Make what the folder lacks, batch by batch; what is made is there even if the next batch fails.
+
+        Args:
+            labels: the class of each sound, from number 0 on.
+            draw: what makes them.
+            rate: Hz.
+            batch_size: sounds made at a time.
+            progress: called with (sounds made, as a fraction in the middle of a batch; sounds in all).
+        """
+        missing = [i for i, label in enumerate(labels) if not self.holds(i, label)]
+        samples, seconds = 0, 0.0
+        for first in range(0, len(missing), batch_size):
+            numbers = missing[first : first + batch_size]
+            done = len(labels) - len(missing) + first
+
+            def report(step: int, steps: int, done: int = done, more: int = len(numbers)) -> None:
+                if progress is not None:
+                    progress(done + more * step / steps, len(labels))
+
+            began = time.perf_counter()
+            sounds, nfe = draw(numbers, report)
+            seconds += time.perf_counter() - began
+            samples += sounds.numel()
+            self.add(numbers, [labels[i] for i in numbers], sounds, rate, nfe)
+        return Filled(len(labels) - len(missing), len(missing), samples / rate, seconds)
+
+    def add(self, numbers: Sequence[int], labels: Sequence[str], sounds: Tensor, rate: int, nfe: int) -> None:
+        """Write sounds (n, T), and the list and the page of all there are."""
+        titles = [f"{i:03d} {label}" for i, label in zip(numbers, labels, strict=True)]
+        files = page.write_sounds(self.path, titles, sounds, rate)
+        peaks = 20 * sounds.abs().amax(1).clamp_min(1e-6).log10()
+        for i, file, label, peak in zip(numbers, files, labels, peaks.tolist(), strict=True):
+            self.sounds[i] = {"number": i, "file": file.name, "label": escape(label), "peak_dbfs": round(peak, 2)}
+        self.sounds = dict(sorted(self.sounds.items()))
+        self.nfe = max(self.nfe, nfe)
+        self._write()
+
+    def _write(self) -> None:
+        with atomic_write(self.path / "sounds.json") as temporary:
+            text = json.dumps({**self.record, "nfe": self.nfe, "sounds": list(self.sounds.values())}, indent=1)
+            temporary.write_text(text, encoding="utf-8")
+        titles = [f"{s['number']:03d} {s['label']}" for s in self.sounds.values()]
+        column = page.Column("sounds", [self.path / s["file"] for s in self.sounds.values()])
+        page.write(self.path / "index.html", "New sounds", titles, [column], self.note.replace("{nfe}", str(self.nfe)))
+
+
+def spelt(value: Any) -> Any:
+    """The same with all text in it, keys too, spelt as `names.escape` does."""
+    if isinstance(value, dict):
+        return {spelt(k): spelt(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [spelt(v) for v in value]
+    return escape(value) if isinstance(value, str) else value
