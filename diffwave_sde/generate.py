@@ -1,5 +1,7 @@
 """New sounds of a model in a folder: WAV files, pictures, a page to hear them by, and the record of how they were made.
 
+In Python::
+
     model = checkpoint.load("drums")
     labels = class_ids(model, 8, "kick,snare")
     folder, filled = make_sounds(model, "sounds", labels, seed=1)

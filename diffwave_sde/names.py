@@ -64,7 +64,6 @@ def asked_for(text: str, known: Iterable[str]) -> str | None:
     return next((name for name in (text, escape(text), unescape(text)) if name in known), None)
 
 
-
 def split(text: str, separator: str = ",") -> list[str]:
     """The parts of a list that a person types, as they are spelt, without the spaces around them.
 

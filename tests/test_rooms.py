@@ -52,8 +52,7 @@ ALLOWED: dict[str, set[str] | None] = {
     }
     | {"machine", "compatibility", "resume"},
     "resume": {"compatibility"},
-    "callbacks": {"module", "metrics", "samplers", "audio", "sounds", "random", "atomic", "bounds"}
-    | {"progress"},
+    "callbacks": {"module", "metrics", "samplers", "audio", "sounds", "random", "atomic", "bounds"} | {"progress"},
     "deploy": {"denoiser", "guidance", "samplers"},
     "checkpoint": EVERYTHING,
     "generate": {"audio", "checkpoint", "clipping", "names", "networks", "samplers", "sounds"},

@@ -53,7 +53,9 @@ def parser() -> ArgumentParser:
         "--count", type=int | None, help="sounds of each set in a resampling (default: as many as there are)"
     )
     p.add_argument("--resamples", type=int, default=20, help="resamplings, for the means and their spread")
-    p.add_argument("--max_sounds", type=int, default=2000, help="sounds of a set that are read at most, chosen by chance")
+    p.add_argument(
+        "--max_sounds", type=int, default=2000, help="sounds of a set that are read at most, chosen by chance"
+    )
     p.add_argument("--seed", type=int, default=0, help="seed of the sounds and of the resamplings")
     p.add_argument(
         "--out", type=str | None, help="folder for evaluation.json and the page (default: beside the sounds)"

@@ -24,11 +24,11 @@ from torch import Tensor
 from diffwave_sde import checkpoint
 from diffwave_sde.checkpoint import RECIPE, WEIGHTS, LoadedModel
 from diffwave_sde.cli import guidance_options, runs
-from diffwave_sde.metrics.report import METRICS
 from diffwave_sde.cli.sample import writable
 from diffwave_sde.data.sources import parts
 from diffwave_sde.denoiser import Denoiser
 from diffwave_sde.deploy import graph
+from diffwave_sde.metrics.report import METRICS
 from diffwave_sde.model import KEY
 from diffwave_sde.module import DiffusionModule
 from diffwave_sde.samplers.grids import LearnedGrid

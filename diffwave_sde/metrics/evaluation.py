@@ -207,7 +207,13 @@ def evaluate(
         say(what, done, steps)
         done += 1
 
-    result: dict = {"real": real.name, "generated": generated.name, "resamples": resamples, "seed": seed, "embeddings": {}}
+    result: dict = {
+        "real": real.name,
+        "generated": generated.name,
+        "resamples": resamples,
+        "seed": seed,
+        "embeddings": {},
+    }
     result["left_out"] = [label for label, (mine, _) in classes.items() if len(mine) < 2]
     for embedding in embeddings:
         step(f"{embedding.name}: {real.name}")
