@@ -162,10 +162,11 @@ class Training:
 
     def evaluate(self) -> None:
         """Fréchet distances over their floor."""
-        quick = ["--n=4", "--rounds=2", "--embedding=log-mel", "--sampler=DDIM", "--sampler.steps=2"]
+        quick = ["--n=4", "--resamples=2", "--embedding=log-mel", "--sampler=DDIM", "--sampler.steps=2"]
+        full = ["--n=192", "--batch_size=64", "--resamples=10"]
         program([
             "evaluate", f"--ckpt={self.run / 'checkpoints' / 'last.ckpt'}", f"--device={self.work.device.type}",
-            f"--out={self.evaluation}", *(quick if self.work.quick else ["--n=192", "--batch_size=64", "--rounds=10"]),
+            f"--out={self.evaluation}", *(quick if self.work.quick else full),
         ])  # fmt: skip
         found = json.loads((self.evaluation / "evaluation.json").read_text())["embeddings"]
         for name, groups in found.items():

@@ -68,8 +68,8 @@ def parser() -> ArgumentParser:
     p.add_argument(
         "--label",
         type=str,
-        help="class or classes, a,b,...; in turn; a comma in a name is \\, and a byte that is not UTF-8 \\xe9 (default: "
-        "all that the model knows)",
+        help="class or classes, a,b,...; in turn; a comma in a name is \\, and a byte that is not UTF-8 \\xe9 "
+        "(default: all that the model knows)",
     )
     p.add_subclass_arguments(
         samplers.Sampler, "sampler", required=False, help="sampler (default: the one the model was trained with)"
