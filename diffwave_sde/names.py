@@ -61,7 +61,8 @@ def asked_for(text: str, known: Iterable[str]) -> str | None:
     None if there is none of them.
     """
     known = list(known)
-    return next((name for name in (text, escape(text), unescape(text)) if name in known), None)
+    meant = (text, escape(text), unescape(text), escape(unescape(text)))
+    return next((name for name in meant if name in known), None)
 
 
 def split(text: str, separator: str = ",") -> list[str]:
@@ -81,13 +82,12 @@ def split(text: str, separator: str = ",") -> list[str]:
 
 
 def typed(name: str) -> str:
-    """A name as it is typed in a list: `split` leaves it whole, and `unescape` reads it."""
-    edge = re.compile(r"^ +| +$")
-    return edge.sub(lambda spaces: r"\x20" * len(spaces[0]), escape(name).replace(",", r"\,"))
+    """A name that is spelt already, as it is typed in a list: `split` leaves it whole."""
+    return re.sub(r"^ +| +$", lambda spaces: r"\x20" * len(spaces[0]), name.replace(",", r"\,"))
 
 
 def listed(names: Iterable[str]) -> str:
-    """Names in one line, as they are typed."""
+    """Names that are spelt already in one line, as they are typed."""
     return ", ".join(map(typed, names))
 
 
@@ -104,3 +104,8 @@ def pick(text: str, known: Iterable[str]) -> list[str]:
     if (whole := asked_for(text, known)) is not None:
         return [whole]
     raise ValueError(f"{split(text)[found.index(None)]}: choose of {listed(known)}")
+
+
+def folder_name(text: str) -> str:
+    """Text as the name of a folder that any system takes: letters, digits, `_`, `-` and `.`; empty if none is there."""
+    return re.sub(r"[^\w.-]+", "-", text).strip("-.")

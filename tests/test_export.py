@@ -17,8 +17,10 @@ from safetensors.torch import load_file, save_file
 from test_cli import SMALL
 
 from diffwave_sde import checkpoint
-from diffwave_sde.cli import export, main, runs
+from diffwave_sde.cli import main, runs
 from diffwave_sde.denoiser import Condition
+from diffwave_sde.deploy import card
+from diffwave_sde.deploy.recipe import portable
 from diffwave_sde.metrics.report import METRICS
 from diffwave_sde.model import KEY
 from diffwave_sde.random import randn
@@ -347,7 +349,7 @@ def test_a_file_of_this_machine_in_the_configuration_is_refused(home):
     recipe = checkpoint.read(home / "runs/tiny/checkpoints/last.ckpt")[KEY]
     recipe["config"]["model"]["net"]["init_args"]["weights"] = "/home/me/first.pt"
     with pytest.raises(ValueError, match=r"model\.net\.init_args\.weights is /home/me/first\.pt"):
-        export.portable(recipe, checkpoint.load(home / "tiny16"))
+        portable(recipe, checkpoint.load(home / "tiny16"))
 
 
 @pytest.mark.parametrize(
@@ -390,7 +392,7 @@ def test_a_stopped_export_leaves_what_was_there(stop, there, home, here, monkeyp
         assert any((here / name / "model.safetensors").exists() for name in os.listdir(here))
         raise stop
 
-    monkeypatch.setattr(export, "_card", fail)
+    monkeypatch.setattr(card, "card", fail)
     with pytest.raises(SystemExit):
         main(["export", f"--ckpt={home}/runs/tiny", "--out=out", "--overwrite"])
     assert {p.name: p.read_bytes() for p in (here / "out").glob("*")} == before
@@ -488,7 +490,7 @@ def test_every_model_that_comes_with_the_program_is_whole():
         assert model.path == folder / "model.safetensors"
         assert f"# {name}" in (folder / "README.md").read_text()
         recipe = yaml.safe_load((folder / "config.yaml").read_text())
-        assert export.portable(recipe, model) == recipe
+        assert portable(recipe, model) == recipe
 
 
 def test_help_tells_what_can_be_exported(capsys):

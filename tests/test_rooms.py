@@ -53,7 +53,7 @@ ALLOWED: dict[str, set[str] | None] = {
     | {"machine", "compatibility", "resume"},
     "resume": {"compatibility"},
     "callbacks": {"module", "metrics", "samplers", "audio", "sounds", "random", "atomic", "bounds"} | {"progress"},
-    "deploy": {"denoiser", "guidance", "samplers"},
+    "deploy": {"atomic", "checkpoint", "data", "denoiser", "guidance", "metrics", "model", "names", "samplers"},
     "checkpoint": EVERYTHING,
     "generate": {"audio", "checkpoint", "clipping", "names", "networks", "samplers", "sounds"},
     "cli": EVERYTHING,
@@ -80,7 +80,7 @@ OUTSIDE = {
     "loss": {"torch"},
     "samplers": {"torch", "torchdiffeq", "yaml"},
     "guidance": {"torch"},
-    "deploy": {"torch", "onnxscript", "onnxruntime", "numpy"},
+    "deploy": {"torch", "onnxscript", "onnxruntime", "numpy", "safetensors", "yaml"},
     "machine": {"torch"},
     "optim": {"torch"},
 }

@@ -9,8 +9,8 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
-from rich.text import Text
 
 from diffwave_sde import audio, checkpoint, paths, samplers
 from diffwave_sde.cli import cores, guidance_options, runs, sample
@@ -171,7 +171,7 @@ def _print(found: dict[str, Any]) -> None:
 
 def _table(metrics: report.MetricTable) -> Table:
     """The figures of an embedding, a column for each part."""
-    table = Table("", *[Text(f"{part} ({count})") for part, count in metrics.parts], **_PLAIN)
+    table = Table("", *[escape(f"{part} ({count})") for part, count in metrics.parts], **_PLAIN)
     for title, cells in metrics.rows:
         table.add_row(title, *map(_cell, cells))
     return table

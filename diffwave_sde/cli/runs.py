@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 from diffwave_sde import checkpoint
+from diffwave_sde.names import folder_name
 
 RUNS = Path("runs")
 DEFAULT = "drums"  # the model to take where there is no run
@@ -20,7 +20,7 @@ def name_of(dataset: str) -> str:
     from diffwave_sde.data.sources import parts
 
     names = "-".join(Path(part).name for part in parts(dataset))
-    return re.sub(r"[^\w.-]+", "-", names).strip("-.") or "run"
+    return folder_name(names) or "run"
 
 
 def claim(name: str) -> Path:

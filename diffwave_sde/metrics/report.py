@@ -17,7 +17,7 @@ import torch
 
 from diffwave_sde.atomic import atomic_write
 from diffwave_sde.metrics.evaluation import SoundSet
-from diffwave_sde.names import escape
+from diffwave_sde.names import printable
 from diffwave_sde.sounds import page
 
 METRICS = {
@@ -102,7 +102,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(v) for v in value]
     if isinstance(value, str):
-        return escape(value)
+        return printable(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

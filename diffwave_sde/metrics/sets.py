@@ -15,7 +15,7 @@ from diffwave_sde.data import sources
 from diffwave_sde.data.module import AudioDataModule
 from diffwave_sde.data.store import Store
 from diffwave_sde.metrics.evaluation import SoundSet
-from diffwave_sde.names import unescape
+from diffwave_sde.names import escape
 
 SECONDS = 30.0  # of a file that are read
 Progress = Callable[[int, int], None]
@@ -95,7 +95,7 @@ class Reader:
                 self.refused(files[i], str(error))
             else:
                 above = files[i].rpartition("/")[0]
-                labels.append(told.get(files[i]) or above.rpartition("/")[2])
+                labels.append(told.get(files[i]) or escape(above.rpartition("/")[2]))
             self.progress(done, len(chosen))
         if not sounds:
             raise ValueError(f"{name}: holds no sounds that can be read")
@@ -116,6 +116,6 @@ def _labels(folder: Path) -> dict[str, str]:
     """The classes that `sounds.json` tells of the sounds beside it."""
     try:
         told = json.loads((folder / "sounds.json").read_text(encoding="utf-8"))["sounds"]
-        return {sound["file"]: unescape(sound["label"]) for sound in told}
+        return {sound["file"]: sound["label"] for sound in told}
     except (OSError, ValueError, KeyError, TypeError):
         return {}

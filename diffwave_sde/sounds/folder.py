@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from diffwave_sde.atomic import atomic_write
-from diffwave_sde.names import escape
+from diffwave_sde.names import printable
 from diffwave_sde.sounds import page
 
 Progress = Callable[[int, int], None]
@@ -41,8 +41,8 @@ class Filled:
 class SoundFolder:
     """A folder of sounds: WAV files with pictures, `sounds.json` and `index.html`, at any time of one another.
 
-    Sounds that it holds already, made in the same way, are kept: what was stopped goes on, or is extended. In
-    `sounds.json` names are spelt as in `names`.
+    Sounds that it holds already, made in the same way, are kept: what was stopped goes on, or is extended. What
+    does not print is spelt as in `names` there.
 
     Args:
         path: the folder.
@@ -64,7 +64,7 @@ class SoundFolder:
 
     def holds(self, number: int, label: str) -> bool:
         """Whether sound `number` of this class is there."""
-        return self.sounds.get(number, {}).get("label") == escape(label)
+        return self.sounds.get(number, {}).get("label") == printable(label)
 
     def fill(
         self,
@@ -106,7 +106,7 @@ class SoundFolder:
         files = page.write_sounds(self.path, titles, sounds, rate)
         peaks = 20 * sounds.abs().amax(1).clamp_min(1e-6).log10()
         for i, file, label, peak in zip(numbers, files, labels, peaks.tolist(), strict=True):
-            self.sounds[i] = {"number": i, "file": file.name, "label": escape(label), "peak_dbfs": round(peak, 2)}
+            self.sounds[i] = {"number": i, "file": file.name, "label": printable(label), "peak_dbfs": round(peak, 2)}
         self.sounds = dict(sorted(self.sounds.items()))
         self.nfe = max(self.nfe, nfe)
         self._write()
@@ -121,9 +121,9 @@ class SoundFolder:
 
 
 def spelt(value: Any) -> Any:
-    """The same with all text in it, keys too, spelt as `names.escape` does."""
+    """The same with all text in it, keys too, made printable."""
     if isinstance(value, dict):
         return {spelt(k): spelt(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [spelt(v) for v in value]
-    return escape(value) if isinstance(value, str) else value
+    return printable(value) if isinstance(value, str) else value

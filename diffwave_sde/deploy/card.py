@@ -1,0 +1,91 @@
+"""The card of an exported model: a page of facts, how it is used, and what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from diffwave_sde.checkpoint import RECIPE, LoadedModel
+from diffwave_sde.metrics import report
+
+
+def facts(model: LoadedModel, recipe: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What a model is: the name of each fact, and the fact.
+
+    Args:
+        model: trained here, so that its loss is there.
+        recipe: as `recipe.portable` makes it.
+    """
+    module, config = model.module, recipe["config"]
+    yield "data set", f"{config['data'].get('dataset', 'not told')}; σ of the data {recipe['sigma_data']:.4g}"
+    yield "classes", ", ".join(model.labels) if module.denoiser.net.classes else "none"
+    companding = f"companded by mu-law, mu = {model.mu:g}" if model.mu else "not companded"
+    seconds = f"{model.length:,} samples ({model.length / model.rate:.3f} s)"
+    yield "sounds", f"mono, {model.rate:,} Hz, {seconds}, {companding}"
+    yield "process", type(module.denoiser.sde).__name__
+    yield "parametrization", type(module.denoiser.parametrization).__name__
+    yield "loss", f"{type(module.loss).__name__}, {type(module.loss.weight).__name__}"
+    yield "network", type(module.denoiser.net).__name__
+    if module.denoiser.weak is not None:
+        yield "weak network", type(module.denoiser.weak.net).__name__
+    yield "trained", f"{model.step:,} steps"
+    yield "version", f"diffwave-sde {recipe.get('version', 'unknown')}"
+    sampler = module.sampler.resolve(module.denoiser.sde)
+    steps = sampler.steps
+    yield "sampler", type(sampler).__name__ + (f", {steps} steps" if steps else "")
+    yield "guidance", str(module.guided() or "none")
+    yield "weights", f"{sum(p.numel() for p in module.denoiser.parameters()):,}, averaged over the training"
+
+
+def card(name: str, model: LoadedModel, use: str, rows: Iterable[tuple[str, str]]) -> str:
+    """The page, in Markdown.
+
+    Args:
+        name: of the export.
+        model: that is exported.
+        use: how it is used, in which `{name}` stands for the name.
+        rows: the facts.
+    """
+    classes = f": {', '.join(model.labels)}" if model.module.denoiser.net.classes else ""
+    return (
+        f"# {name}\n\nA diffusion model of short sounds{classes}. {RECIPE} tells all that it was made with.\n\n"
+        f"{use.replace('{name}', name)}\n\n" + _table(("", ""), rows)
+    )
+
+
+def figures(found: dict[str, Any]) -> str:
+    """The part of the card that an evaluation fills: every figure beside its floor.
+
+    Args:
+        found: as `report.read_json` gives it.
+    """
+    text = (
+        "\n## Measured\n\nEach figure ± its spread over resamplings; after it the floor, the same figure of real "
+        "sounds against other real sounds.\n"
+    )
+    for metrics in report.metric_tables(found):
+        head = [metrics.embedding, *(f"{part} ({count})" for part, count in metrics.parts)]
+        text += "\n" + _table(head, ([title, *map(_figure, cells)] for title, cells in metrics.rows))
+    rows = ((row.name, _number(row.difference), _number(row.floor)) for row in report.measurement_rows(found))
+    text += "\n" + _table(("measurement", "difference", "floor"), rows)
+    near, twins = report.neighbour_lines(found)
+    return text + f"\n{near[:1].upper()}{near[1:]}; {twins}.\n"
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    def line(cells: Iterable[str]) -> str:
+        return "| " + " | ".join(" ".join(str(cell).split()).replace("|", "\\|") for cell in cells) + " |\n"
+
+    head = list(head)
+    return line(head) + "|---" * len(head) + "|\n" + "".join(map(line, rows))
+
+
+def _figure(figure: dict[str, float | None] | None) -> str:
+    if figure is None:
+        return ""
+    value, spread, floor = (_number(figure[key]) for key in ("value", "spread", "floor"))
+    return f"{value} ± {spread} ({floor})"
+
+
+def _number(x: float | None) -> str:
+    return "none" if x is None else f"{x:.{1 if abs(x) >= 10 else 3}f}"

@@ -1,0 +1,44 @@
+"""The configuration of a model as it goes along with an export: without what holds on one machine alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from diffwave_sde.checkpoint import LoadedModel
+from diffwave_sde.data.sources import parts
+from diffwave_sde.names import folder_name
+from diffwave_sde.samplers.grids import LearnedGrid
+
+
+def portable(recipe: dict[str, Any], model: LoadedModel) -> dict[str, Any]:
+    """A checkpoint's recipe with its step and σ_data, without what holds on one machine alone.
+
+    The folder of the stores goes, of a data set's folder the name stays, and a learned grid becomes its times.
+
+    Raises:
+        ValueError: if another value names a file.
+    """
+    config = recipe["config"]
+    data = {key: value for key, value in config["data"].items() if key not in ("root", "disks")}
+    if "dataset" in data:
+        data["dataset"] = " + ".join(folder_name(Path(part).name) or "data" for part in parts(data["dataset"]))
+    config = {**config, "model": _inline_files(config["model"], "model", model), "data": data}
+    sigma = {"sigma_data": float(model.module.denoiser.sigma_data)}
+    return {"step": model.step, **{k: v for k, v in recipe.items() if k != "config"}, **sigma, "config": config}
+
+
+def _inline_files(value: Any, where: str, model: LoadedModel, steps: int | None = None) -> Any:
+    """A configuration that needs no file; `steps` are those of the sampler around a grid."""
+    if isinstance(value, list):
+        return [_inline_files(v, where, model, steps) for v in value]
+    if isinstance(value, dict):
+        steps = value.get("steps", steps)
+        kind, _, name = str(value.get("class_path")).rpartition(".")
+        if name == LearnedGrid.__name__:
+            times = LearnedGrid(value["init_args"]["file"])(model.module.denoiser.sde, steps).tolist()
+            return {"class_path": f"{kind}.TimesGrid", "init_args": {"times": times}}
+        return {k: _inline_files(v, f"{where}.{k}", model, steps) for k, v in value.items()}
+    if isinstance(value, str) and ("/" in value or "\\" in value):
+        raise ValueError(f"{model.path}: {where} is {value}, a file that others have not; train without it")
+    return value
