@@ -141,7 +141,7 @@ FREE = "MIT|CC0|Expat"
 
 
 def licences(copyright: Path, pattern: str, files: Iterable[str]) -> dict[str, str]:
-    """The licence of each file, where the package's copyright file tells; "" where it does not.
+    """The licence of each file and who gave it, "CC0 (A. Person)", where the package's copyright file tells; else "".
 
     The last paragraph that matches a file is the one that holds.
 
@@ -151,7 +151,11 @@ def licences(copyright: Path, pattern: str, files: Iterable[str]) -> dict[str, s
     for paragraph in re.split(r"\n\s*\n", copyright.read_text(encoding="utf-8", errors="replace")):
         fields = dict(re.findall(r"^([A-Za-z-]+):((?:.*)(?:\n[ \t].*)*)", paragraph, re.MULTILINE))
         if "Files" in fields and "License" in fields:
-            rules.append((fields["Files"].split(), fields["License"].strip().splitlines()[0].strip()))
+            licence = fields["License"].strip().splitlines()[0].strip()
+            # Names without their addresses: they stand in manifests and on the cards of models.
+            names = re.sub(r"<[^>]*>", "", fields.get("Copyright", ""))
+            by = ", ".join(" ".join(line.split()) for line in names.splitlines() if line.strip())
+            rules.append((fields["Files"].split(), f"{licence} ({by})" if by else licence))
     found, known = {}, {}
     for file in files:
         kit = file.split("/", 1)[0]

@@ -15,7 +15,7 @@ COPYRIGHT = """Format: https://www.debian.org/doc/packaging-manuals/copyright-fo
 
 Files: drumkits/One?Kit.h2drumkit
  drumkits/Other.h2drumkit
-Copyright: somebody
+Copyright: somebody <some@body.example>
 License: GPL-2+ with exception
  A longer text.
  .
@@ -62,9 +62,9 @@ def test_a_package_is_fetched_once_and_labelled_with_kits_and_licences(apt, tmp_
     assert apt.read_text() == "download hydrogen-drumkits\nunpack\n"
     found = {line["file"]: (line["label"], line["group"], line["licence"]) for line in it.manifest() if line["row"]}
     assert found == {
-        "One Kit/Kick-Hard.wav": ("kick", "One Kit", "GPL-2+ with exception"),
-        "One Kit/ft_01.wav": ("tom", "One Kit", "GPL-2+ with exception"),
-        "Other v2/SD_1.wav": ("snare", "Other v2", "CC0"),
+        "One Kit/Kick-Hard.wav": ("kick", "One Kit", "GPL-2+ with exception (somebody)"),
+        "One Kit/ft_01.wav": ("tom", "One Kit", "GPL-2+ with exception (somebody)"),
+        "Other v2/SD_1.wav": ("snare", "Other v2", "CC0 (somebody else)"),
     }
     home = tmp_path / "data" / "recordings" / "hydrogen-drumkits"
     assert (home / "copyright").read_text() == COPYRIGHT
