@@ -64,6 +64,7 @@ def make_sounds(
     clip: str = "none",
     batch_size: int = 16,
     cuda_graphs: bool = False,
+    subtype: str = "FLOAT",
     record: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> tuple[SoundFolder, Filled]:
@@ -79,6 +80,7 @@ def make_sounds(
         clip: none, or what each step's estimate is clipped by: static, dynamic.
         batch_size: sounds made at a time.
         cuda_graphs: whether the first batch is captured as CUDA graphs and replayed for the others.
+        subtype: of the WAV files: FLOAT, 32 bits, cuts nothing; PCM_24 and PCM_16 clip at full scale.
         record: what else the sounds follow from. A folder keeps only sounds of the same record.
         progress: called with (sounds made, sounds in all).
 
@@ -99,13 +101,14 @@ def make_sounds(
         "clip": clip,
         "seed": seed,
         "length": length or model.length,
+        "subtype": subtype,
         **(record or {}),
     }
     note = (
         f"{model.path}, step {model.step:,}: {type(sampler).__name__}, {{nfe}} network calls a sound, guidance "
         f"{guidance}, seed {seed}; at the level that the model made."
     )
-    folder = SoundFolder(Path(out), facts, note)
+    folder = SoundFolder(Path(out), facts, note, subtype)
     wrap = CLIPS.get(clip)
     sample = partial(module.sample, sampler=sampler, wrap=wrap)
     captured = module.capture(sampler, wrap) if cuda_graphs else None

@@ -168,6 +168,7 @@ class CLI(LightningCLI):
             "rate": data.rate,
             "length": data.length,
             "mu": data.mu,
+            "licences": data.licences,
             "version": __version__,
         }
 

@@ -51,7 +51,7 @@ def make(config: Namespace) -> Path:
             out,
             label,
             sampler=sampler,
-            **{name: config[name] for name in ("seed", "length", "clip", "batch_size", "cuda_graphs")},
+            **{name: config[name] for name in ("seed", "length", "clip", "batch_size", "cuda_graphs", "subtype")},
             record=_record(config),
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
@@ -91,6 +91,13 @@ def parser() -> ArgumentParser:
         "--batch_size", type=int, default=16, help="sounds made at a time; changes the speed, not the sounds"
     )
     p.add_argument("--length", type=int | None, help="length in samples (default: that of the training windows)")
+    p.add_argument(
+        "--subtype",
+        type=Literal["FLOAT", "PCM_24", "PCM_16"],
+        default="FLOAT",
+        help="numbers of the WAV files: 32-bit floats, which cut nothing, or integers of 24 or 16 bits, which clip at "
+        "full scale",
+    )
     p.add_argument(
         "--weights", type=Literal["averaged", "raw"], default="averaged", help="averaged (EMA) or raw weights"
     )
@@ -158,6 +165,13 @@ def _report(folder: SoundFolder, filled: Filled, n: int) -> None:
         level = torch.tensor([sound["peak_dbfs"] for sound in sounds if sound["label"] == name])
         table.add_row(Text(name), str(len(level)), f"{level.median():.1f}")
     Console().print(table)
+    beyond = [sound for sound in folder.beyond if sound["number"] < n]
+    if beyond:
+        kept = "the WAV files keep it, players cut it" if folder.subtype == "FLOAT" else "it was cut"
+        print(
+            f"{len(beyond)} of {n} sounds go beyond full scale, up to {beyond[0]['peak_dbfs']:+.1f} dBFS: {kept}; "
+            "--clip static keeps them within"
+        )
     there = f", {filled.kept} of which were there already" if filled.kept else ""
     speed = ""
     if filled.made:

@@ -18,6 +18,8 @@ def facts(model: LoadedModel, recipe: dict[str, Any]) -> Iterator[tuple[str, str
     """
     module, config = model.module, recipe["config"]
     yield "data set", f"{config['data'].get('dataset', 'not told')}; σ of the data {recipe['sigma_data']:.4g}"
+    if told := recipe.get("licences"):
+        yield "recordings", "; ".join(f"{clips} under {licence}" for licence, clips in told.items())
     yield "classes", ", ".join(model.labels) if module.denoiser.net.classes else "none"
     companding = f"companded by mu-law, mu = {model.mu:g}" if model.mu else "not companded"
     seconds = f"{model.length:,} samples ({model.length / model.rate:.3f} s)"

@@ -48,10 +48,11 @@ class SoundFolder:
         path: the folder.
         record: all that the sounds follow from but their numbers and classes, as JSON holds it.
         note: a line for the page, in which `{nfe}` stands for the network calls that a sound took.
+        subtype: of the WAV files, as for `audio.write`.
     """
 
-    def __init__(self, path: Path, record: dict[str, Any], note: str = ""):
-        self.path, self.note = path, note
+    def __init__(self, path: Path, record: dict[str, Any], note: str = "", subtype: str = "FLOAT"):
+        self.path, self.note, self.subtype = path, note, subtype
         self.record = json.loads(json.dumps(spelt(record), default=str))
         self.nfe, self.sounds = 0, {}
         try:
@@ -61,6 +62,12 @@ class SoundFolder:
                 self.sounds = {s["number"]: s for s in old["sounds"] if (path / s["file"]).is_file()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             pass  # no sounds yet, or none that it could tell anything of
+
+    @property
+    def beyond(self) -> list[dict[str, Any]]:
+        """The sounds whose peak lies beyond full scale, the loudest first: players cut them."""
+        loud = [sound for sound in self.sounds.values() if sound["peak_dbfs"] > 0]
+        return sorted(loud, key=lambda sound: -sound["peak_dbfs"])
 
     def holds(self, number: int, label: str) -> bool:
         """Whether sound `number` of this class is there."""
@@ -103,7 +110,7 @@ class SoundFolder:
     def add(self, numbers: Sequence[int], labels: Sequence[str], sounds: Tensor, rate: int, nfe: int) -> None:
         """Write sounds (n, T), and the list and the page of all there are."""
         titles = [f"{i:03d} {label}" for i, label in zip(numbers, labels, strict=True)]
-        files = page.write_sounds(self.path, titles, sounds, rate)
+        files = page.write_sounds(self.path, titles, sounds, rate, self.subtype)
         peaks = 20 * sounds.abs().amax(1).clamp_min(1e-6).log10()
         for i, file, label, peak in zip(numbers, files, labels, peaks.tolist(), strict=True):
             self.sounds[i] = {"number": i, "file": file.name, "label": printable(label), "peak_dbfs": round(peak, 2)}

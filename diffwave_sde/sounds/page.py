@@ -63,11 +63,16 @@ def write(path: str | os.PathLike, title: str, rows: Sequence[str], columns: Seq
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_sounds(folder: Path, names: Sequence[str], sounds: Tensor, rate: int = audio.RATE) -> list[Path]:
-    """Write waveforms (n, T) as `folder/NAME.wav`, each with its picture; the WAV files, their names as of `slug`."""
+def write_sounds(
+    folder: Path, names: Sequence[str], sounds: Tensor, rate: int = audio.RATE, subtype: str = "FLOAT"
+) -> list[Path]:
+    """Write waveforms (n, T) as `folder/NAME.wav`, each with its picture; the WAV files, their names as of `slug`.
+
+    `subtype` is that of `audio.write`: 32-bit floats cut nothing, PCM_24 and PCM_16 clip at full scale.
+    """
     files = [folder / f"{slug(name)}.wav" for name in names]
     for file, name, sound in zip(files, names, sounds, strict=True):
-        audio.write(file, sound, rate)
+        audio.write(file, sound, rate, subtype)
         spectrogram_png(file.with_suffix(".png"), sound[None], [name], rate)
     return files
 

@@ -1,10 +1,12 @@
 """A folder of made sounds grows batch by batch, and keeps what was made in the same way."""
 
 import json
+import math
 
 import pytest
 import torch
 
+from diffwave_sde import audio
 from diffwave_sde.sounds.folder import SoundFolder
 
 RATE = 44_100
@@ -52,3 +54,12 @@ def test_progress_counts_what_is_there_and_the_middle_of_a_batch(tmp_path):
     SoundFolder(tmp_path, {}).fill(["kick"], draw, RATE, 2)
     SoundFolder(tmp_path, {}).fill(["kick"] * 3, draw, RATE, 2, lambda *done: said.append(done))
     assert said == [(2.0, 3)]
+
+
+@pytest.mark.parametrize(("subtype", "peak"), [("FLOAT", 1.2), ("PCM_24", 1.0)])
+def test_what_lies_beyond_full_scale_is_told_and_cut_by_integers_alone(tmp_path, subtype, peak):
+    folder = SoundFolder(tmp_path, {}, subtype=subtype)
+    folder.fill(["kick"] * 12, draw, RATE)  # peaks of 0.1, 0.2, ... 1.2
+    assert [sound["number"] for sound in folder.beyond] == [11, 10]
+    assert folder.beyond[0]["peak_dbfs"] == pytest.approx(20 * math.log10(1.2), abs=0.01)
+    assert float(audio.read(tmp_path / "011-kick.wav")[0].abs().max()) == pytest.approx(peak, abs=1e-6)
