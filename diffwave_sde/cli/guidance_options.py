@@ -1,4 +1,4 @@
-"""The options that say how far sounds are led, `--guidance.*` and `--weak`; what is left unsaid is the model's own."""
+"""The options that say how far sounds are guided, `--guidance.*` and `--weak`; what is unsaid is the model's own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def add(parser: ArgumentParser) -> None:
     """Give a parser the options."""
     parser.add_class_arguments(Guidance, "guidance", instantiate=False)
     parser.set_defaults({f"guidance.{one.name}": None for one in fields(Guidance)})
-    parser.groups["guidance"].title = "How far sounds are led; what is left at null is as the model has it"
+    parser.groups["guidance"].title = "How far sounds are guided; what is left at null is as the model has it"
     parser.add_argument("--weak", type=str | None, help=WEAK)
 
 

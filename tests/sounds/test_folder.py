@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from diffwave_sde import audio
+from diffwave_sde.metrics.sets import Reader
 from diffwave_sde.sounds.folder import SoundFolder
 
 RATE = 44_100
@@ -63,3 +64,11 @@ def test_what_lies_beyond_full_scale_is_told_and_cut_by_integers_alone(tmp_path,
     assert [sound["number"] for sound in folder.beyond] == [11, 10]
     assert folder.beyond[0]["peak_dbfs"] == pytest.approx(20 * math.log10(1.2), abs=0.01)
     assert float(audio.read(tmp_path / "011-kick.wav")[0].abs().max()) == pytest.approx(peak, abs=1e-6)
+
+
+def test_a_class_that_is_spelt_already_is_spelt_once(tmp_path):
+    labels = [r"caf\xe9"]  # as a store has it, for a folder whose name is not UTF-8
+    SoundFolder(tmp_path, {}).fill(labels, draw, RATE)
+    assert json.loads((tmp_path / "sounds.json").read_text())["sounds"][0]["label"] == labels[0]
+    assert Reader().generated(str(tmp_path)).labels == tuple(labels)
+    assert numbers_asked(SoundFolder(tmp_path, {}), labels) == []
