@@ -43,6 +43,10 @@ def main(argv: list[str] | None = None) -> None:
     if os.getcwd() not in sys.path:  # where one's own classes are written, for --model.sde=mine.Fade
         sys.path.append(os.getcwd())
     try:
+        if any(text.partition("=")[0] == "--config" for text in argv):
+            from diffwave_sde.cli.path_options import expand_files  # which needs the parser: `--help` does not wait
+
+            argv = expand_files(argv)
         argv = compatibility.renew_arguments(argv)
         importlib.import_module(VERBS[verb][0]).run(argv)
     except BrokenPipeError:

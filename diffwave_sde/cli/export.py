@@ -14,6 +14,7 @@ from rich.console import Console
 from diffwave_sde import checkpoint
 from diffwave_sde.checkpoint import RECIPE
 from diffwave_sde.cli import guidance_options
+from diffwave_sde.cli.path_options import expand_options
 from diffwave_sde.cli.sample import writable
 from diffwave_sde.deploy.export import CARD, Export
 from diffwave_sde.deploy.formats import DTYPES, FORMATS
@@ -51,7 +52,7 @@ def parser() -> ArgumentParser:
 
 def run(argv: list[str]) -> None:
     """Run `diffwave-sde export`."""
-    config = parser().parse_args(argv[1:])
+    config = expand_options(parser().parse_args(argv[1:]))
     export = Export(
         out=Path(config.out),
         evaluation=None if config.evaluation is None else Path(config.evaluation),

@@ -21,6 +21,7 @@ from diffwave_sde import __version__, audio, callbacks, checkpoint  # noqa: F401
 from diffwave_sde.atomic import atomic_write
 from diffwave_sde.callbacks.last_checkpoint import interrupted
 from diffwave_sde.cli import class_of, runs
+from diffwave_sde.cli.path_options import expand_options
 from diffwave_sde.data.module import AudioDataModule
 from diffwave_sde.machine import bfloat16_is_fast
 from diffwave_sde.module import DiffusionModule
@@ -100,7 +101,7 @@ class CLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        self.config = parser.parse_args(args)
+        self.config = expand_options(parser.parse_args(args))
         options = self.config[self.verb]
         self.name = options.name or runs.name_of(options.data.dataset)
         self.folder: Path | None = None
@@ -110,7 +111,7 @@ class CLI(LightningCLI):
         self.folder = runs.folder_of(ckpt)
         if self.folder is not None:
             self.argv = [self.verb, *_configs(self.folder / "config.yaml"), *self.rest]
-            self.config = parser.parse_args(self.argv)
+            self.config = expand_options(parser.parse_args(self.argv))
         self.config[self.verb].ckpt_path = str(ckpt)
 
     def before_instantiate_classes(self) -> None:

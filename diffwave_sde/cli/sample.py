@@ -13,6 +13,7 @@ from rich.text import Text
 
 from diffwave_sde import checkpoint, generate, samplers
 from diffwave_sde.cli import cores, guidance_options, runs
+from diffwave_sde.cli.path_options import expand_options
 from diffwave_sde.progress import progress_bar
 from diffwave_sde.sounds.folder import Filled, SoundFolder
 
@@ -21,7 +22,7 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 
 def run(argv: list[str]) -> None:
     """Run `diffwave-sde sample`."""
-    make(parser().parse_args(argv[1:]))
+    make(expand_options(parser().parse_args(argv[1:])))
 
 
 def make(config: Namespace) -> Path:

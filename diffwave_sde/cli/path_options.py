@@ -1,0 +1,56 @@
+"""Options that are paths, as a person types them: `~` and `$VARS` are what they stand for, wherever such an option is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jsonargparse import Namespace
+
+from diffwave_sde import paths
+
+KEYS = frozenset(
+    (
+        *("ckpt", "ckpt_path", "out", "weak", "real", "generated", "evaluation"),
+        *("default_root_dir", "dirpath", "save_dir", "folder", "file"),
+    )
+)
+"""Names of such options, of verbs and of classes: trainer, callbacks, loggers, grids. Data sets expand their own."""
+
+
+def expand_options(config: Any) -> Any:
+    """A parsed configuration, its paths expanded in place.
+
+    Raises:
+        ValueError: if a variable is not set; it names the option.
+    """
+    if isinstance(config, list):
+        for one in config:
+            expand_options(one)
+    elif isinstance(config, (Namespace, dict)):
+        for key, value in list(vars(config).items() if isinstance(config, Namespace) else config.items()):
+            if isinstance(value, str) and key in KEYS:
+                config[key] = expanded(f"--{key}", value)
+            else:
+                expand_options(value)
+    return config
+
+
+def expand_files(argv: list[str]) -> list[str]:
+    """A command line, with the files of `--config` expanded."""
+    new = list(argv)
+    for i, text in enumerate(argv):
+        if text == "--config" and i + 1 < len(argv):
+            new[i + 1] = expanded(text, argv[i + 1])
+        elif text.startswith("--config="):
+            new[i] = "--config=" + expanded("--config", text.removeprefix("--config="))
+    return new
+
+
+def expanded(option: str, text: str) -> str:
+    """A path as text; left to the letter where there is nothing to expand."""
+    if not text.startswith("~") and "$" not in text:
+        return text
+    try:
+        return str(paths.expand(text))
+    except ValueError as error:
+        raise ValueError(f"{option} {error}") from None
