@@ -1,4 +1,4 @@
-"""Options that are paths, as a person types them: `~` and `$VARS` are what they stand for, wherever such an option is."""
+"""Options that are paths, as a person types them: `~` and `$VARS` are expanded, wherever such an option stands."""
 
 from __future__ import annotations
 
