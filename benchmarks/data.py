@@ -90,7 +90,7 @@ def main() -> None:
     import torch
 
     from diffwave_sde import audio
-    from diffwave_sde.data import sources
+    from diffwave_sde.data import builtin, items, sources
     from diffwave_sde.data.build import prepare
 
     torch.set_num_threads(1)
@@ -105,7 +105,7 @@ def main() -> None:
             home = folder / "drums"
             home.mkdir()
             for k in range(arguments.clips):
-                sound = sources.builtin.render("drums", k)
+                sound = builtin.render("drums", k)
                 soundfile.write(home / f"{k}.flac", sound.samples, 44_100)
         files = [home / name for name in sources.scan(home)[0][: arguments.clips]]
         store = prepare(str(home), folder / "data", arguments.length)
@@ -113,7 +113,7 @@ def main() -> None:
         began, good = time.perf_counter(), 0
         for path in files:  # what a dataset without a store does for each clip, each time
             try:
-                x, _ = audio.read(path, seconds=sources.SECONDS)
+                x, _ = audio.read(path, seconds=items.SECONDS)
                 audio.compress(audio.window(x, arguments.length))
                 good += 1
             except (OSError, ValueError):

@@ -26,6 +26,8 @@ from diffwave_sde.atomic import atomic_write
 from diffwave_sde.data import sources
 from diffwave_sde.data.convert import CHUNK, convert_all
 from diffwave_sde.data.copies import BANDS, find_copies
+from diffwave_sde.data.filter import Filter
+from diffwave_sde.data.items import SECONDS, Source, digest
 from diffwave_sde.data.journal import Journal
 from diffwave_sde.data.shards import Shards, allocate, close, remove, write_header
 from diffwave_sde.data.store import Store
@@ -82,14 +84,14 @@ def prepare(
     def say(line: str) -> None:
         console.print(line, markup=False, soft_wrap=True)
 
-    only = sources.Filter(tuple(classes), licence)
+    only = Filter(tuple(classes), licence)
     source = sources.find(dataset, root, count, seed, say, only)
     settings = {
         "version": VERSION, "name": source.name, "length": length, "rate": audio.RATE, "pre_roll": audio.PRE_ROLL,
-        "peak": audio.PEAK, "fade": audio.FADE, "seconds": sources.SECONDS, "inputs": source.inputs,
+        "peak": audio.PEAK, "fade": audio.FADE, "seconds": SECONDS, "inputs": source.inputs,
     }  # fmt: skip
-    digest = sources.digest(json.dumps(settings, sort_keys=True).encode())
-    home = root / "stores" / f"{source.name}-{digest[:12]}"
+    stamp = digest(json.dumps(settings, sort_keys=True).encode())
+    home = root / "stores" / f"{source.name}-{stamp[:12]}"
     if not (home / "settings.json").is_file():
         home.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(home.with_name(f".{home.name}.lock"))
@@ -116,7 +118,7 @@ def prepare(
 
 
 def _build(
-    source: sources.Source, settings: dict, home: Path, disks: tuple, workers: int | None, console: Console, say
+    source: Source, settings: dict, home: Path, disks: tuple, workers: int | None, console: Console, say
 ) -> None:
     began = time.monotonic()
     work = home.with_name(f"{home.name}.partial")
@@ -148,7 +150,7 @@ def _build(
         say(f"{source.name}: {refused:,} files refused ({why}); see {escape(str(home / 'manifest.csv'))}")
 
 
-def _finish(source: sources.Source, settings: dict, work: Path, home: Path, shards: Shards) -> None:
+def _finish(source: Source, settings: dict, work: Path, home: Path, shards: Shards) -> None:
     """Closes the gaps that refused files left, writes index, manifest and settings, and moves it all into place.
 
     The last rows fill the gaps. Sources lie beyond the final end and targets before it, so that this may stop

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from diffwave_sde import audio
+from diffwave_sde.data import builtin
 from diffwave_sde.data.copies import envelope
+
+SECONDS = 60.0  # of a recording that are read: a clip is half a second, and a mix an hour long must not fill memory
 
 
 class Clip(NamedTuple):
@@ -45,3 +51,62 @@ def clip_of(x: torch.Tensor, rate: int, label: str, length: int) -> Clip:
     window = pack(audio.window(audio.resample(x, rate), length))
     levels = [round(level, 2) for level in envelope(window, audio.RATE).tolist()]
     return Clip(window, label, len(x) / rate, rate, content, {}, levels)
+
+
+class Rendered(NamedTuple):
+    """A built-in sound."""
+
+    collection: str
+    index: int
+    seed: int
+
+    @property
+    def file(self) -> str:
+        return f"{self.collection}/{self.seed}/{self.index:06d}"
+
+    @property
+    def label(self) -> str:
+        return builtin.label(self.collection, self.index)
+
+    group = ""
+    licence = ""
+
+    def load(self, length: int) -> Clip:
+        # longer than the window, so that its end is the window's own fade
+        seconds = max(length / audio.RATE + 0.06, 0.1)
+        sound = builtin.render(self.collection, self.index, self.seed, audio.RATE, seconds)
+        window = audio.window(torch.from_numpy(sound.samples), length)
+        return Clip(pack(window), sound.label, seconds, audio.RATE, digest(self.file.encode()), sound.parameters, [])
+
+
+class Recorded(NamedTuple):
+    """A file. Its label and group are spelt with the escapes of `names`, so that whatever shows them can."""
+
+    root: str
+    file: str  # relative to root
+    label: str
+    group: str
+    licence: str
+
+    def load(self, length: int) -> Clip:
+        path = os.path.join(self.root, self.file)
+        x, rate = audio.decode(path, SECONDS)
+        return clip_of(x, rate, self.label, length)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset before it is a store.
+
+    name: short, fit for a folder's name
+    items: each with file, label, group, licence and load(length)
+    refused: what was found and is no sound, (file, reason)
+    inputs: digest of all that the items depend on
+    origin: where it comes from, for the reader
+    """
+
+    name: str
+    items: Sequence[Rendered | Recorded]
+    inputs: str
+    origin: str
+    refused: list[tuple[str, str]] = field(default_factory=list)

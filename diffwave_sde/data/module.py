@@ -46,7 +46,8 @@ class AudioDataModule(LightningDataModule):
         validation: share of the clips (or kits) for validation, 0 to 1; with 0 it measures on training clips
         test: share of the clips (or kits) for testing, 0 to 1; with 0 it measures on training clips
         augment: how training clips are varied, each time they are read; null leaves them as they are
-        classes: names of the classes to take; null for all. One that is a number or a word such as on may be typed so
+        classes: names of the classes to take, or one name; null for all. A name that YAML takes for a number or a
+            truth, such as 808 or on, needs no quotes in a list
         licence: regular expression that the licence of a recording begins with, such as CC0; null takes recordings
             of any licence, and of none
         disks: folders on other disks, over which the clips of a new store are spread in equal pieces; null keeps them
@@ -70,7 +71,7 @@ class AudioDataModule(LightningDataModule):
         validation: float = 0.1,
         test: float = 0.1,
         augment: Augment | None = None,
-        classes: list[str | int | float | bool] | None = None,
+        classes: list[str | int | float | bool | None] | str | int | float | bool | None = None,
         licence: str | None = None,
         disks: list[str] | None = None,
     ) -> None:
@@ -92,7 +93,8 @@ class AudioDataModule(LightningDataModule):
         self.dataset, self.root, self.length, self.mu = dataset, root, length, mu
         self.batch_size, self.workers, self.count, self.seed = batch_size, workers, count, seed
         self.group_by, self.validation, self.test = group_by, validation, test
-        self.classes, self.licence, self.disks = classes or (), licence, disks or ()
+        self.classes = classes if isinstance(classes, (list, tuple)) else () if classes is None else (classes,)
+        self.licence, self.disks = licence, disks or ()
         # a configuration, such as a checkpoint's, holds its options only
         self.augment = augment if augment is None or callable(augment) else Augment(**augment)
         if self.augment and self.augment.shift * 1e-3 * audio.RATE > length // 2:

@@ -19,20 +19,14 @@ import os
 import re
 import stat
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
-import torch
-import yaml
-
-from diffwave_sde import audio
 from diffwave_sde.data import builtin, kits, recordings, soundfont
-from diffwave_sde.data.items import Clip, clip_of, digest, pack
-from diffwave_sde.names import asked_for, escape
+from diffwave_sde.data.filter import Filter
+from diffwave_sde.data.items import Recorded, Rendered, Source, digest
+from diffwave_sde.names import escape
 from diffwave_sde.paths import expand
-
-SECONDS = 60.0  # of a recording that are read: a clip is half a second, and a mix an hour long must not fill memory
 
 # Clearly not sounds. Whatever else is not one is found out by trying.
 NOT_AUDIO = frozenset(
@@ -43,65 +37,6 @@ NOT_AUDIO = frozenset(
         "avi mid midi sfz sf2 sf3 nki nkx asd als h2song h2drumkit h2pattern m3u pls cue npy npz pt ckpt",
     )
 )
-
-
-class Rendered(NamedTuple):
-    """A built-in sound."""
-
-    collection: str
-    index: int
-    seed: int
-
-    @property
-    def file(self) -> str:
-        return f"{self.collection}/{self.seed}/{self.index:06d}"
-
-    @property
-    def label(self) -> str:
-        return builtin.label(self.collection, self.index)
-
-    group = ""
-    licence = ""
-
-    def load(self, length: int) -> Clip:
-        # longer than the window, so that its end is the window's own fade
-        seconds = max(length / audio.RATE + 0.06, 0.1)
-        sound = builtin.render(self.collection, self.index, self.seed, audio.RATE, seconds)
-        window = audio.window(torch.from_numpy(sound.samples), length)
-        return Clip(pack(window), sound.label, seconds, audio.RATE, digest(self.file.encode()), sound.parameters, [])
-
-
-class Recorded(NamedTuple):
-    """A file. Its label and group are spelt with the escapes of `names`, so that whatever shows them can."""
-
-    root: str
-    file: str  # relative to root
-    label: str
-    group: str
-    licence: str
-
-    def load(self, length: int) -> Clip:
-        path = os.path.join(self.root, self.file)
-        x, rate = audio.decode(path, SECONDS)
-        return clip_of(x, rate, self.label, length)
-
-
-@dataclass(frozen=True)
-class Source:
-    """A dataset before it is a store.
-
-    name: short, fit for a folder's name
-    items: each with file, label, group, licence and load(length)
-    refused: what was found and is no sound, (file, reason)
-    inputs: digest of all that the items depend on
-    origin: where it comes from, for the reader
-    """
-
-    name: str
-    items: Sequence[Rendered | Recorded]
-    inputs: str
-    origin: str
-    refused: list[tuple[str, str]] = field(default_factory=list)
 
 
 class _Built(Sequence):
@@ -119,75 +54,13 @@ class _Built(Sequence):
         return Rendered(self.collection, i, self.seed)
 
 
-class Filter(NamedTuple):
-    """Which sounds of a dataset are taken.
-
-    classes: names of the classes; none for all. What YAML made a number or a truth of (808, on) is the class whose
-        name YAML reads so
-    licence: regular expression that the licence of a recording begins with; None for any. What was made here has none
-    """
-
-    classes: tuple = ()
-    licence: str | None = None
-
-    def takes(self, item: Rendered | Recorded) -> bool:
-        if self.classes and item.label not in self.classes:
-            return False
-        return self.licence is None or isinstance(item, Rendered) or bool(re.match(self.licence, item.licence))
-
-    def of(self, source: Source) -> Source:
-        """The sounds that are taken.
-
-        Raises:
-            ValueError: if the source has nothing of a class or under such a licence, or this is no pattern
-        """
-        known = sorted({item.label for item in source.items})
-        own = Filter(tuple(sorted({_class_of(name, known, source.name) for name in self.classes})), self.licence)
-        try:
-            items = [item for item in source.items if own.takes(item)]
-        except re.error as error:
-            raise ValueError(f"licence {self.licence!r} is not a regular expression: {error}") from error
-        if not items:
-            found = sorted({getattr(item, "licence", "") or "none told" for item in source.items})
-            raise ValueError(
-                f"{source.name} has no sound under a licence that begins with {self.licence}; it has {', '.join(found)}"
-            )
-        return replace(source, items=items, inputs=digest(source.inputs.encode(), repr(own).encode()))
-
-
-def _class_of(asked: object, known: list[str], where: str) -> str:
-    """The class that is asked for, as text or as what YAML makes of it."""
-    if isinstance(asked, str):
-        found = asked_for(asked, known)
-        if found is None:
-            typed = asked if asked.isprintable() else escape(asked)
-            raise ValueError(f"{where} has no class '{typed}'; it has {', '.join(known)}")
-        return found
-
-    def reading(name: str) -> object:
-        try:
-            return yaml.safe_load(name)
-        except yaml.YAMLError:
-            return name
-
-    # True == 1: the type counts too
-    read_so = [name for name in known if (type(value := reading(name)), value) == (type(asked), asked)]
-    if len(read_so) != 1:
-        could = "none" if not read_so else " and ".join(read_so)
-        raise ValueError(
-            f"{where}: {asked!r} is no text, and of the classes {', '.join(known)} it could mean {could}: put names in "
-            f"quotes, such as --data.classes '[\"{(read_so or known)[0]}\"]'"
-        )
-    return read_so[0]
-
-
 def parts(dataset: str) -> list[str]:
     r"""The names that a dataset's name is made of: "drums + sonic-pi" -> ["drums", "sonic-pi"].
 
-    `\+` is a plus that separates nothing, and so is one in the name of a folder that is all there is.
+    `\+` is a plus that separates nothing, and so is one in the name of a folder or file that is all there is.
     """
     try:
-        if expand(dataset).is_dir():
+        if expand(dataset).exists():
             return [dataset]
     except ValueError:  # a variable that is not set: told of the part in which it stands
         pass
@@ -216,7 +89,7 @@ def find(
         found = [_find(name, root, count, seed, say) for name in names]
     except ValueError as error:
         if len(names) > 1 and "folder" in str(error):
-            raise ValueError(f"{error}; a plus in the name of a folder is typed \\+") from error
+            raise ValueError(f"{error}; a plus in a name is typed \\+") from error
         raise
     source = found[0]
     if len(found) > 1:
@@ -247,11 +120,12 @@ def _find(dataset: str, root: Path, count: int, seed: int, say: Callable[[str], 
         return _kit(path.resolve(), kits.hydrogen(path.resolve()), path.name, path / kits.DRUMKIT)
     if not dataset or not path.is_dir():
         known = ", ".join([*builtin.VOICES, *recordings.PACKAGES, *recordings.COLLECTIONS])
+        typed = dataset if dataset.isprintable() else escape(dataset)
         if os.sep in dataset or (dataset and path.exists()):
             kinds = f"a folder of sounds, a kit or SoundFont ({', '.join(sorted(_FILES))}) or one of {known}"
             why = "is not a folder" if path.exists() else "no such folder"
-            raise ValueError(f"{escape(str(path))}: {why}; a dataset is {kinds}")
-        raise ValueError(f"unknown dataset '{escape(dataset)}'; known: {known}, or the path of a folder of sounds")
+            raise ValueError(f"{typed}: {why}; a dataset is {kinds}")
+        raise ValueError(f"unknown dataset '{typed}'; known: {known}, or the path of a folder of sounds")
     return _folder(path.resolve())
 
 

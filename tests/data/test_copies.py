@@ -8,7 +8,7 @@ import soundfile
 import torch
 
 from diffwave_sde import audio
-from diffwave_sde.data import builtin, sources
+from diffwave_sde.data import builtin, items
 from diffwave_sde.data.build import prepare
 from diffwave_sde.data.copies import NEIGHBOURS, TABLES, correlation, envelope, find_copies
 from diffwave_sde.data.module import AudioDataModule
@@ -27,7 +27,7 @@ def sounds(kind: str | None, count: int) -> list[np.ndarray]:
 
 
 def window(x: np.ndarray) -> np.ndarray:
-    return sources.pack(audio.window(torch.from_numpy(np.asarray(x, np.float32)), LENGTH))
+    return items.pack(audio.window(torch.from_numpy(np.asarray(x, np.float32)), LENGTH))
 
 
 def found(clips):
@@ -149,4 +149,4 @@ def test_built_in_sounds_are_compared_with_none(tmp_path):
     """They are drawn apart, and 100,000 of them would be compared for an hour."""
     store = prepare("drums", tmp_path, 500, count=6, progress=False)
     assert store.copies.tolist() == list(range(6))
-    assert sources.Rendered("drums", 0, 0).load(500).envelope == []
+    assert items.Rendered("drums", 0, 0).load(500).envelope == []

@@ -10,7 +10,8 @@ import soundfile
 import torch
 
 from diffwave_sde import audio
-from diffwave_sde.data import kits, sources
+from diffwave_sde.data import kits
+from diffwave_sde.data.items import pack
 from diffwave_sde.data.module import AudioDataModule
 from diffwave_sde.data.soundfont import samples
 
@@ -77,7 +78,7 @@ def windows(items) -> dict[str, np.ndarray]:
 def expected() -> dict[str, np.ndarray]:
     """The windows that WAV files of the same sounds have."""
     return {
-        KEYS[key]: sources.pack(audio.window(torch.from_numpy(x.astype(np.float32) / 32768), LENGTH))
+        KEYS[key]: pack(audio.window(torch.from_numpy(x.astype(np.float32) / 32768), LENGTH))
         for key, x in SOUNDS.items()
     }
 

@@ -15,7 +15,7 @@ import pytest
 import soundfile
 
 from diffwave_sde import audio
-from diffwave_sde.data import builtin, sources
+from diffwave_sde.data import builtin, items, sources
 from diffwave_sde.data.build import prepare
 from diffwave_sde.data.journal import Journal
 from diffwave_sde.data.shards import Shards
@@ -177,7 +177,7 @@ def test_unusual_files_are_usable(tmp_path):
     files = {line["file"] for line in it.manifest()}
     assert files == set(os.listdir(folder))
     long = next(line for line in it.manifest() if line["file"] == "long.wav")
-    assert float(long["seconds"]) == sources.SECONDS
+    assert float(long["seconds"]) == items.SECONDS
     assert np.abs(it.clips).max(1).min() > 0.94 * 32768
 
 
@@ -273,7 +273,7 @@ def test_what_is_not_there_is_one_line_that_says_what_is(folder, tmp_path, datas
 
 def test_nothing_is_loaded_again_while_nothing_has_changed(folder, tmp_path, monkeypatch):
     first = build(folder, tmp_path)
-    monkeypatch.setattr(sources.Recorded, "load", lambda *_: pytest.fail("loaded again"))
+    monkeypatch.setattr(items.Recorded, "load", lambda *_: pytest.fail("loaded again"))
     (folder / "A" / "readme.md").write_text("a note is no input")
     (folder / ".DS_Store").write_text("nor is this")
     assert build(folder, tmp_path).path == first.path
@@ -390,7 +390,7 @@ def test_a_build_that_was_stopped_goes_on_where_it_was(tmp_path, monkeypatch, st
     resumed = prepare("drums", tmp_path / "data", SHORT, count, workers=0, progress=False)
     assert sorted(rendered + done) == list(range(count))
     for row in (0, done[-1], rendered[0], count - 1):
-        assert np.array_equal(resumed.clips[row], sources.Rendered("drums", row, 0).load(SHORT).window)
+        assert np.array_equal(resumed.clips[row], items.Rendered("drums", row, 0).load(SHORT).window)
     assert not list((tmp_path / "data").glob("stores/*.partial"))
 
 

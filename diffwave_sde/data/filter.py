@@ -1,0 +1,80 @@
+"""Which sounds of a dataset are taken: by class and by licence."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from dataclasses import replace
+from typing import NamedTuple
+
+import yaml
+
+from diffwave_sde.data.items import Recorded, Rendered, Source, digest
+from diffwave_sde.names import asked_for, escape
+
+
+class Filter(NamedTuple):
+    """Which sounds of a dataset are taken.
+
+    classes: names of the classes; none for all. What YAML made a number or a truth of (808, on) is the class whose
+        name YAML reads so
+    licence: regular expression that the licence of a recording begins with; None for any. What was made here has none
+    """
+
+    classes: tuple = ()
+    licence: str | None = None
+
+    def takes(self, item: Rendered | Recorded) -> bool:
+        if self.classes and item.label not in self.classes:
+            return False
+        return self.licence is None or isinstance(item, Rendered) or bool(re.match(self.licence, item.licence))
+
+    def of(self, source: Source) -> Source:
+        """The sounds that are taken.
+
+        Raises:
+            ValueError: if the source has nothing of a class or under such a licence, or this is no pattern
+        """
+        known = sorted({item.label for item in source.items})
+        own = Filter(tuple(sorted({_class_of(name, known, source.name) for name in self.classes})), self.licence)
+        try:
+            items = [item for item in source.items if own.takes(item)]
+        except re.error as error:
+            raise ValueError(f"licence {self.licence!r} is not a regular expression: {error}") from error
+        if not items:
+            found = sorted({getattr(item, "licence", "") or "none told" for item in source.items})
+            raise ValueError(
+                f"{source.name} has no sound under a licence that begins with {self.licence}; it has {', '.join(found)}"
+            )
+        return replace(source, items=items, inputs=digest(source.inputs.encode(), repr(own).encode()))
+
+
+def _class_of(asked: object, known: list[str], where: str) -> str:
+    """The class that is asked for, as text or as what YAML makes of it."""
+    if isinstance(asked, str):
+        found = asked_for(asked, known)
+        if found is None:
+            typed = asked if asked.isprintable() else escape(asked)
+            raise ValueError(f"{where} has no class '{typed}'; it has {', '.join(known)}")
+        return found
+
+    def readings(name: str) -> list[object]:
+        found = []
+        for read in (yaml.safe_load, float):  # 1e3 is text to the one and a number to the other
+            with suppress(yaml.YAMLError, ValueError):
+                found.append(read(name))
+        return found
+
+    # True == 1: whether it is a truth counts too
+    read_so = [
+        name
+        for name in known
+        if any(value == asked and isinstance(value, bool) == isinstance(asked, bool) for value in readings(name))
+    ]
+    if len(read_so) != 1:
+        could = "none" if not read_so else " and ".join(read_so)
+        raise ValueError(
+            f"{where}: {asked!r} is no text, and of the classes {', '.join(known)} it could mean {could}: put names in "
+            f"quotes, such as --data.classes '[\"{(read_so or known)[0]}\"]'"
+        )
+    return read_so[0]
