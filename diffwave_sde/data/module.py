@@ -50,7 +50,7 @@ class AudioDataModule(LightningDataModule):
             truth, such as 808 or on, needs no quotes in a list
         licence: regular expression that the licence of a recording begins with, such as CC0; null takes recordings
             of any licence, and of none
-        disks: folders on other disks, over which the clips of a new store are spread in equal pieces; null keeps them
+        disks: folders on other disks, over which the clips of a new store are spread in equal shards; null keeps them
             under root
 
     Raises:

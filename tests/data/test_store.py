@@ -202,7 +202,8 @@ def test_no_usable_file_is_an_error_that_says_so_and_leaves_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(("dataset", "message"), [
-    ("durms", "unknown dataset 'durms'; known: drums, synth, hydrogen, sonic-pi, or the path of a folder"),
+    ("durms", "unknown dataset 'durms'; known: drums, synth, hydrogen, sonic-pi, fluid, musescore, drums-free, "
+              "or the path of a folder"),
     ("/no/such/folder", "/no/such/folder: no such folder"),
     (__file__, "is not a folder"),
 ])  # fmt: skip
@@ -316,6 +317,11 @@ def test_a_store_that_lost_a_part_is_not_opened(folder, tmp_path):
         Store.open(it.path)
     with pytest.raises(ValueError, match="not a store"):
         Store.open(folder)
+    with np.load(it.path / "index.npz") as index:
+        old = {key: index[key] for key in index.files if key != "copies"}
+    np.savez(it.path / "index.npz", **old)
+    with pytest.raises(ValueError, match="prepared by an earlier version; prepare the dataset anew"):
+        Store.open(it.path)
 
 
 # ---------------------------------------------------------------- the same bytes, whatever happens on the way
