@@ -174,7 +174,7 @@ def _contents(file: str, verb: Mapping[str, str]) -> str:
     """A YAML file's name; if there is an old name in the file, what it says under the new ones, as YAML.
 
     Raises:
-        ValueError: if the file is no YAML; it names the file and the line.
+        ValueError: if the file is no YAML, or holds no options; it names the file and the line.
     """
     try:
         old = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
@@ -182,8 +182,13 @@ def _contents(file: str, verb: Mapping[str, str]) -> str:
         line = error.problem_mark.line + 1
         tab = "YAML takes no tabs: indent by spaces" if "'\\t'" in str(error.problem) else error.problem
         raise ValueError(f"{file}, line {line}: {tab}") from None
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ValueError(f"{file}, line {line}: not UTF-8: save the file in that encoding") from None
     except (OSError, ValueError, yaml.YAMLError):
         return file  # whoever reads it says what is wrong
+    if not isinstance(old, dict | None) and Path(file).is_file():
+        raise ValueError(f"{file}: holds {type(old).__name__} {old!r:.40}, not options, a line each: NAME: VALUE")
     new = renew(old)
     if isinstance(new, dict):
         for key in verb.keys() & new.keys():

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import os
-import re
 import sys
 
 from diffwave_sde import compatibility
-from diffwave_sde.cli import cores
+from diffwave_sde.cli import cores, messages
 
 VERBS = {
     "fit": ("diffwave_sde.cli.lightning", "train a model, or go on with one (--ckpt_path last)"),
@@ -56,54 +54,7 @@ def main(argv: list[str] | None = None) -> None:
     except Exception as error:
         if os.environ.get("DIFFWAVE_TRACEBACK") or not _expected(error):
             raise
-        sys.exit(_complain(_plain(str(error), verb)))
-
-
-def _plain(message: str, verb: str) -> str:
-    """A parser's message in one sentence: which option, what was given, what it may be."""
-    known = f"`diffwave-sde {verb} --help` lists the options"
-    if message.startswith("unrecognized arguments"):
-        return f"{message}; {known}"
-    if message.startswith("the following arguments are required"):
-        return f"--{message.rpartition(': ')[2]} is needed; {known}"
-    # What a class itself says of its arguments stands first among the reasons why a value fits none of the types.
-    if own := re.search(r"Errors:\s+- (?!Expected|Problem)(.*)", message):
-        return own[1]
-    key = ".".join(re.findall(r'[Kk]ey "([^"]+)"', message))
-    if not key:
-        return message
-    if option := re.search(r"given class_path '([\w.]+)':\s+Option '([^']+)' is not accepted", message):
-        cls = class_of(option[1])
-        has = [name for name in inspect.signature(cls).parameters if name != "self"]
-        return f"--{key}.{option[2]}: {cls.__name__} has no such option; it has {', '.join(has) or 'none'}"
-    if missing := re.search(r"given class_path '([\w.]+)':\s+the following arguments are required: (\w+)", message):
-        return f"--{key}: {missing[1].rpartition('.')[2]} needs {missing[2]}: add --{key}.{missing[2]}=..."
-    if typed := re.search(r"Expected a <class '(\w+)'>. Got value: (.*)", message):
-        return f"--{key}: {typed[2]!r} is not of type {typed[1]}"
-    path = re.search(r"Expected a dot import path string: (\S+)", message)
-    bases = re.findall(r"<class '(diffwave_sde[\w.]+)'>", message[: path.start()]) if path else []
-    if bases:
-        base = class_of(bases[-1])
-        choices = sorted(c.__name__ for c in subclasses(base))
-        return f"--{key}: no {base.__name__} called {path[1]}: choose one of {', '.join(choices)}"
-    if choices := re.findall(r"Literal\[([^\]]+)\]", message.partition("Errors:")[0]):
-        given = re.search(r"(?:Got value|Given value): (\S+)\s*$", message)
-        return f"--{key}: {given[1] if given else 'the value'} is not one of {', '.join(choices)}"
-    if path:
-        return f"--{key}: nothing called {path[1]}; {known}"
-    return f"{message}; {known}"
-
-
-def class_of(path: str) -> type:
-    """The class at a dotted path."""
-    module, _, name = path.rpartition(".")
-    return getattr(importlib.import_module(module), name)
-
-
-def subclasses(cls: type) -> list[type]:
-    """`cls` and all classes below it, those that can be made."""
-    below = [cls, *(c for direct in cls.__subclasses__() for c in subclasses(direct))]
-    return [c for c in dict.fromkeys(below) if not inspect.isabstract(c)]
+        sys.exit(_complain(messages.plain(str(error), verb)))
 
 
 def _expected(error: Exception) -> bool:

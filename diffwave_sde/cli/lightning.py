@@ -20,8 +20,10 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from diffwave_sde import __version__, audio, callbacks, checkpoint  # noqa: F401  callbacks are values on the command line
 from diffwave_sde.atomic import atomic_write
 from diffwave_sde.callbacks.last_checkpoint import interrupted
-from diffwave_sde.cli import class_of, runs
+from diffwave_sde.cli import runs
+from diffwave_sde.cli.classes import class_of
 from diffwave_sde.cli.path_options import expand_options
+from diffwave_sde.compatibility import renew_arguments
 from diffwave_sde.data.module import AudioDataModule
 from diffwave_sde.machine import bfloat16_is_fast
 from diffwave_sde.module import DiffusionModule
@@ -110,7 +112,8 @@ class CLI(LightningCLI):
         ckpt = runs.resolve(options.ckpt_path, self.name)
         self.folder = runs.folder_of(ckpt)
         if self.folder is not None:
-            self.argv = [self.verb, *_configs(self.folder / "config.yaml"), *self.rest]
+            # An earlier version may have written its configuration.
+            self.argv = renew_arguments([self.verb, *_configs(self.folder / "config.yaml"), *self.rest])
             self.config = expand_options(parser.parse_args(self.argv))
         self.config[self.verb].ckpt_path = str(ckpt)
 
