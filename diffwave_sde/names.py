@@ -6,10 +6,11 @@ stand in it. Where a name is written (CSV, JSON), shown or typed, it is spelt wi
     \xe9            the byte E9, which is not UTF-8 there
     \n \r \t        a line break, a carriage return, a tab
     \u0085          another character that does not print
-    \+ \,           a plus that separates no data sets, a comma that separates no classes
+    \+              a plus that separates no data sets
     \\              a backslash
 
-and all else stands for itself: `escape` spells, `unescape` reads, and a name comes back as it was.
+and all else stands for itself: `escape` spells, `unescape` reads, and a name comes back as it was. In a list that is
+typed, a,b,..., a comma in a name is typed \, (`split`, `typed`).
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-_LETTERS = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\", "+": "+", ",": ","}
+_LETTERS = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\", "+": "+"}
 _SPELT = {"\n": r"\n", "\r": r"\r", "\t": r"\t", "\\": r"\\"}
-_ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|([nrt\\+,]))")
+_ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|([nrt\\+]))")
 # controls, separators of lines, marks that turn the direction of writing, and what is no character
 _UNPRINTABLE = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufeff\\]"
@@ -66,19 +67,23 @@ def asked_for(text: str, known: Iterable[str]) -> str | None:
 
 
 def split(text: str, separator: str = ",") -> list[str]:
-    """The parts of a list that a person types, as they are spelt, without the spaces around them.
+    """The parts of a list that a person types, without the spaces around them.
 
     Args:
         text: the list.
-        separator: one character; after a backslash it separates nothing.
+        separator: one character; after a backslash it is part of a part.
     """
-    parts, start, i = [], 0, 0
+    parts, i = [""], 0
     while i < len(text):
-        if text[i] == separator:
-            parts.append(text[start:i].strip())
-            start = i + 1
-        i += 2 if text[i] == "\\" else 1
-    return [*parts, text[start:].strip()]
+        pair = text[i : i + 2]
+        if pair == "\\" + separator:
+            parts[-1] += separator
+        elif text[i] == separator:
+            parts.append("")
+        else:
+            parts[-1] += pair if pair == r"\\" else text[i]
+        i += 2 if pair in (r"\\", "\\" + separator) else 1
+    return [part.strip() for part in parts]
 
 
 def typed(name: str) -> str:
@@ -108,4 +113,30 @@ def pick(text: str, known: Iterable[str]) -> list[str]:
 
 def folder_name(text: str) -> str:
     """Text as the name of a folder that any system takes: letters, digits, `_`, `-` and `.`; empty if none is there."""
-    return re.sub(r"[^\w.-]+", "-", text).strip("-.")
+    return cut(re.sub(r"[^\w.-]+", "-", printable(text)).strip("-."))
+
+
+def cut(name: str, most: int = 200) -> str:
+    """A name of so many bytes at most: a file system takes 255, and endings need room."""
+    return name.encode()[:most].decode(errors="ignore")
+
+
+def spell_bytes(text: str) -> str:
+    """An argument of a command line, of which bytes that are not UTF-8 are spelt: YAML takes no others.
+
+    In a list between double quotes YAML reads a backslash itself, so two stand there.
+    """
+
+    def spell(match: re.Match) -> str:
+        quoted = text[:1] in "[{" and text.count('"', 0, match.start()) % 2
+        return "\\" * bool(quoted) + _spell(match)
+
+    return re.sub(r"[\udc80-\udcff]", spell, text)
+
+
+def unencodable(error: UnicodeError) -> tuple[str, int]:
+    """An error handler for streams: what a terminal's encoding has not is spelt."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end]
+    return "".join(printable(c).encode("ascii", "backslashreplace").decode() for c in text), error.end

@@ -4,8 +4,20 @@ import json
 import os
 
 import pytest
+import yaml
 
-from diffwave_sde.names import asked_for, escape, unescape
+from diffwave_sde.names import (
+    asked_for,
+    cut,
+    escape,
+    folder_name,
+    listed,
+    pick,
+    printable,
+    spell_bytes,
+    split,
+    unescape,
+)
 
 NAMES = [
     "kick", "", " ", "caf\u00e9", "\u5927\u9f13 1", "\U0001f941", "808", "on", "a + b", "a,b\"c';#", "[x]", "$x", "~",
@@ -43,3 +55,60 @@ def test_a_person_means_the_name_itself_before_what_it_spells():
     assert asked_for(escape(text), [byte, text]) == text
     assert asked_for(byte, ["kick", text]) == text
     assert asked_for("snare", [byte, text]) is None
+
+
+LISTED = [name for name in NAMES if name]
+
+
+def test_any_names_come_back_from_a_list_as_it_is_told():
+    spelt = [escape(name) for name in LISTED]
+    told = listed(spelt)
+    assert pick(told, spelt) == spelt
+    assert pick(told, LISTED) == LISTED
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("kick, snare", ["kick", "snare"]),
+        (r"a\,b,c", ["a,b", "c"]),
+        (r"a\\,b", [r"a\\", "b"]),
+        (r"caf\xe9", [r"caf\xe9"]),
+        ("", [""]),
+        ("a,", ["a", ""]),
+        ("a\\", ["a\\"]),
+    ],
+)
+def test_a_comma_after_a_backslash_separates_nothing(text, parts):
+    assert split(text) == parts
+
+
+def test_a_list_is_of_known_names_or_one_whose_commas_were_typed():
+    known = ["a", "b", "a,c", r"caf\xe9", "808"]
+    assert pick(r"b, caf\xe9,808", known) == ["b", r"caf\xe9", "808"]
+    assert pick(os.fsdecode(b"caf\xe9"), known) == [r"caf\xe9"]
+    assert pick("a,b", known) == ["a", "b"]
+    assert pick("a,c", known) == ["a,c"]
+    with pytest.raises(ValueError, match=r"^gong: choose of a, b, a\\,c, caf\\xe9, 808$"):
+        pick("a,gong", known)
+
+
+def test_an_argument_for_yaml_holds_no_bytes_that_are_not_utf8():
+    byte = os.fsdecode(b"caf\xe9")
+    for text in (byte, f"[808, {byte}]", f'[kick, "{byte}"]', f'["x", {byte}]'):
+        spelt = yaml.safe_load(spell_bytes(text))
+        assert r"caf\xe9" in (spelt if isinstance(spelt, list) else [spelt])
+
+
+def test_a_name_of_any_text_is_that_of_a_folder():
+    for name in NAMES:
+        short = folder_name(name * 300)
+        assert short.isprintable()
+        assert len(short.encode()) <= 200
+    assert folder_name(os.fsdecode(b"caf\xe9")) == "caf-xe9"
+    assert cut("\u5927" * 300) == "\u5927" * 66
+
+
+def test_what_is_printable_stays_as_it_is():
+    assert printable(r"a\b caf\xe9") == r"a\b caf\xe9"
+    assert printable("a\n" + os.fsdecode(b"caf\xe9")) == r"a\ncaf\xe9"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import importlib
 import os
 import sys
 
-from diffwave_sde import compatibility
+from diffwave_sde import compatibility, names
 from diffwave_sde.cli import cores, messages
 
 VERBS = {
@@ -32,6 +33,11 @@ def main(argv: list[str] | None = None) -> None:
         argv = sys.argv[1:]
         cores.set_wait_policy()
         cores.start_monitor()
+    codecs.register_error("spell", names.unencodable)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # what stands in its place may have no encoding
+            stream.reconfigure(errors="spell")
+    argv = [names.spell_bytes(argument) for argument in argv]
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE + "\n`diffwave-sde VERB --help` lists a verb's options, with units and defaults.")
         return
@@ -65,5 +71,5 @@ def _expected(error: Exception) -> bool:
 
 def _complain(message: str, code: int = 2) -> int:
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    print(f"diffwave-sde: {' '.join(lines)[:1000]}", file=sys.stderr)
+    print(f"diffwave-sde: {names.printable(' '.join(lines)[:1000])}", file=sys.stderr)
     return code

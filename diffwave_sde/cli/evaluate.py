@@ -17,6 +17,7 @@ from diffwave_sde.cli import cores, guidance_options, runs, sample
 from diffwave_sde.cli.path_options import expand_options
 from diffwave_sde.metrics import CHOICES, EMBEDDINGS, Embedding, SoundSet, embedding, evaluate, report
 from diffwave_sde.metrics.sets import Reader
+from diffwave_sde.names import split
 from diffwave_sde.progress import progress_bar
 
 # Narrow enough for 80 columns with all the measurements, or four classes.
@@ -100,7 +101,7 @@ def run(argv: list[str]) -> None:
 
 def _embeddings(asked: str) -> list[Embedding]:
     try:
-        chosen = [embedding(text.strip()) for text in asked.split(",")]
+        chosen = [embedding(text) for text in split(asked)]
     except ValueError as error:
         raise ValueError(f"--embedding: {error}") from error
     names = [one.name for one in chosen]

@@ -27,6 +27,7 @@ from diffwave_sde.compatibility import renew_arguments
 from diffwave_sde.data.module import AudioDataModule
 from diffwave_sde.machine import bfloat16_is_fast
 from diffwave_sde.module import DiffusionModule
+from diffwave_sde.names import listed
 
 _HERE = Path(__file__).resolve().parents[1]
 CONFIGS = _HERE / "configs" if (_HERE / "configs").is_dir() else _HERE.parent / "configs"
@@ -105,7 +106,7 @@ class CLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = expand_options(parser.parse_args(args))
         options = self.config[self.verb]
-        self.name = options.name or runs.name_of(options.data.dataset)
+        self.name = runs.run_name(options.name) if options.name else runs.name_of(options.data.dataset)
         self.folder: Path | None = None
         if not options.ckpt_path:
             return
@@ -156,7 +157,7 @@ class CLI(LightningCLI):
             rank_zero_info(
                 f"{'CUDA GPU' if torch.cuda.is_available() else 'No CUDA GPU'}: defaults of "
                 f"configs/network/{default_network()}.yaml; training a {network} on {len(data.store)} clips of "
-                f"{', '.join(data.labels)} in {options.trainer.precision}; the run is {folder}/"
+                f"{listed(data.labels)} in {options.trainer.precision}; the run is {folder}/"
             )
 
     def _plain(self, options: Namespace) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def expand_files(argv: list[str]) -> list[str]:
 
 def expanded(option: str, text: str) -> str:
     """A path as text; left to the letter where there is nothing to expand."""
-    if not text.startswith("~") and "$" not in text:
+    if not text.startswith("~") and not {"$", "\\"} & set(text):
         return text
     try:
         return str(paths.expand(text))

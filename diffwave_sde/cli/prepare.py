@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from jsonargparse import ArgumentParser
 
+from diffwave_sde.names import listed
+
 
 def run(argv: list[str]) -> None:
     from diffwave_sde.data.module import AudioDataModule
@@ -16,4 +18,4 @@ def run(argv: list[str]) -> None:
     data.prepare_data()
     data.setup("fit")
     store = data.store
-    print(f"{store.path}: {len(store)} clips of {', '.join(store.labels)}")
+    print(f"{store.path}: {len(store)} clips of {listed(store.labels)}")

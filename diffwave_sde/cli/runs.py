@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from pathlib import Path
 
 from diffwave_sde import checkpoint
-from diffwave_sde.names import folder_name
+from diffwave_sde.names import cut, folder_name, printable
 
 RUNS = Path("runs")
 DEFAULT = "drums"  # the model to take where there is no run
@@ -21,6 +22,11 @@ def name_of(dataset: str) -> str:
 
     names = "-".join(Path(part).name for part in parts(dataset))
     return folder_name(names) or "run"
+
+
+def run_name(name: str) -> str:
+    """The folder of a run that a person names: as it is typed, but for bytes and characters that do not print."""
+    return folder_name(name) if "\\" in printable(name) else cut(name)
 
 
 def claim(name: str) -> Path:
@@ -75,8 +81,9 @@ def resolve(ckpt: str, name: str) -> Path:
             )
         return found
     # NAME, NAME-2, ...: the newest of them; else one that a launcher gave its own number.
-    numbered = [c for c in (checkpoint.newest(RUNS, name), checkpoint.newest(RUNS, f"{name}-[0-9]*")) if c]
-    last = max(numbered, key=lambda c: c.stat().st_mtime, default=None) or checkpoint.newest(RUNS, f"{name}-*")
+    literal = glob.escape(name)
+    numbered = [c for c in (checkpoint.newest(RUNS, literal), checkpoint.newest(RUNS, f"{literal}-[0-9]*")) if c]
+    last = max(numbered, key=lambda c: c.stat().st_mtime, default=None) or checkpoint.newest(RUNS, f"{literal}-*")
     if last is None:
         raise FileNotFoundError(
             f"no run called {name} in {RUNS}/ to go on with: leave --ckpt_path out to start one, or give --name"

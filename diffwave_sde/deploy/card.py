@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from diffwave_sde.checkpoint import RECIPE, LoadedModel
 from diffwave_sde.metrics import report
+from diffwave_sde.names import listed
 
 
 def facts(model: LoadedModel, recipe: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -20,7 +22,7 @@ def facts(model: LoadedModel, recipe: dict[str, Any]) -> Iterator[tuple[str, str
     yield "data set", f"{config['data'].get('dataset', 'not told')}; σ of the data {recipe['sigma_data']:.4g}"
     if told := recipe.get("licences"):
         yield "recordings", "; ".join(f"{clips} under {licence}" for licence, clips in told.items())
-    yield "classes", ", ".join(model.labels) if module.denoiser.net.classes else "none"
+    yield "classes", _markdown(listed(model.labels)) if module.denoiser.net.classes else "none"
     companding = f"companded by mu-law, mu = {model.mu:g}" if model.mu else "not companded"
     seconds = f"{model.length:,} samples ({model.length / model.rate:.3f} s)"
     yield "sounds", f"mono, {model.rate:,} Hz, {seconds}, {companding}"
@@ -48,7 +50,7 @@ def card(name: str, model: LoadedModel, use: str, rows: Iterable[tuple[str, str]
         use: how it is used, in which `{name}` stands for the name.
         rows: the facts.
     """
-    classes = f": {', '.join(model.labels)}" if model.module.denoiser.net.classes else ""
+    classes = f": {_markdown(listed(model.labels))}" if model.module.denoiser.net.classes else ""
     return (
         f"# {name}\n\nA diffusion model of short sounds{classes}. {RECIPE} tells all that it was made with.\n\n"
         f"{use.replace('{name}', name)}\n\n" + _table(("", ""), rows)
@@ -66,12 +68,17 @@ def figures(found: dict[str, Any]) -> str:
         "sounds against other real sounds.\n"
     )
     for metrics in report.metric_tables(found):
-        head = [metrics.embedding, *(f"{part} ({count})" for part, count in metrics.parts)]
+        head = [metrics.embedding, *(f"{_markdown(part)} ({count})" for part, count in metrics.parts)]
         text += "\n" + _table(head, ([title, *map(_figure, cells)] for title, cells in metrics.rows))
     rows = ((row.name, _number(row.difference), _number(row.floor)) for row in report.measurement_rows(found))
     text += "\n" + _table(("measurement", "difference", "floor"), rows)
     near, twins = report.neighbour_lines(found)
     return text + f"\n{near[:1].upper()}{near[1:]}; {twins}.\n"
+
+
+def _markdown(name: str) -> str:
+    """A name as it reads, whatever of it Markdown would take for a sign of its own; `_table` sees to |."""
+    return re.sub(r"([\\`*_\[\]<>#])", r"\\\1", name)
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

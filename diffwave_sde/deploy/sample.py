@@ -101,8 +101,9 @@ def main():
     x = np.rint(np.clip(expand(y, table["mu"]), -1, 1) * 32767).astype("<i2")
     options.out.mkdir(parents=True, exist_ok=True)
     for i, sound in enumerate(x):
-        name = f"{i:03d}-{names[label[i]] if names else 'sound'}.wav"
-        with wave.open(str(options.out / name), "wb") as file:
+        # A class may be called what no file is.
+        name = "".join(c if c.isalnum() or c in "._" else "-" for c in names[label[i]])[:60] if names else "sound"
+        with wave.open(str(options.out / f"{i:03d}-{name}.wav"), "wb") as file:
             file.setnchannels(1)
             file.setsampwidth(2)
             file.setframerate(table["rate"])

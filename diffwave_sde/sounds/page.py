@@ -18,11 +18,8 @@ from torch import Tensor
 
 from diffwave_sde import audio
 from diffwave_sde.atomic import atomic_write
-from diffwave_sde.names import escape as spell
-from diffwave_sde.names import printable
+from diffwave_sde.names import cut, printable
 from diffwave_sde.sounds.pictures import spectrogram_png
-
-LONGEST = 200  # bytes of a file's name, of 255: the ending and a temporary file's need room
 
 
 @dataclass(frozen=True)
@@ -82,8 +79,8 @@ def slug(name: str) -> str:
 
     It is cut where a file's name would be too long.
     """
-    text = "".join(c if c.isalnum() or c in "._" else "-" for c in spell(name))
-    return text.encode()[:LONGEST].decode(errors="ignore")
+    text = "".join(c if c.isalnum() or c in "._" else "-" for c in printable(name))
+    return cut(text)
 
 
 def _table(home: Path, rows: Sequence[str], columns: Sequence[Column]) -> str:

@@ -1,7 +1,9 @@
+import os
 from html.parser import HTMLParser
-from urllib.parse import unquote
+from urllib.parse import unquote, unquote_to_bytes
 
 import pytest
+import torch
 
 from diffwave_sde.sounds import page
 
@@ -74,3 +76,15 @@ def test_a_column_of_another_length_is_refused(tmp_path):
     with pytest.raises(ValueError, match="column 'x' has 0 sounds for 1 rows"):
         page.write(tmp_path / "index.html", "run", ["a"], [page.Column("x", [])])
     assert not list(tmp_path.iterdir())
+
+
+def test_names_of_any_text_have_files_links_and_headings(tmp_path):
+    """In a folder whose own name is not UTF-8."""
+    home = tmp_path / os.fsdecode(b"caf\xe9")
+    names = [os.fsdecode(b"0 caf\xe9"), r"1 caf\xe9", "2 a,b/c", "3 \u5927\u9f13", "4 " + "x" * 250, "5 a\nb"]
+    files = page.write_sounds(home, names, torch.zeros(len(names), 600))
+    assert [f.name for f in files[:4]] == ["0-caf-xe9.wav", "1-caf-xe9.wav", "2-a-b-c.wav", "3-\u5927\u9f13.wav"]
+    page.write(home / "index.html", names[0], names, [page.Column("x", files)], names[0])
+    seen = Reader((home / "index.html").read_text("utf-8"))
+    assert seen.heads[:3] == [r"0 caf\xe9", r"0 caf\xe9", r"1 caf\xe9"]
+    assert all((home / os.fsdecode(unquote_to_bytes(link))).is_file() for link in seen.links)

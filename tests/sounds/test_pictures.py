@@ -27,3 +27,17 @@ def test_a_picture_is_drawn_whole_for_any_number_of_clips(tmp_path):
     assert sorted(os.listdir(tmp_path / "p")) == ["1.png", "5.png"]
     with pytest.raises(ValueError, match="titles"):
         pictures.spectrogram_png(tmp_path / "p.png", torch.stack([CLIP]), ["a", "b"])
+
+
+def test_text_that_no_font_has_is_spelt_and_drawn(tmp_path, recwarn):
+    names = ["caf\u00e9", os.fsdecode(b"caf\xe9"), "\u5927\u9f13", "\U0001f941", "a\nb", "\ud800"]
+    spelt = ["caf\u00e9", r"caf\xe9", r"\u5927\u9f13", r"\U0001f941", r"a\nb", r"\ud800"]
+    assert [pictures.drawable(name) for name in names] == spelt
+    pictures.spectrogram_png(tmp_path / "p.png", torch.stack([CLIP[:500]] * len(names)), names)
+    assert not [w for w in recwarn if "Glyph" in str(w.message)]
+
+
+def test_a_picture_of_noise_levels_is_drawn(tmp_path):
+    levels = {"learned": torch.tensor([1.0, 0.1]), "uniform": torch.tensor([2.0, 0.2])}
+    pictures.noise_levels_png(tmp_path / "p.png", {"2 steps": levels}, marked="learned")
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
