@@ -86,7 +86,8 @@ def test_the_commands_of_the_page_run(mine, tmp_path):
 
 
 def test_the_example_of_listening_from_python_makes_its_sounds(tmp_path, monkeypatch):
-    (source,) = re.findall(r"```python\n(.*?)```", PAGE.with_name("models.md").read_text(encoding="utf-8"), re.DOTALL)
+    page = PAGE.with_name("models.md").read_text(encoding="utf-8")
+    source = re.search(r"```python\n(.*?)```", page, re.DOTALL)[1]
     monkeypatch.chdir(tmp_path)
     exec(compile(source, "models.md", "exec"), {})
     for name in ("kick", "snare"):

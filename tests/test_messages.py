@@ -41,7 +41,7 @@ SAID = {
         ["fit", "--model.sde=VP", "--model.sde.beta_min=ab"],
         "--model.sde.beta_min: 'ab' is not of type float",
     ),
-    "not_a_list": (["prepare", "--data.classes=kick"], "--data.classes: kick is not a list: write [kick]"),
+    "not_a_list": (["fit", "--model.net.channels=8"], "--model.net.channels: 8 is not a list: write [8]"),
     "unknown_class": (["fit", "--model.sde=CLDD"], f"--model.sde: no SDE called CLDD: choose one of {NAMES}"),
     "unknown_choice": (["sample", "--device=tpu"], "--device: tpu is not one of 'auto', 'cpu', 'cuda', 'mps'"),
     "no class of this program's": (["fit", "--model.net=Foo"], "--model.net: nothing called Foo; `diffwave-sde fit"),

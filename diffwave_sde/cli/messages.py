@@ -119,7 +119,7 @@ def not_text(complaint: Complaint) -> str | None:
 
 def not_a_list(complaint: Complaint) -> str | None:
     """One value where several may stand."""
-    if complaint.given is None or not complaint.search(r"Expected a <class 'list'>"):
+    if complaint.given is None or not complaint.search(r"Expected a <class '(?:list|collections.abc.Sequence)'>"):
         return None
     return f"{complaint.given} is not a list: write [{complaint.given}]"
 

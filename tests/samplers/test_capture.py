@@ -6,8 +6,9 @@ from tape import Tapes
 from torch import nn
 from truth import SAMPLERS
 
+from diffwave_sde.clipping import StaticClip
 from diffwave_sde.denoiser import Condition, Denoiser
-from diffwave_sde.guidance import Guidance, StaticClip
+from diffwave_sde.guidance import Guidance
 from diffwave_sde.model import Model
 from diffwave_sde.networks import UNet
 from diffwave_sde.random import stream
