@@ -2,37 +2,15 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from typing import final
-
 import torch
 from torch import Tensor
 
 from diffwave_sde.bounds import positive
-from diffwave_sde.denoiser import BaseDenoiser, Condition, Nodes, Wrapper
+from diffwave_sde.denoiser import BaseDenoiser, OutputWrapper
 
 
-class Clip(Wrapper):
-    """A wrapper for which D alone counts."""
-
-    @abstractmethod
-    def change(self, D: Tensor) -> Tensor:
-        """The new D for D (B, C, T), example by example."""
-
-    @final
-    def predict(self, u: Tensor, t: Tensor, condition: Condition | None = None) -> tuple[Tensor, Tensor | None]:
-        D, share = self.denoiser.predict(u, t, condition)
-        return self.change(D), share
-
-    @final
-    def nodes(self, times: Tensor, like: Tensor) -> Nodes:
-        inner = self.denoiser.nodes(times, like)
-
-        def at(u: Tensor, i: int, condition: Condition | None = None) -> tuple[Tensor, Tensor | None]:
-            D, share = inner(u, i, condition)
-            return self.change(D), share
-
-        return at
+class Clip(OutputWrapper):
+    """A wrapper that keeps D within full scale."""
 
 
 class StaticClip(Clip):

@@ -81,12 +81,8 @@ class BaseDenoiser(nn.Module, ABC):
             times: in float64.
             like: a state (B, S, C, T) of the type and on the device of those to come.
         """
-        clock = (
-            float64(times.to(like.device if like.device.type != "mps" else "cpu"))[:, None]
-            .expand(-1, len(like))
-            .unbind()
-        )
-        return lambda u, i, condition=None: self.predict(u, clock[i].repeat(len(u) // len(like)), condition)
+        clock = float64(times.to(like.device if like.device.type != "mps" else "cpu"))[:, None].unbind()
+        return lambda u, i, condition=None: self.predict(u, clock[i].expand(len(u)), condition)
 
     @final
     def forward(self, u: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
@@ -132,6 +128,29 @@ class Wrapper(BaseDenoiser):
     @abstractmethod
     def nodes(self, times: Tensor, like: Tensor) -> Nodes:
         """As that of a denoiser: the new D, and the learned variance's place, at fixed times (N,)."""
+
+
+class OutputWrapper(Wrapper):
+    """A wrapper for which D alone counts, not the state nor the time."""
+
+    @abstractmethod
+    def change(self, D: Tensor) -> Tensor:
+        """The new D for D (B, C, T), example by example."""
+
+    @final
+    def predict(self, u: Tensor, t: Tensor, condition: Condition | None = None) -> tuple[Tensor, Tensor | None]:
+        D, share = self.denoiser.predict(u, t, condition)
+        return self.change(D), share
+
+    @final
+    def nodes(self, times: Tensor, like: Tensor) -> Nodes:
+        inner = self.denoiser.nodes(times, like)
+
+        def at(u: Tensor, i: int, condition: Condition | None = None) -> tuple[Tensor, Tensor | None]:
+            D, share = inner(u, i, condition)
+            return self.change(D), share
+
+        return at
 
 
 class Denoiser(BaseDenoiser):

@@ -3,13 +3,14 @@
 In Python::
 
     model = checkpoint.load("drums")
-    labels = class_ids(model, 8, "kick,snare")
+    labels = ask(model, 8, "kick,snare,kick:0.7+snare:0.3")
     folder, filled = make_sounds(model, "sounds", labels, seed=1)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,33 +18,56 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffwave_sde import audio
+from diffwave_sde import audio, names
 from diffwave_sde.checkpoint import LoadedModel
 from diffwave_sde.clipping import CLIPS
-from diffwave_sde.names import pick
+from diffwave_sde.model import Mixes
 from diffwave_sde.networks import BFloat16Network
 from diffwave_sde.samplers import Sampler
 from diffwave_sde.sounds.folder import Filled, Progress, SoundFolder
 
 
-def class_ids(model: LoadedModel, n: int, names: str | None = None) -> Tensor:
-    """Classes (n,), long, in turn; -1 where the model knows none.
+@dataclass(frozen=True)
+class Labels:
+    """What each sound is asked to be.
+
+    ids: class of each, (n,), long; -1 for none; K + j, where the model has K classes, for mixes[j].
+    names: of each, as a person reads them.
+    mixes: class mixes, shares by class.
+    """
+
+    ids: Tensor
+    names: Sequence[str]
+    mixes: Mixes = ()
+
+
+def ask(model: LoadedModel, n: int, text: str | None = None) -> Labels:
+    """What n sounds are asked to be, in turn.
 
     Args:
         model: whose classes they are.
         n: how many.
-        names: classes, a,b,..., as a person types them (`names`); all that the model knows by default.
+        text: classes and mixes of them, a,b:0.7+c:0.3,..., as a person types them (`names`); all classes that the
+            model knows by default. The shares of a mix without numbers are equal.
 
     Raises:
-        ValueError: if the model does not know one of them.
+        ValueError: if the model does not know one of them, or a share is no number.
     """
     known = list(model.labels)
     if not model.module.denoiser.net.classes:
-        if names is not None:
-            raise ValueError(f"{names}: {model.path} was trained without classes; leave the class out")
-        return torch.full((n,), -1)
-    ids = torch.tensor([known.index(name) for name in (known if names is None else pick(names, known))])
-    return ids.repeat(-(-n // len(ids)))[:n]
+        if text is not None:
+            raise ValueError(f"{text}: {model.path} was trained without classes; leave the class out")
+        return Labels(torch.full((n,), -1), ["sound"] * n)
+    ids, shown, mixes = [], [], []
+    for mix in [{k: 1.0} for k in range(len(known))] if text is None else names.pick(text, known):
+        if list(mix.values()) == [1.0]:
+            ids.append(next(iter(mix)))
+            shown.append(known[ids[-1]])
+        else:
+            ids.append(len(known) + len(mixes))
+            mixes.append(mix)
+            shown.append("+".join(f"{known[k]}:{share:g}" for k, share in mix.items()))
+    return Labels(torch.tensor((ids * n)[:n]), (shown * n)[:n], tuple(mixes))
 
 
 def use_bfloat16(model: LoadedModel) -> None:
@@ -56,7 +80,7 @@ def use_bfloat16(model: LoadedModel) -> None:
 def make_sounds(
     model: LoadedModel,
     out: str | Path,
-    label: Tensor,
+    label: Labels,
     *,
     sampler: Sampler | None = None,
     seed: int = 0,
@@ -73,7 +97,7 @@ def make_sounds(
     Args:
         model: with the guidance that it is to have.
         out: the folder.
-        label: the class of each sound, (n,), long; -1 for none.
+        label: what each sound is asked to be, as of `ask`.
         sampler: the model's own by default.
         seed: of the noise.
         length: samples; those of the training by default.
@@ -110,19 +134,20 @@ def make_sounds(
     )
     folder = SoundFolder(Path(out), facts, note, subtype)
     wrap = CLIPS.get(clip)
-    sample = partial(module.sample, sampler=sampler, wrap=wrap)
-    captured = module.capture(sampler, wrap) if cuda_graphs else None
+    sample = partial(module.sample, sampler=sampler, wrap=wrap, mixes=label.mixes)
+    captured = module.capture(sampler, wrap, mixes=label.mixes) if cuda_graphs else None
 
     def draw(numbers: list[int], report: Progress) -> tuple[Tensor, int]:
         if captured is None:
-            sounds = _waveforms(model, sample, numbers, label[numbers], facts["length"], seed, report)
+            sounds = _waveforms(model, sample, numbers, label.ids[numbers], facts["length"], seed, report)
         else:  # which makes as many as it was captured for
             padded = (numbers * batch_size)[:batch_size]
-            sounds = _waveforms(model, captured, padded, label[padded], facts["length"], seed, report)[: len(numbers)]
+            sounds = _waveforms(model, captured, padded, label.ids[padded], facts["length"], seed, report)[
+                : len(numbers)
+            ]
         return sounds, sampler.nfe
 
-    names = [model.labels[i] if i >= 0 else "sound" for i in label.tolist()]
-    return folder, folder.fill(names, draw, model.rate, batch_size, progress)
+    return folder, folder.fill(label.names, draw, model.rate, batch_size, progress)
 
 
 @torch.inference_mode()

@@ -9,6 +9,7 @@ The worse answer is that without the class (classifier-free guidance, Ho and Sal
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -85,6 +86,95 @@ class ClassifierFree(GuidedDenoiser):
         return self.weight != 1 and condition is not None and condition.label is not None
 
 
+class ClassMix(GuidedDenoiser):
+    r"""D of class mixes: D₀ + w Σ_k s_k (D_k - D₀), D₀ the answer without a class.
+
+    At every noise level the scores of the classes are mixed in this way, Σ_k s_k ∇ log p(u_t | k) where the shares sum
+    to 1: the score of the product of the noised laws, each to the power of its share, and no average of sounds. What is
+    missing to 1 is the share of no class. The flow of mixed scores does not end in the product of the laws of the
+    sounds, since the noised product is not the product of the noised; `samplers.LangevinCorrector` brings it there.
+
+    It takes a pass for each class of the largest mix, and one more where it is guided; all are made in one call.
+
+    Source: Liu et al. 2022, eq. 11; Du et al. 2023, section 3.
+
+    Args:
+        denoiser: what is wrapped.
+        classes: K, how many classes there are; labels below stand for one class each, as without this wrapper.
+        mixes: label K + j stands for mixes[j], shares by class.
+        weight, sigma_min, sigma_max: guidance, w, as of `ClassifierFree`, whose place it takes.
+
+    Raises:
+        ValueError: if a share is not finite, a class is none, or a mix is empty.
+    """
+
+    def __init__(
+        self,
+        denoiser: BaseDenoiser,
+        classes: int,
+        mixes: Sequence[Mapping[int, float]],
+        weight: float = 1.0,
+        sigma_min: float = 0.0,
+        sigma_max: float = math.inf,
+    ):
+        super().__init__(denoiser, weight, sigma_min, sigma_max)
+        for mix in mixes:
+            if not mix or not all(0 <= k < classes and math.isfinite(share) for k, share in mix.items()):
+                raise ValueError(f"a mix is shares by class, 0 to {classes - 1}, not {dict(mix)}")
+        # A row for each label; the last one, which -1 picks, is that of no class. The last column has what is missing.
+        rows = [*({k: 1.0} for k in range(classes)), *map(dict, mixes), {-1: 1.0}]
+        width = max(map(len, rows))
+        labels = [[*row, *[-1] * (width + 1 - len(row))] for row in rows]
+        shares = torch.tensor([[*row.values(), *[0.0] * (width - len(row))] for row in rows], dtype=torch.float64)
+        device = torch.as_tensor(denoiser.sigma_data).device
+        self.register_buffer("labels", torch.tensor(labels, device=device), persistent=False)
+        for name, w in {"plain": 1.0, "guided": weight}.items():
+            rest = 1 - (w * shares).sum(1, keepdim=True)
+            rest = torch.where(rest.abs() < 1e-9, 0.0, rest)
+            self.register_buffer(name, torch.cat((w * shares, rest), 1).to(device), persistent=False)
+        # Where nothing is missing nothing is asked for.
+        self.columns = width + bool((self.plain[:, -1] != 0).any())
+
+    def predict(self, u: Tensor, t: Tensor, condition: Condition | None = None) -> tuple[Tensor, Tensor | None]:
+        if condition is None or condition.label is None:
+            return self.denoiser.predict(u, t, condition)
+        acts = self.acts(t)[:, None].to(u.device)
+        shares = torch.where(acts, self.guided[condition.label], self.plain[condition.label])
+        columns = self.columns if self.weight == 1 else self.labels.shape[1]
+        return self._mixed(
+            lambda v, c: self.denoiser.predict(v, t.repeat(columns), c), u, condition, shares[:, :columns]
+        )
+
+    def nodes(self, times: Tensor, like: Tensor) -> Nodes:
+        inner, acts = self.denoiser.nodes(times, like), self.acts(times).tolist()
+
+        def at(u: Tensor, i: int, condition: Condition | None = None) -> tuple[Tensor, Tensor | None]:
+            if condition is None or condition.label is None:
+                return inner(u, i, condition)
+            shares = self.guided if acts[i] else self.plain[:, : self.columns]
+            return self._mixed(lambda v, c: inner(v, i, c), u, condition, shares[condition.label])
+
+        return at
+
+    def _mixed(
+        self,
+        call: Callable[[Tensor, Condition], tuple[Tensor, Tensor | None]],
+        u: Tensor,
+        condition: Condition,
+        shares: Tensor,
+    ) -> tuple[Tensor, Tensor | None]:
+        """The answers of all classes in one call, mixed by `shares` (B, columns)."""
+        columns = shares.shape[1]
+        labels = self.labels[condition.label, :columns].T  # (columns, B)
+        answers = call(u.repeat(columns, 1, 1, 1), _stacked(condition, labels.unbind()))
+        weights = shares.T[..., None, None]
+
+        def mixed(a: Tensor) -> Tensor:
+            return (weights.to(a) * a.unflatten(0, (columns, -1))).sum(0)
+
+        return mixed(answers[0]), None if answers[1] is None else mixed(answers[1])
+
+
 class AutoGuidance(GuidedDenoiser):
     """D guided away from what a weaker network says of the same: D + (w - 1) (D - D of the weaker one).
 
@@ -95,14 +185,14 @@ class AutoGuidance(GuidedDenoiser):
 
     Args:
         denoiser: what is wrapped.
-        weak: a denoiser for the same process, of a network with less in it or less trained.
+        weak: a denoiser for the same process, of a network with less in it or less trained; or a wrapper of one.
         weight, sigma_min, sigma_max: as of `GuidedDenoiser`.
     """
 
     def __init__(
         self,
         denoiser: BaseDenoiser,
-        weak: Denoiser,
+        weak: BaseDenoiser,
         weight: float = 1.5,
         sigma_min: float = 0.0,
         sigma_max: float = math.inf,
@@ -130,8 +220,13 @@ class AutoGuidance(GuidedDenoiser):
 
 def _and_without(condition: Condition) -> Condition:
     """The condition, and then again without its classes."""
-    twice = {k: None if v is None else torch.cat((v, v)) for k, v in vars(condition).items()}
-    return Condition(**{**twice, "label": torch.cat((condition.label, torch.full_like(condition.label, -1)))})
+    return _stacked(condition, (condition.label, torch.full_like(condition.label, -1)))
+
+
+def _stacked(condition: Condition, labels: Sequence[Tensor]) -> Condition:
+    """The condition again for each of the labels (B,)."""
+    repeated = {k: None if v is None else torch.cat([v] * len(labels)) for k, v in vars(condition).items()}
+    return Condition(**{**repeated, "label": torch.cat(tuple(labels))})
 
 
 @dataclass(frozen=True)
@@ -166,7 +261,7 @@ class Guidance:
         """The part that guides towards a class."""
         return ClassifierFree(denoiser, self.weight, self.sigma_min, self.sigma_max)
 
-    def by_weak(self, denoiser: BaseDenoiser, weak: Denoiser) -> AutoGuidance:
+    def by_weak(self, denoiser: BaseDenoiser, weak: BaseDenoiser) -> AutoGuidance:
         """The part that guides away from what a weaker denoiser says."""
         return AutoGuidance(denoiser, weak, self.auto, self.auto_sigma_min, self.auto_sigma_max)
 
@@ -175,13 +270,17 @@ class Guidance:
         weight = self.weight if denoiser.net.classes > 1 else 1.0
         return replace(self, weight=weight, auto=1.0 if denoiser.weak is None else self.auto)
 
-    def __call__(self, denoiser: Denoiser) -> BaseDenoiser:
-        """The denoiser, guided as far as it has the means for."""
-        own, guided = self.supported_by(denoiser), denoiser
-        if own.weight != 1:
+    def __call__(self, denoiser: Denoiser, mixes: Sequence[Mapping[int, float]] = ()) -> BaseDenoiser:
+        """The denoiser, guided as far as it has the means for; labels beyond its classes stand for `mixes`."""
+        own, guided, weak = self.supported_by(denoiser), denoiser, denoiser.weak
+        if mixes:
+            classes = denoiser.net.classes
+            guided = ClassMix(denoiser, classes, mixes, own.weight, own.sigma_min, own.sigma_max)
+            weak = weak and ClassMix(weak, classes, mixes)
+        elif own.weight != 1:
             guided = own.by_class(guided)
         if own.auto != 1:
-            guided = own.by_weak(guided, denoiser.weak)
+            guided = own.by_weak(guided, weak)
         return guided
 
     def __str__(self) -> str:

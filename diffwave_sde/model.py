@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from diffwave_sde.denoiser import Condition, Denoiser
+from diffwave_sde.denoiser import BaseDenoiser, Condition, Denoiser
 from diffwave_sde.guidance import Guidance
 from diffwave_sde.networks import Network
 from diffwave_sde.parametrization import Parametrization
@@ -21,6 +21,9 @@ KEY = "diffwave_sde"
 """Where a checkpoint keeps what it takes to build the model again."""
 
 SAMPLING = "sampling"
+
+Mixes = Sequence[Mapping[int, float]]
+"""Class mixes: of each the shares by class."""
 
 
 class Model(nn.Module):
@@ -81,8 +84,9 @@ class Model(nn.Module):
         sampler: Sampler | None = None,
         progress: Progress | None = None,
         count: int | None = None,
-        wrap: Callable[[Denoiser], nn.Module] | None = None,
+        wrap: Callable[[BaseDenoiser], nn.Module] | None = None,
         guidance: Guidance | None = None,
+        mixes: Mixes = (),
     ) -> Tensor:
         """New sounds, companded as the training data was: (B, 1, length).
 
@@ -95,23 +99,26 @@ class Model(nn.Module):
             count: B, where neither `label` nor `generator` tells.
             wrap: what the denoiser is wrapped in, such as clipping.StaticClip; null for nothing.
             guidance: the model's own by default.
+            mixes: class mixes, shares by class; a label that is K of the K classes stands for the first of them, K + 1
+                for the second, and so on (`guidance.ClassMix`).
         """
         if count is None:
             count = len(label) if label is not None else len(generator)
         u, condition = self._start(length, label, generator, count)
-        return (sampler or self.sampler)(self._wrapped(wrap, guidance), u, condition, generator, progress)
+        return (sampler or self.sampler)(self.wrapped(wrap, guidance, mixes), u, condition, generator, progress)
 
     def capture(
         self,
         sampler: Sampler | None = None,
-        wrap: Callable[[Denoiser], nn.Module] | None = None,
+        wrap: Callable[[BaseDenoiser], nn.Module] | None = None,
         guidance: Guidance | None = None,
         graphs: Capture | None = None,
+        mixes: Mixes = (),
     ) -> Callable[..., Tensor]:
         """What makes sounds as `sample` does, of one number and length, and on a GPU sooner: `samplers.capture`.
 
         Args:
-            sampler, wrap, guidance: as for `sample`.
+            sampler, wrap, guidance, mixes: as for `sample`.
             graphs: what the steps are captured by; CUDA graphs by default.
 
         Returns:
@@ -121,7 +128,7 @@ class Model(nn.Module):
         Raises:
             ValueError: if there is no GPU to capture on, or the sampler's steps cannot be captured.
         """
-        captured = CapturedSampler(self._wrapped(wrap, guidance), sampler or self.sampler, graphs)
+        captured = CapturedSampler(self.wrapped(wrap, guidance, mixes), sampler or self.sampler, graphs)
 
         def sample(length: int, label: Tensor | None, generator: Generator, progress: Progress | None = None) -> Tensor:
             u, condition = self._start(length, label, generator, len(label if label is not None else generator))
@@ -135,10 +142,15 @@ class Model(nn.Module):
         u = self.denoiser.sde.prior((count, 1, length), generator, device)
         return u, Condition(label=None if label is None else label.to(device))
 
-    def _wrapped(self, wrap: Callable[[Denoiser], nn.Module] | None, guidance: Guidance | None) -> nn.Module:
+    def wrapped(
+        self,
+        wrap: Callable[[BaseDenoiser], nn.Module] | None = None,
+        guidance: Guidance | None = None,
+        mixes: Mixes = (),
+    ) -> nn.Module:
         """What a sampler is given: the denoiser, guided, and wrapped in what is asked for."""
-        guidance = guidance or self.guidance
-        denoiser = guidance(self.denoiser) if guidance else self.denoiser
+        guidance = guidance or self.guidance or (Guidance(weight=1.0) if mixes else None)
+        denoiser = guidance(self.denoiser, mixes) if guidance else self.denoiser
         return denoiser if wrap is None else wrap(denoiser)
 
 

@@ -15,8 +15,9 @@ typed, a,b,..., a comma in a name is typed \, (`split`, `typed`).
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _LETTERS = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\", "+": "+"}
 _SPELT = {"\n": r"\n", "\r": r"\r", "\t": r"\t", "\\": r"\\"}
@@ -96,19 +97,54 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(map(typed, names))
 
 
-def pick(text: str, known: Iterable[str]) -> list[str]:
-    """The known names that a person lists, a,b,...; or the one whose name, commas and all, was typed.
+def pick(text: str, known: Sequence[str]) -> list[dict[int, float]]:
+    """The known names, and mixes of them, that a person lists, a,b:0.7+c:0.3,..., each as of `mixture`.
+
+    Or the one whose name, commas and all, was typed.
 
     Raises:
         ValueError: if one of them is not known; it says which are.
     """
-    known = list(known)
-    found = [asked_for(part, known) for part in split(text)]
-    if None not in found:
-        return found
+    try:
+        return [mixture(part, known) for part in split(text)]
+    except ValueError:
+        if (whole := asked_for(text, known)) is not None:
+            return [{known.index(whole): 1.0}]
+        raise
+
+
+def mixture(text: str, known: Sequence[str]) -> dict[int, float]:
+    r"""The shares, by place in `known`, of the known names that a person mixes: a:0.7+b:0.3; a+b in equal parts; or a.
+
+    A plus in a name is typed \+; a colon needs nothing, for a name that is known as it stands is meant.
+
+    Raises:
+        ValueError: if one of them is not known, or a share is no number.
+    """
     if (whole := asked_for(text, known)) is not None:
-        return [whole]
-    raise ValueError(f"{split(text)[found.index(None)]}: choose of {listed(known)}")
+        return {known.index(whole): 1.0}
+    parts, shares = split(text, "+"), {}
+    for part in parts:
+        name, share = asked_for(part, known), 1 / len(parts)
+        if name is None:
+            head, colon, number = part.rpartition(":")
+            name = asked_for(head.strip(), known) if colon else None
+            if name is not None:
+                share = _finite(number, part)
+        if name is None:
+            raise ValueError(f"{part}: choose of {listed(known)}")
+        shares[known.index(name)] = shares.get(known.index(name), 0.0) + share
+    return shares
+
+
+def _finite(text: str, part: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{part}: {text.strip() or 'nothing'} is no share: give a number, such as 0.7")
+    return value
 
 
 def folder_name(text: str) -> str:

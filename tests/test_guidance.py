@@ -8,7 +8,7 @@ from truth import MIXTURE, SAMPLERS, Mixture, Oracle, concrete, exact
 
 from diffwave_sde.clipping import CLIPS, Clip, DynamicThreshold, StaticClip
 from diffwave_sde.denoiser import BaseDenoiser, Condition, Denoiser, Wrapper
-from diffwave_sde.guidance import AutoGuidance, ClassifierFree, Guidance
+from diffwave_sde.guidance import AutoGuidance, ClassifierFree, ClassMix, Guidance
 from diffwave_sde.networks import UNet
 from diffwave_sde.parametrization import Karras
 from diffwave_sde.random import stream
@@ -284,6 +284,7 @@ WRAPPERS = {
     "StaticClip": lambda denoiser: StaticClip(denoiser, 1.1),
     "DynamicThreshold": DynamicThreshold,
     "ClassifierFree": lambda denoiser: ClassifierFree(denoiser, 2.5, sigma_min=0.3),
+    "ClassMix": lambda denoiser: ClassMix(denoiser, 3, [{0: 0.7, 1: 0.3}], 1.5, sigma_min=0.3),
     "AutoGuidance": lambda denoiser: AutoGuidance(denoiser, Oracle(denoiser.sde, MIXTURE), 1.7, sigma_max=3.0),
 }
 

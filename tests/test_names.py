@@ -63,8 +63,9 @@ LISTED = [name for name in NAMES if name]
 def test_any_names_come_back_from_a_list_as_it_is_told():
     spelt = [escape(name) for name in LISTED]
     told = listed(spelt)
-    assert pick(told, spelt) == spelt
-    assert pick(told, LISTED) == LISTED
+    everyone = [{i: 1.0} for i in range(len(LISTED))]
+    assert pick(told, spelt) == everyone
+    assert pick(told, LISTED) == everyone
 
 
 @pytest.mark.parametrize(
@@ -85,12 +86,26 @@ def test_a_comma_after_a_backslash_separates_nothing(text, parts):
 
 def test_a_list_is_of_known_names_or_one_whose_commas_were_typed():
     known = ["a", "b", "a,c", r"caf\xe9", "808"]
-    assert pick(r"b, caf\xe9,808", known) == ["b", r"caf\xe9", "808"]
-    assert pick(os.fsdecode(b"caf\xe9"), known) == [r"caf\xe9"]
-    assert pick("a,b", known) == ["a", "b"]
-    assert pick("a,c", known) == ["a,c"]
+    assert pick(r"b, caf\xe9,808", known) == [{1: 1.0}, {3: 1.0}, {4: 1.0}]
+    assert pick(os.fsdecode(b"caf\xe9"), known) == [{3: 1.0}]
+    assert pick("a,b", known) == [{0: 1.0}, {1: 1.0}]
+    assert pick("a,c", known) == [{2: 1.0}]
     with pytest.raises(ValueError, match=r"^gong: choose of a, b, a\\,c, caf\\xe9, 808$"):
         pick("a,gong", known)
+
+
+def test_classes_are_mixed_by_shares():
+    known = ["kick", "snare", "hi+hat", "9:16"]
+    assert pick("kick:0.7 + snare:0.3", known) == [{0: 0.7, 1: 0.3}]
+    assert pick("kick+snare,snare", known) == [{0: 0.5, 1: 0.5}, {1: 1.0}]
+    assert pick(r"hi+hat,hi\+hat:2+9:16:-1", known) == [{2: 1.0}, {2: 2.0, 3: -1.0}]
+    assert pick("9:16", known) == [{3: 1.0}]
+    assert pick("kick:0.5+kick:0.25", known) == [{0: 0.75}]
+    with pytest.raises(ValueError, match=r"^gong:1: choose of kick, snare"):
+        pick("kick:1+gong:1", known)
+    for wrong in ("kick:much", "kick:", "kick:nan"):
+        with pytest.raises(ValueError, match=rf"^{wrong}: .* is no share: give a number, such as 0.7"):
+            pick(wrong, known)
 
 
 def test_an_argument_for_yaml_holds_no_bytes_that_are_not_utf8():

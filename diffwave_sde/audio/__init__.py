@@ -14,6 +14,7 @@ from diffwave_sde.audio.clips import (
     RATE,
     SILENT,
     TAIL,
+    cut,
     fade_out,
     from_int16,
     normalise,
@@ -27,6 +28,6 @@ from diffwave_sde.audio.companding import compress, expand
 from diffwave_sde.audio.files import decode, read, write
 
 __all__ = [
-    "DECLICK", "FADE", "LENGTH", "PEAK", "PRE_ROLL", "RATE", "SILENT", "TAIL", "compress", "decode", "expand",
-    "fade_out", "from_int16", "normalise", "offset", "onset", "read", "resample", "trim", "window", "write",
+    "DECLICK", "FADE", "LENGTH", "PEAK", "PRE_ROLL", "RATE", "SILENT", "TAIL", "compress", "cut", "decode",
+    "expand", "fade_out", "from_int16", "normalise", "offset", "onset", "read", "resample", "trim", "window", "write",
 ]  # fmt: skip

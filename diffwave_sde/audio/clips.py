@@ -8,6 +8,7 @@ store thus begins at the same sample.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
@@ -137,7 +138,28 @@ def normalise(x: Tensor, peak: float = PEAK) -> Tensor:
     return x * (peak / top) if top > 0 else x
 
 
+@dataclass(frozen=True)
+class Cut:
+    """A window out of a recording, and what was done to it.
+
+    window: (length,), float32.
+    start: sample of the recording at which the window begins; negative where it begins before.
+    dc: DC offset that was taken out.
+    gain: factor that then brought the peak to `PEAK`; 1 of silence.
+    """
+
+    window: Tensor
+    start: int
+    dc: float
+    gain: float
+
+
 def window(x: Tensor, length: int = LENGTH, pre_roll: int = PRE_ROLL, align: bool = True) -> Tensor:
+    """The window of `cut`, (length,), float32, peak at `PEAK`, ending at zero; errors are those of `cut`."""
+    return cut(x, length, pre_roll, align).window
+
+
+def cut(x: Tensor, length: int = LENGTH, pre_roll: int = PRE_ROLL, align: bool = True) -> Cut:
     """Cuts one window out of a recording: aligned at its onset, faded, padded, peak-normalised.
 
     Args:
@@ -147,7 +169,7 @@ def window(x: Tensor, length: int = LENGTH, pre_roll: int = PRE_ROLL, align: boo
         align: False starts at x's first sample, for sounds that begin where they should
 
     Returns:
-        (length,), float32, peak at `PEAK`, ending at zero
+        the window, and where it was and how it was changed
 
     Raises:
         ValueError: if x is silent (peak under -60 dBFS) or `length` is not beyond `pre_roll`
@@ -161,6 +183,8 @@ def window(x: Tensor, length: int = LENGTH, pre_roll: int = PRE_ROLL, align: boo
         x = x - dc
         if float(x.abs().max()) < SILENT:
             raise ValueError("silent: nothing but a DC offset")
+    else:
+        dc = 0.0
     start = (onset(x) - pre_roll) if align else 0
     x = trim(x[max(start, 0) :])
     if start < 0:
@@ -173,4 +197,5 @@ def window(x: Tensor, length: int = LENGTH, pre_roll: int = PRE_ROLL, align: boo
     else:
         x = fade_out(x, min(DECLICK, len(x) // 4))
         x = torch.cat([x, x.new_zeros(length - len(x))])
-    return normalise(x)
+    top = float(x.abs().max())
+    return Cut(normalise(x), start, dc, PEAK / top if top > 0 else 1.0)

@@ -17,6 +17,7 @@ VERBS = {
     "predict": ("diffwave_sde.cli.lightning", "sounds of the classes of the test split, as tensors"),
     "prepare": ("diffwave_sde.cli.prepare", "turn sounds into a store, ready for training"),
     "sample": ("diffwave_sde.cli.sample", "make new sounds from a checkpoint: WAV files and a page to hear them"),
+    "edit": ("diffwave_sde.cli.edit", "change a given sound: inpaint, vary, interpolate, extend, restore"),
     "evaluate": ("diffwave_sde.cli.evaluate", "lay generated sounds against real ones: distances, levels, neighbours"),
     "schedule": ("diffwave_sde.cli.schedule", "learn time grids for a model, for any number of steps"),
     "export": ("diffwave_sde.cli.export", "write a model for others to use: weights, what they are, and a card"),

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from diffwave_sde import audio, checkpoint, paths, samplers
-from diffwave_sde.cli import cores, guidance_options, runs, sample
+from diffwave_sde.cli import cores, guidance_options, model_options, runs, sample
 from diffwave_sde.cli.path_options import expand_options
 from diffwave_sde.metrics import CHOICES, EMBEDDINGS, Embedding, SoundSet, embedding, evaluate, report
 from diffwave_sde.metrics.sets import Reader
@@ -43,7 +43,7 @@ def parser() -> ArgumentParser:
     )
     guidance_options.add(p)
     p.add_argument("--batch_size", type=int, default=16, help="sounds made at a time")
-    p.add_argument("--device", type=sample.Device, default="auto", help="where to compute")
+    p.add_argument("--device", type=model_options.Device, default="auto", help="where to compute")
     p.add_argument(
         "--embedding",
         type=str,
@@ -92,7 +92,7 @@ def run(argv: list[str]) -> None:
         found = evaluate(real, generated, embeddings, config.resamples, config.count, config.seed, tell)
     home = paths.expand(config.generated)
     out = Path(config.out) if config.out else home.with_name(f"{home.resolve().name}-evaluation")
-    sample.writable(out)
+    runs.writable(out)
     report.write_json(out / "evaluation.json", found)
     page = report.write_page(out, real, generated, found)
     _print(report.plain(found))

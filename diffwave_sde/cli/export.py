@@ -15,7 +15,6 @@ from diffwave_sde import checkpoint
 from diffwave_sde.checkpoint import RECIPE
 from diffwave_sde.cli import guidance_options
 from diffwave_sde.cli.path_options import expand_options
-from diffwave_sde.cli.sample import writable
 from diffwave_sde.deploy.export import CARD, Export
 from diffwave_sde.deploy.formats import DTYPES, FORMATS
 from diffwave_sde.module import DiffusionModule
@@ -61,7 +60,7 @@ def run(argv: list[str]) -> None:
     model = checkpoint.load(config.ckpt, kind=DiffusionModule, weak=config.weak)  # the card tells its loss
     guidance = guidance_options.resolve_guidance(model, config)
     said = guidance_options.explicit_options(config)  # without any the recipe keeps the model's own, as it was written
-    writable(export.out.resolve().parent)
+    runs.writable(export.out.resolve().parent)
     with Console(stderr=True).status(f"writing {export.form.file}"):
         file = export.write(model, guidance if said else None, config.weak)
     print(f"{file}: {export.size(export.out)}, step {model.step:,}; {RECIPE} and {CARD} are beside it")

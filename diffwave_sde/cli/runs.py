@@ -111,6 +111,17 @@ def output_dir(ckpt: Path, kind: str) -> Path:
     return (folder_of(ckpt) or Path(".")) / kind
 
 
+def writable(folder: Path) -> None:
+    """Make a folder, or raise an OSError of one line."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OSError(f"cannot write to {folder}: {error.strerror}; choose another --out") from None
+
+
 def given_or_newest(ckpt: str | None, purpose: str) -> str | Path:
     """The checkpoint that was given; else the last of the newest run, or a model that comes with the program.
 

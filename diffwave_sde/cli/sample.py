@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
@@ -11,13 +11,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from diffwave_sde import checkpoint, generate, samplers
-from diffwave_sde.cli import cores, guidance_options, runs
+from diffwave_sde import checkpoint, generate
+from diffwave_sde.cli import model_options, runs
 from diffwave_sde.cli.path_options import expand_options
 from diffwave_sde.progress import progress_bar
 from diffwave_sde.sounds.folder import Filled, SoundFolder
-
-Device = Literal["auto", "cpu", "cuda", "mps"]
 
 
 def run(argv: list[str]) -> None:
@@ -29,22 +27,13 @@ def make(config: Namespace) -> Path:
     """Make the sounds that the options ask for; the folder that holds them."""
     if config.n < 1:
         raise ValueError(f"--n {config.n}: ask for at least one sound")
-    if config.batch_size < 1:
-        raise ValueError(f"--batch_size {config.batch_size}: must be at least 1")
     if config.length is not None and config.length < 1:
         raise ValueError(f"--length {config.length}: a sound has at least one sample")
     sampler = parser().instantiate_classes(config).sampler
-    ckpt = runs.given_or_newest(config.ckpt, "sample from")
-    model = checkpoint.load(ckpt, config.weights, device(config.device), weak=config.weak)
-    model.module.guidance = guidance_options.resolve_guidance(model, config)
-    try:
-        label = generate.class_ids(model, config.n, config.label)
-    except ValueError as error:
-        raise ValueError(f"--label {error}") from error
-    if config.precision == "bf16":
-        generate.use_bfloat16(model)
+    model = model_options.load(config, "sample from")
+    label = model_options.labels(model, config.n, config.label)
     out = Path(config.out) if config.out else _default_out(model, config)
-    writable(out)
+    runs.writable(out)
     with progress_bar("sounds") as progress:
         task = progress.add_task(f"sampling with {type(sampler or model.module.sampler).__name__}", total=config.n)
         folder, filled = generate.make_sounds(
@@ -64,52 +53,18 @@ def parser() -> ArgumentParser:
     """The options of the verb."""
     p = ArgumentParser(prog="diffwave-sde sample", description=__doc__, exit_on_error=False)
     p.add_argument("--config", action="config", help="YAML file with values of these options")
-    p.add_argument("--ckpt", type=str | None, help=runs.CKPT)
+    model_options.add(p)
     p.add_argument("--n", type=int, default=16, help="number of sounds")
     p.add_argument(
         "--label",
         type=str,
-        help="class or classes, a,b,...; in turn; a comma in a name is \\, and a byte that is not UTF-8 \\xe9 "
-        "(default: all that the model knows)",
-    )
-    p.add_subclass_arguments(
-        samplers.Sampler, "sampler", required=False, help="sampler (default: the one the model was trained with)"
-    )
-    guidance_options.add(p)
-    p.add_argument(
-        "--clip",
-        type=Literal["none", "static", "dynamic"],
-        default="none",
-        help="keep each step's estimate of the sound within full scale: by clipping, or by Imagen's dynamic threshold",
-    )
-    p.add_argument(
-        "--seed", type=int, default=0, help="seed; sound number i of a seed is the same however many are made"
+        help="classes, a,b,..., in turn; a mix of them is a:0.7+b:0.3; a comma in a name is \\, a plus \\+ and a byte "
+        "that is not UTF-8 \\xe9 (default: all that the model knows)",
     )
     p.add_argument(
         "--out", type=str | None, help="folder for the sounds (default: RUN/sounds/step=N-seed=S, or sounds/MODEL/...)"
     )
-    p.add_argument(
-        "--batch_size", type=int, default=16, help="sounds made at a time; changes the speed, not the sounds"
-    )
     p.add_argument("--length", type=int | None, help="length in samples (default: that of the training windows)")
-    p.add_argument(
-        "--subtype",
-        type=Literal["FLOAT", "PCM_24", "PCM_16"],
-        default="FLOAT",
-        help="numbers of the WAV files: 32-bit floats, which cut nothing, or integers of 24 or 16 bits, which clip at "
-        "full scale",
-    )
-    p.add_argument(
-        "--weights", type=Literal["averaged", "raw"], default="averaged", help="averaged (EMA) or raw weights"
-    )
-    p.add_argument(
-        "--precision",
-        type=Literal["32", "bf16"],
-        default="32",
-        help="bf16: products of bfloat16 numbers, faster on newer GPUs and on CPUs with AMX or AVX512_BF16; the sounds "
-        "of a seed are nearly the same",
-    )
-    p.add_argument("--device", type=Device, default="auto", help="where to compute; auto is a CUDA GPU if there is one")
     p.add_argument(
         "--cuda_graphs",
         action="store_true",
@@ -117,30 +72,6 @@ def parser() -> ArgumentParser:
         "every kernel); pays on a GPU for several batches; the sounds are the same",
     )
     return p
-
-
-def device(name: str) -> str:
-    """The torch device that `--device` means; on the CPU with as many threads as cores are free."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: no CUDA GPU here; leave --device out")
-    if name == "mps" and not torch.backends.mps.is_available():
-        raise ValueError("--device mps: no such device here; leave --device out")
-    if name == "cpu":
-        cores.limit_threads()
-    return name
-
-
-def writable(folder: Path) -> None:
-    """Make a folder, or raise an OSError of one line."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise OSError(f"cannot write to {folder}: {error.strerror}; choose another --out") from None
 
 
 def _default_out(model: checkpoint.LoadedModel, config: Namespace) -> Path:

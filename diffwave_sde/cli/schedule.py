@@ -13,8 +13,8 @@ from rich.table import Table
 from diffwave_sde import checkpoint
 from diffwave_sde.atomic import atomic_write
 from diffwave_sde.cli import runs
+from diffwave_sde.cli.model_options import Device, device
 from diffwave_sde.cli.path_options import expand_options
-from diffwave_sde.cli.sample import Device, device
 from diffwave_sde.denoiser import Condition
 from diffwave_sde.progress import progress_bar
 from diffwave_sde.random import stream

@@ -21,6 +21,7 @@ from diffwave_sde.samplers.grids import (
 )
 from diffwave_sde.samplers.langevin import AnnealedLangevin, PredictorCorrector
 from diffwave_sde.samplers.ode import DDIM, Heun
+from diffwave_sde.samplers.repeated import LangevinCorrector, RePaint
 from diffwave_sde.samplers.sde import EulerMaruyama, MaximumLikelihood, ReverseDiffusion
 from diffwave_sde.samplers.splitting import SSCS
 
@@ -44,6 +45,7 @@ __all__ = [
     "GridSampler",
     "Heun",
     "KarrasGrid",
+    "LangevinCorrector",
     "LearnedGrid",
     "LogNormalGrid",
     "LogSNRGrid",
@@ -51,6 +53,7 @@ __all__ = [
     "PredictorCorrector",
     "ProbabilityFlow",
     "QuadraticGrid",
+    "RePaint",
     "ReverseDiffusion",
     "Sampler",
     "TimesGrid",

@@ -1,0 +1,25 @@
+"""A given sound, changed: what is kept is told to the denoiser, and samplers do the rest.
+
+preparation     a file as the model sees it, and the way back
+operations      inpaint, vary, interpolate, encode, decode, extend, repair
+projection      D made to agree with what is known
+posterior       D given an observation, exactly where it can be
+latents         states of the probability flow, there and back
+restoration     what a damaged sound says of itself
+"""
+
+from diffwave_sde.editing.operations import Editor
+from diffwave_sde.editing.posterior import GradientPosterior, Likelihood, LinearGaussian, LinearPosterior
+from diffwave_sde.editing.preparation import Prepared, prepare
+from diffwave_sde.editing.projection import Projected
+
+__all__ = [
+    "Editor",
+    "GradientPosterior",
+    "Likelihood",
+    "LinearGaussian",
+    "LinearPosterior",
+    "Prepared",
+    "Projected",
+    "prepare",
+]
