@@ -30,7 +30,7 @@ from diffwave_sde.editing import (
     prepare,
 )
 from diffwave_sde.editing import restoration as repair
-from diffwave_sde.editing.preparation import Regions, parse_regions
+from diffwave_sde.editing.preparation import Regions, parse_regions, prepared
 from diffwave_sde.editing.projection import between, known_band
 from diffwave_sde.names import asked_for, escape, folder_name
 from diffwave_sde.progress import progress_bar
@@ -474,8 +474,6 @@ def _prepared(path: str, editor: Editor) -> Prepared:
 
 
 def _prepared_part(x: Tensor, rate: int, editor: Editor, at: float) -> Prepared:
-    from diffwave_sde.editing.preparation import prepared
-
     return prepared(x, rate, editor.model.length, editor.model.rate, at)
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from diffwave_sde import checkpoint
 from diffwave_sde.checkpoint import RECIPE
-from diffwave_sde.cli import guidance_options
+from diffwave_sde.cli import guidance_options, runs
 from diffwave_sde.cli.path_options import expand_options
 from diffwave_sde.deploy.export import CARD, Export
 from diffwave_sde.deploy.formats import DTYPES, FORMATS

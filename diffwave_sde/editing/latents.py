@@ -11,6 +11,8 @@ same grid then comes back to the sound to the tolerance, whatever the error of t
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -26,7 +28,7 @@ def encode(
     x: Tensor,
     sampler: DDIM,
     condition: Condition | None = None,
-    iterations: int = 8,
+    iterations: int = 100,
     tolerance: float = 1e-5,
     progress: Progress | None = None,
 ) -> Tensor:
@@ -84,13 +86,29 @@ def decode(
     return sampler(denoiser, u, condition, None, progress)
 
 
-def _fixed_point(f, u: Tensor, iterations: int, tolerance: float) -> Tensor:
-    for _ in range(iterations):
-        new = f(u)
-        moved, u = new - u, new
-        if float(moved.square().mean().sqrt()) <= tolerance * float(u.square().mean().sqrt()):
-            break
-    return u
+def _fixed_point(f: Callable[[Tensor], Tensor], u: Tensor, iterations: int, tolerance: float) -> Tensor:
+    """u with f(u) = u, example by example, as near as any of the iterations came.
+
+    Where D is steep the plain iteration leaps to and fro across it: each time that it comes no nearer it goes on from
+    the best so far, by half as much.
+    """
+    best, move = u, f(u) - u
+    distance = _rms(move)
+    stride = torch.ones_like(distance)
+    for _ in range(iterations - 1):
+        if bool(((distance <= tolerance * _rms(best)) | (stride < 1e-2)).all()):
+            break  # as near as asked for, or as the numbers allow
+        u = best + stride * move
+        new = f(u) - u
+        nearer = _rms(new) < distance
+        best, move = torch.where(nearer, u, best), torch.where(nearer, new, move)
+        distance, stride = torch.where(nearer, _rms(new), distance), torch.where(nearer, stride, stride / 2)
+    return best + stride * move
+
+
+def _rms(u: Tensor) -> Tensor:
+    """Of each example, (B, 1, ...)."""
+    return u.square().mean(tuple(range(1, u.ndim)), keepdim=True).sqrt()
 
 
 def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:

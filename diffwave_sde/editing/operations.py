@@ -66,8 +66,8 @@ class Editor:
         chosen = (self.sampler or self.model.module.sampler).resolve(self.sde)
         if not isinstance(chosen, GridSampler):
             raise ValueError(
-                f"{type(chosen).__name__} chooses its steps by what it meets: to change a sound takes one whose steps lie "
-                "on a grid, such as DDIM or DPMSolverSDE"
+                f"{type(chosen).__name__} chooses its steps by what it meets: to change a sound takes one of steps on a "
+                "grid, such as DDIM or DPMSolverSDE"
             )
         self.grid_sampler = chosen
 
@@ -187,7 +187,7 @@ class Editor:
             return own
         return DDIM(50)
 
-    def encode(self, x: Tensor, iterations: int = 20) -> Tensor:
+    def encode(self, x: Tensor, iterations: int = 100) -> Tensor:
         """The states (1, S, 1, T) at t_max that the probability flow leads to x (T,) from."""
         return encode(
             self._denoiser(None),
@@ -195,7 +195,7 @@ class Editor:
             self.flow(),
             self._condition(1),
             iterations,
-            1e-6,
+            1e-5,
             self.progress,
         )
 

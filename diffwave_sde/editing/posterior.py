@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from diffwave_sde.denoiser import BaseDenoiser, Condition, Nodes, Wrapper
-from diffwave_sde.sde import broadcast_like, dot
+from diffwave_sde.sde import Kernel, broadcast_like, dot
 
 
 class Likelihood(ABC):
@@ -88,17 +88,21 @@ class _Posterior(Wrapper):
 
         return at
 
-    def _corrected(self, u, kernel, predict) -> tuple[Tensor, Tensor | None]:
+    def _corrected(self, u: Tensor, kernel: Kernel, predict: Callable) -> tuple[Tensor, Tensor | None]:
+        # Within another wrapper of this kind, which will ask for the slope of what is returned here.
+        within = torch.is_grad_enabled() and u.requires_grad
         with torch.inference_mode(False), torch.enable_grad():
-            v = u.detach().clone().requires_grad_()  # a copy: what was made in inference mode has no gradients
+            v = u if within else u.detach().clone().requires_grad_()  # a copy: inference mode's tensors have no gradients
             D, share = predict(v)
             snr = broadcast_like(kernel.snr, D)
 
             def slope(f: Tensor, direction: Tensor) -> Tensor:
-                (gradient,) = torch.autograd.grad(f, v, direction, retain_graph=True)
+                (gradient,) = torch.autograd.grad(f, v, direction, retain_graph=True, create_graph=within)
                 return dot(kernel.M, gradient) / snr
 
-            return self.correct(D, slope, snr).detach(), None if share is None else share.detach()
+            with torch.set_grad_enabled(within):
+                new = self.correct(D, slope, snr)
+            return new, share if within or share is None else share.detach()
 
 
 class LinearPosterior(_Posterior):
@@ -126,8 +130,9 @@ class LinearPosterior(_Posterior):
         self.likelihood, self.method, self.iterations = likelihood, method, iterations
 
     def correct(self, D: Tensor, slope: Callable[[Tensor, Tensor], Tensor], snr: Tensor) -> Tensor:
-        observed = self.likelihood.operator(D)
-        residual = self.likelihood.observed.to(D) - observed.detach()
+        with torch.enable_grad():
+            observed = self.likelihood.operator(D)
+        residual = self.likelihood.observed.to(D) - observed
         shape = (-1,) + (1,) * (residual.ndim - 1)
         # What is observed exactly is taken to a thousandth of the noise of the level: the inverse needs some.
         variance = self.likelihood.noise**2 + 1e-6 / snr.reshape(shape)
@@ -146,7 +151,7 @@ class LinearPosterior(_Posterior):
                 return r2 * self.likelihood.operator(pulled) + variance * v
 
         v = conjugate_gradients(system, residual, self.iterations)
-        return D.detach() + slope(observed, v)
+        return D + slope(observed, v)
 
     def sigma_data_squared(self, like: Tensor) -> Tensor:
         """σ_d², as a tensor like D."""
@@ -173,15 +178,15 @@ class GradientPosterior(_Posterior):
         self.likelihood, self.scale = likelihood, scale
 
     def correct(self, D: Tensor, slope: Callable[[Tensor, Tensor], Tensor], snr: Tensor) -> Tensor:
-        log_prob = self.likelihood.log_prob(D)
+        with torch.enable_grad():
+            log_prob = self.likelihood.log_prob(D)
         move = slope(log_prob, torch.ones_like(log_prob))
         variance = 1 / (snr + 1 / torch.as_tensor(self.sigma_data).to(D).square())
         rms = move.flatten(1).square().mean(1).sqrt().reshape(-1, 1, 1)
         longest = self.scale * variance.sqrt()
-        return D.detach() + move * (longest / rms.clamp_min(torch.finfo(D.dtype).tiny)).clamp_max(1.0)
+        return D + move * (longest / rms.clamp_min(torch.finfo(D.dtype).tiny)).clamp_max(1.0)
 
 
-@torch.no_grad()
 def conjugate_gradients(system: Callable[[Tensor], Tensor], b: Tensor, iterations: int) -> Tensor:
     """x with `system`(x) ≈ b, example by example, for a symmetric positive operator on (B, ...).
 
@@ -194,12 +199,14 @@ def conjugate_gradients(system: Callable[[Tensor], Tensor], b: Tensor, iteration
     tiny = torch.finfo(b.dtype).tiny
     x, r = torch.zeros_like(b), b.clone()
     p, size = r, inner(r, r)
-    first = size
+    first, going = size, torch.ones_like(size, dtype=torch.bool)
     for _ in range(iterations):
         Ap = system(p)
-        step = size / inner(p, Ap).clamp_min(tiny)
-        # An example that has arrived stays: rounding would lead it away.
-        step = torch.where(size > 1e-24 * first, step, 0.0)
+        curvature = inner(p, Ap)
+        # An example that has arrived stays, for rounding would lead it away; so does one whose operator is not positive
+        # in this direction, as the slope of a guided or a learned D need not be.
+        going = going & (size > 1e-24 * first) & (curvature > 0)
+        step = torch.where(going, size / torch.where(going, curvature, 1.0), 0.0)
         x, r = x + step * p, r - step * Ap
         new = inner(r, r)
         p, size = r + (new / size.clamp_min(tiny)) * p, new

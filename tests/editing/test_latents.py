@@ -16,7 +16,7 @@ from diffwave_sde.sde import CLD, EDM, VP
 def test_what_was_encoded_decodes_to_the_sound(sde):
     x = MIXTURE.sample((2, 1, 200), stream(1))
     denoiser, sampler = Oracle(sde, MIXTURE), DDIM(60)
-    u = encode(denoiser, x, sampler, iterations=20, tolerance=1e-7)
+    u = encode(denoiser, x, sampler, iterations=100, tolerance=1e-7)
     error = (sampler(denoiser, u) - x).square().mean().sqrt() / x.square().mean().sqrt()
     assert float(error) < 1e-3
 
