@@ -149,6 +149,30 @@ class Oracle(BaseDenoiser):
         return self.data.denoise(self.sde, u, t), None
 
 
+def smooth(length: int) -> Tensor:
+    """The covariance of samples that go together: (length, length)."""
+    places = torch.arange(length, dtype=torch.float64)
+    near = torch.exp(-((places[:, None] - places) ** 2) / 8)
+    return 0.25 * near + 1e-3 * torch.eye(length, dtype=torch.float64)
+
+
+SMOOTH = smooth(8)
+
+
+class Correlated(BaseDenoiser):
+    """The exact denoiser of N(0, SMOOTH): D = C (C + I / snr)⁻¹ y, y the matched statistic."""
+
+    def __init__(self, sde: SDE):
+        super().__init__()
+        self.sde, self.sigma_data = sde, torch.tensor(0.5)
+
+    def predict(self, u: Tensor, t: Tensor, condition: object = None) -> tuple[Tensor, None]:
+        kernel = self.sde.kernel(t)
+        y = (broadcast_like(kernel.matched, u) * u).sum(1) / broadcast_like(kernel.snr, u[:, 0])
+        noisy = SMOOTH + torch.eye(len(SMOOTH), dtype=torch.float64) / kernel.snr[:, None, None]
+        return y @ (SMOOTH @ torch.linalg.inv(noisy)).mT, None
+
+
 class ExactNet(nn.Module):
     """The exact network of a law of data, told no more than any network: it finds the time from `noise`."""
 

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from truth import SMOOTH, Correlated
 
-from diffwave_sde.denoiser import BaseDenoiser
 from diffwave_sde.editing.posterior import (
     GradientPosterior,
     LinearGaussian,
@@ -15,27 +15,11 @@ from diffwave_sde.editing.posterior import (
 )
 from diffwave_sde.random import stream
 from diffwave_sde.samplers import Ancestral, DPMSolverSDE
-from diffwave_sde.sde import CLD, EDM, VP, broadcast_like
+from diffwave_sde.sde import CLD, EDM, VP
 
 LENGTH, COUNT = 8, 1000
-PLACES = torch.arange(LENGTH, dtype=torch.float64)
-COVARIANCE = 0.25 * torch.exp(-((PLACES[:, None] - PLACES) ** 2) / 8) + 1e-3 * torch.eye(LENGTH, dtype=torch.float64)
+COVARIANCE = SMOOTH
 KNOWN = torch.tensor([True, True, False, True, False, False, False, True])
-
-
-class Gaussian(BaseDenoiser):
-    """The exact denoiser of N(0, COVARIANCE): D = C (C + I / snr)⁻¹ y, y the matched statistic."""
-
-    def __init__(self, sde):
-        super().__init__()
-        self.sde, self.sigma_data = sde, torch.tensor(0.5)
-
-    def predict(self, u, t, condition=None):
-        kernel = self.sde.kernel(t)
-        y = (broadcast_like(kernel.matched, u) * u).sum(1) / broadcast_like(kernel.snr, u[:, 0])
-        noisy = COVARIANCE + torch.eye(LENGTH, dtype=torch.float64) / kernel.snr[:, None, None]
-        gain = COVARIANCE @ torch.linalg.inv(noisy)
-        return y @ gain.mT, None
 
 
 def observed(noise: float) -> tuple[LinearGaussian, Tensor, Tensor]:
@@ -56,7 +40,7 @@ def sampled(sde, wrapped, steps=80) -> Tensor:
 @pytest.mark.parametrize("sde", [EDM(), VP(), CLD()], ids=lambda sde: type(sde).__name__)
 def test_given_what_was_observed_the_law_is_the_conditional_one(sde, noise):
     likelihood, mean, covariance = observed(noise)
-    x = sampled(sde, LinearPosterior(Gaussian(sde), likelihood, iterations=4))
+    x = sampled(sde, LinearPosterior(Correlated(sde), likelihood, iterations=4))
     std = covariance.diagonal().clamp_min(1e-12).sqrt()
     error = (x.mean(0) - mean).abs() / (std / math.sqrt(COUNT) + 1e-4)
     assert float(error.max()) < 3.5
@@ -78,7 +62,7 @@ def test_the_wrong_sign_and_the_wrong_scale_are_seen():
             return super().correct(D, lambda f, v: self.factor * slope(f, v), snr)
 
     for factor in (-1.0, 0.5):
-        wrapped = Wrong(Gaussian(sde), likelihood, iterations=4)
+        wrapped = Wrong(Correlated(sde), likelihood, iterations=4)
         wrapped.factor = factor
         x = sampled(sde, wrapped)
         error = (x.mean(0) - mean).abs() / (covariance.diagonal().sqrt() / math.sqrt(COUNT))
@@ -91,10 +75,10 @@ def test_the_cheaper_ways_are_biased_and_nearer_than_nothing():
     exact, isotropic, gradient, plain = (
         float((sampled(sde, one).mean(0) - mean).norm())
         for one in (
-            LinearPosterior(Gaussian(sde), likelihood, iterations=4),
-            LinearPosterior(Gaussian(sde), likelihood, "isotropic", iterations=4),
-            GradientPosterior(Gaussian(sde), likelihood),
-            Gaussian(sde),
+            LinearPosterior(Correlated(sde), likelihood, iterations=4),
+            LinearPosterior(Correlated(sde), likelihood, "isotropic", iterations=4),
+            GradientPosterior(Correlated(sde), likelihood),
+            Correlated(sde),
         )
     )
     assert exact < 0.5 * isotropic
@@ -105,7 +89,7 @@ def test_the_cheaper_ways_are_biased_and_nearer_than_nothing():
 @pytest.mark.parametrize("sde", [VP(), CLD()], ids=lambda sde: type(sde).__name__)
 def test_at_fixed_times_the_answer_is_the_same_in_inference_mode_too(sde):
     likelihood, _, _ = observed(0.0)
-    wrapped = LinearPosterior(Gaussian(sde), likelihood)
+    wrapped = LinearPosterior(Correlated(sde), likelihood)
     u = torch.randn(3, sde.blocks, 1, LENGTH, dtype=torch.float64, generator=stream(3))
     times = torch.tensor([0.7, 0.2], dtype=torch.float64)
     with torch.no_grad():
@@ -137,4 +121,4 @@ def test_conjugate_gradients_solve_each_example_by_itself():
 )
 def test_options_that_make_no_sense_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
-        make(Gaussian(EDM()), observed(0.1)[0])
+        make(Correlated(EDM()), observed(0.1)[0])
