@@ -21,6 +21,7 @@ help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 18
 	@printf '\nVariables: DATASET=drums|drums-free|synth|hydrogen|sonic-pi|/any/folder|kit.sfz|x.sf2  CKPT=runs/NAME|model  N=16  OUT=folder\n'
 	@printf '           ARGS="..." is passed on, e.g. ARGS="--trainer.max_steps=50 --model.sde=CLD"\n'
+	@printf 'More: $(BIN)/diffwave-sde --help (edit, evaluate, export, schedule)\n'
 
 $(BIN)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
@@ -32,7 +33,7 @@ $(BIN)/.installed: pyproject.toml constraints.txt
 
 install: $(BIN)/.installed  ## Make .venv with the pinned versions
 
-data: install  ## Turn DATASET into a store, ready for training
+data: install  ## Read and pack DATASET, once (train does it by itself)
 	@$(RUN) prepare $(DATA) $(ARGS)
 
 train: install  ## Train on DATASET; go on with ARGS="--ckpt_path last"
@@ -49,7 +50,7 @@ test: install  ## Run the tests
 test-slow: install  ## Run the tests that take minutes each
 	@$(PYTEST) -m slow $(ARGS)
 
-oracles: install  ## Compare with other implementations, which this installs
+oracles: install  ## Compare the samplers with those of diffusers, which this installs
 	@$(PIP) '.[oracles]'
 	@$(BIN)/python -m pytest tests/samplers/test_diffusers.py $(ARGS)
 

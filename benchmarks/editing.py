@@ -25,6 +25,7 @@ from diffwave_sde import audio, checkpoint
 from diffwave_sde.data.builtin import render
 from diffwave_sde.editing import Editor, Projected
 from diffwave_sde.editing import restoration as repair
+from diffwave_sde.editing.operations import METHODS
 from diffwave_sde.editing.projection import between
 from diffwave_sde.guidance import Guidance
 from diffwave_sde.metrics import frechet, manifold
@@ -101,11 +102,11 @@ def seams(options: argparse.Namespace, model: checkpoint.LoadedModel) -> Table:
 
     row("the sound itself", lambda i: x[i])
     row("another sound of its class, cut in", lambda i: torch.where(free, x[(i + 3) % len(x)], x[i]))
-    for repeats in (1, 3):
+    for repeats, method in ((1, "projection"), (3, "projection"), (1, "posterior")):
         editors = {name: Editor(model, model.labels.index(name), repeats=repeats) for name in set(labels)}
         row(
-            f"made anew, --resample {repeats}",
-            lambda i, editors=editors: editors[labels[i]].inpaint(x[i], free, [i])[0],
+            f"made anew, --method {method} --resample {repeats}",
+            lambda i, editors=editors, method=method: editors[labels[i]].inpaint(x[i], free, [i], method)[0],
             lambda editors=editors: next(iter(editors.values())).nfe,
         )
     return table
@@ -156,7 +157,7 @@ def repairs(options: argparse.Namespace, model: checkpoint.LoadedModel) -> Table
         row(
             f"gap of {milliseconds} ms, 40 ms after the onset",
             gap(milliseconds),
-            lambda e, y, lost: e.inpaint(y, lost, range(4)),
+            lambda e, y, lost: e.inpaint(y, lost, range(4), options.method),
         )
     for decibels in (-3.0, -6.0, -12.0):
         row(f"clipped at {decibels:g} dB of the peak", clipped(decibels), declip)
@@ -206,6 +207,12 @@ def main() -> None:
     parser.add_argument("--ckpt", default="drums", help="checkpoint, run or exported model (default drums)")
     parser.add_argument("--classifier", help="a classifier's run, for the part guidance (default: without)")
     parser.add_argument("--only", default=",".join(PARTS), help="parts, separated by commas (default: all)")
+    parser.add_argument(
+        "--method",
+        default="posterior",
+        choices=METHODS,
+        help="how gaps are filled, for the part repairs (default posterior)",
+    )
     parser.add_argument("--count", type=int, default=24, help="sounds (default 24)")
     parser.add_argument("--markdown", type=Path, help="file to write the tables to as well")
     options = parser.parse_args()

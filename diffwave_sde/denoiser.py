@@ -203,7 +203,7 @@ class Denoiser(BaseDenoiser):
         """(skip, out, scale, noise): D = skip · u + out · net(scale · u, noise), float64."""
         sigma_data = float64(self.sigma_data).to(kernel.M)
         skip, out = self.parametrization(kernel, sigma_data)
-        # Each block at unit variance: Var u_s = M_s² σ_d² + Σ_ss.
+        # Each block at unit variance: Var u_s = M_s² σ_d² + Σ_ss; c_in of Karras et al. 2022, table 1, where m = 1.
         scale = (kernel.M.square() * sigma_data.square() + kernel.L.square().sum(-1)).rsqrt()
         return skip, out, scale, -(kernel.snr * sigma_data.square()).log() / 8
 

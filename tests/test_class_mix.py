@@ -11,7 +11,7 @@ from diffwave_sde.random import stream
 from diffwave_sde.samplers import DDIM, DPMSolver2M, LangevinCorrector, LogSNRGrid
 from diffwave_sde.sde import EDM, VP, broadcast_like
 
-STDS = (0.15, 0.6, 0.4)  # of the classes 0 and 1, and of a sound without a class
+STDS = (0.15, 0.6, 0.3)  # of the classes 0 and 1, and of a sound without a class
 MIX = {0: 0.7, 1: 0.3}
 
 

@@ -80,15 +80,18 @@ def test_on_a_machine_that_is_busy_one_thread_is_left(threads):
     assert torch.get_num_threads() == 1
 
 
-def test_waiting_threads_sleep_soon_unless_the_user_says_otherwise(monkeypatch):
+def test_a_trainings_threads_sleep_while_they_wait_unless_the_user_says_otherwise(monkeypatch):
     for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
-        monkeypatch.delenv(name, raising=False)
-    cores.set_wait_policy()
-    assert os.environ["GOMP_SPINCOUNT"] == cores.SPINS
+        monkeypatch.setenv(name, "")  # so that it is put back
+        monkeypatch.delenv(name)
+    cores.set_wait_policy("sample")
+    assert "OMP_WAIT_POLICY" not in os.environ
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    cores.set_wait_policy("fit")
+    assert "OMP_WAIT_POLICY" not in os.environ
     monkeypatch.delenv("GOMP_SPINCOUNT")
-    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
-    cores.set_wait_policy()
-    assert "GOMP_SPINCOUNT" not in os.environ
+    cores.set_wait_policy("fit")
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
 
 
 def test_the_policy_is_set_before_torch_is_loaded():

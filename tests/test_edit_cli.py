@@ -37,10 +37,11 @@ COMMANDS = [line for block in blocks("sh") for line in block.splitlines()]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.timeout(600)
 def test_each_command_of_the_page_runs_as_it_stands(command, capsys):
     Path("quiet.py").write_text(next(b for b in blocks("python") if b.startswith("# quiet.py")))
     argv = shlex.split(command)[1:]
-    small = ["--sampler", "DDIM", "--sampler.steps", "3"]
+    small = [] if "decode" in argv else ["--sampler", "DDIM", "--sampler.steps", "3"]
     before = set(Path().rglob("edit.json"))
     main([*argv, *small])
     said = capsys.readouterr().out
@@ -155,7 +156,7 @@ def complaint(argv: list[str], says: str, capsys) -> None:
     ],
 )
 def test_what_cannot_be_is_one_line(argv, says, capsys):
-    complaint(["edit", *argv, *([] if argv[0] == "again" else FEW)], says, capsys)
+    complaint(["edit", *argv, *([] if argv[0] in ("again", "decode") else FEW)], says, capsys)
 
 
 def test_adaptive_samplers_are_refused(capsys):
@@ -164,11 +165,11 @@ def test_adaptive_samplers_are_refused(capsys):
 
 
 def test_latents_of_another_model_or_step_are_refused_and_the_ends_of_the_way_are_the_files(capsys):
-    main(["edit", "encode", "kick.wav", "--out", "k.safetensors", *FEW])
-    out = edit("decode", "k.safetensors", "--out", "back")
-    error = samples(out / "000-decode.wav") - samples("kick.wav")
-    # Three steps of the flow, but as they are undone they come back.
-    assert np.square(error).mean() < 1e-4 * np.square(samples("kick.wav")).mean()
+    # By the name the class is kick, and of the latents' file it is not: all that it takes is in it.
+    main(["edit", "encode", "kick.wav", "--out", "k.safetensors", *FEW, "--sampler.steps", "12"])
+    main(["edit", "decode", "k.safetensors", "--out", "back"])
+    error = (samples("back/000-decode.wav") - samples("kick.wav"))[:15_000]  # before the fade of the window
+    assert np.square(error).mean() < 1e-5 * np.square(samples("kick.wav")).mean()
     out = edit("interpolate", "kick.wav", "snare.wav", "--steps", "3", "--out", "way")
     assert np.array_equal(samples(out / "000-interpolate.wav"), samples("kick.wav"))
     assert np.array_equal(samples(out / "002-interpolate.wav"), samples("snare.wav"))

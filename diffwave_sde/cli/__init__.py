@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     """Run the program; exits with 2 and one clear line on bad input. DIFFWAVE_TRACEBACK=1 shows where it came from."""
     if argv is None:  # a process of its own, whose threads are its own to choose
         argv = sys.argv[1:]
-        cores.set_wait_policy()
+        cores.set_wait_policy(argv[0] if argv else "")
         cores.start_monitor()
     codecs.register_error("spell", names.unencodable)
     for stream in (sys.stdout, sys.stderr):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import psutil
 
-SPINS = "10000"  # turns of a waiting loop, some tens of microseconds: about as long as a short operation takes
+TRAINING = ("fit", "validate", "test")  # verbs that take all cores for long
 LEAST = 0.5  # s: in less the counters of the system, in steps of 10 ms, tell too little
 
 
@@ -39,14 +39,15 @@ def read() -> Reading:
     return Reading(time.monotonic(), work, own.user + own.system)
 
 
-def set_wait_policy() -> None:
-    """Let OpenMP's threads spin for a short while only before they sleep: to be called before torch is loaded.
+def set_wait_policy(verb: str) -> None:
+    """Let OpenMP's threads sleep while they wait, in a training: to be called before torch is loaded.
 
-    Spinning threads hold up one another where another program takes a core, and lose nothing much where none does
-    (benchmarks/threads.py, docs/speed.md). OMP_WAIT_POLICY and GOMP_SPINCOUNT are obeyed where they are set.
+    Where another program takes a core, threads that spin hold up one another; where none does, sleeping ones lose a
+    tenth of a training, and a third of a sampling, which takes only as many threads as cores are free and need not
+    (benchmarks/threads.py, docs/notebook/busy-machine.md). OMP_WAIT_POLICY and GOMP_SPINCOUNT are obeyed where set.
     """
-    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
-        os.environ["GOMP_SPINCOUNT"] = SPINS
+    if verb in TRAINING and not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
 def start_monitor() -> None:

@@ -30,6 +30,7 @@ from diffwave_sde.editing import (
     prepare,
 )
 from diffwave_sde.editing import restoration as repair
+from diffwave_sde.editing.operations import METHODS
 from diffwave_sde.editing.preparation import Regions, parse_regions, prepared
 from diffwave_sde.editing.projection import between, known_band
 from diffwave_sde.names import asked_for, escape, folder_name
@@ -100,6 +101,12 @@ def parser(name: str) -> ArgumentParser:
         what = "latents that `edit encode` wrote" if name == "decode" else "file of sound that libsndfile reads"
         p.add_argument(file, type=str, help=what)
     operation.options(p)
+    if name != "encode":
+        p.add_argument("--out", type=str | None, help="folder for the results (default: a new one in RUN/edits)")
+    if name == "decode":  # the rest is as it was for `encode`
+        p.add_argument("--ckpt", type=str | None, help="the model (default: where it was when they were made)")
+        model_options.add_output(p)
+        return p
     p.add_argument(
         "--label",
         type=str | None,
@@ -107,8 +114,6 @@ def parser(name: str) -> ArgumentParser:
         "is called by, else none)",
     )
     p.add_argument("--correct", type=int, default=0, help="Langevin steps after each step, for mixes and guidance")
-    if name != "encode":
-        p.add_argument("--out", type=str | None, help="folder for the results (default: a new one in RUN/edits)")
     model_options.add(p)
     return p
 
@@ -123,9 +128,14 @@ def make(name: str, config: Namespace) -> Path | None:
     for path in paths:
         if not path.is_file():
             raise FileNotFoundError(f"{escape(str(path))}: no such file")
-    sampler = parser(name).instantiate_classes(config).sampler
+    said = config
+    if name == "decode":
+        config = _as_encoded(config)
+    sampler = parser("encode" if name == "decode" else name).instantiate_classes(config).sampler
     model = model_options.load(config, "edit with")
-    text = config.label if config.label is not None else _class_by_name(model, paths[0])
+    text = config.label
+    if text is None and name != "decode":
+        text = _class_by_name(model, paths[0])
     asked = model_options.labels(model, 1, text) if text is not None else None
     editor = Editor(
         model,
@@ -138,10 +148,10 @@ def make(name: str, config: Namespace) -> Path | None:
         config.resample if "resample" in config else 1,
         config.batch_size,
     )
-    record = _record(name, config, paths, model, asked.names[0] if asked else None)
+    record = _record(name, said, paths, model, asked.names[0] if asked else None)
     if name == "encode":
         return _encode(config, editor, record)
-    folder = Path(config.out) if config.out else _new_folder(model, paths[0], name)
+    folder = Path(said.out) if said.out else _new_folder(model, paths[0], name)
     if edits.holds(folder, record):
         print(f"{folder}/ holds just that already; listen: {folder / 'index.html'}")
         return folder
@@ -149,7 +159,7 @@ def make(name: str, config: Namespace) -> Path | None:
     with progress_bar("steps") as progress:
         task = progress.add_task(name, total=None)
         editor.progress = lambda done, total: progress.update(task, completed=done, total=total)
-        made = operation.make(config, editor)
+        made = operation.make(said, editor)
     edits.write(folder, f"{name}: {printed(paths)}", made.before, made.after, record, config.subtype)
     print(f"{len(made.after)} sound{'s' * (len(made.after) > 1)} in {folder}/; listen: {folder / 'index.html'}")
     return folder
@@ -199,6 +209,18 @@ def _count(p: ArgumentParser, n: int = 4) -> None:
 
 def _mask(p: ArgumentParser, required: bool, what: str) -> None:
     p.add_argument("--mask", type=str if required else str | None, required=required, help=what)
+    _known(p)
+
+
+def _known(p: ArgumentParser) -> None:
+    """How what is known is told to the model."""
+    p.add_argument(
+        "--method",
+        type=Literal[METHODS],  # type: ignore[valid-type]
+        default="projection",
+        help="projection: the denoiser's estimate is set to what is known; posterior: it is corrected by its own "
+        "covariance, which takes 4 backward passes a step and fits better to what follows",
+    )
     p.add_argument(
         "--resample",
         type=int,
@@ -225,7 +247,7 @@ def _inpainted(config: Namespace, editor: Editor, sound: Prepared, regions: Regi
     together = all(sound.begin <= first and last <= min(end, sound.seconds) + 1e-9 for first, last in regions)
     for number in range(config.n):
         if together:
-            window = editor.inpaint(sound.cut.window, sound.inside(regions), [number])[0]
+            window = editor.inpaint(sound.cut.window, sound.inside(regions), [number], config.method)[0]
             results.append(sound.give_back(window, regions))
             continue
         y = sound.original
@@ -238,7 +260,7 @@ def _inpainted(config: Namespace, editor: Editor, sound: Prepared, regions: Regi
             # As much before it as there is room for: what comes before a sound tells more than what comes after.
             at = max(region[1] + 0.1 * length / editor.model.rate - length / editor.model.rate, 0.0)
             part = _prepared_part(y, sound.rate, editor, min(at, region[0]))
-            window = editor.inpaint(part.cut.window, part.inside([region]), [number * 1000 + turn])[0]
+            window = editor.inpaint(part.cut.window, part.inside([region]), [number * 1000 + turn], config.method)[0]
             y = part.give_back(window, [region])
         results.append(y)
     return _rows("inpaint", sound, results)
@@ -308,9 +330,7 @@ def _interpolate(config: Namespace, editor: Editor) -> Made:
 
 def _extend_options(p: ArgumentParser) -> None:
     p.add_argument("--seconds", type=float, default=2.0, help="duration of the results, seconds")
-    p.add_argument(
-        "--resample", type=int, default=1, help="how often each step is taken, jumping back between (RePaint)"
-    )
+    _known(p)
     _count(p)
 
 
@@ -324,7 +344,7 @@ def _extend(config: Namespace, editor: Editor) -> Made:
     own = (audio.resample(sound.original, sound.rate, rate)[start:] - sound.cut.dc) * sound.cut.gain
     have, total = len(own), round(config.seconds * rate) - start
     results = []
-    for y in editor.extend(own, have, total, range(config.n)):
+    for y in editor.extend(own, have, total, range(config.n), config.method):
         added = audio.resample((y / sound.cut.gain + sound.cut.dc).float(), rate, sound.rate)
         kept = len(sound.original) - round(start * sound.rate / rate)
         results.append(torch.cat((sound.original, added[kept:])))
@@ -345,13 +365,6 @@ def _restore_options(p: ArgumentParser) -> None:
         "--noise", type=float | None, help="denoise: RMS of the noise, dBFS (default: of the quietest parts)"
     )
     _mask(p, False, "dropout: parts that are lost, seconds (default: runs of exact zeros)")
-    p.add_argument(
-        "--method",
-        type=Literal["projection", "exact"],
-        default="projection",
-        help="bandwidth and dropout: D made to agree with what is there, or corrected by its covariance, which is exact "
-        "for Gaussian sounds and takes 6 backward passes a step",
-    )
     _count(p, 1)
 
 
@@ -395,14 +408,8 @@ def _dropout(config: Namespace, editor: Editor, sound: Prepared) -> Made:
         lost = repair.dropouts(sound.original)
         edges = torch.cat((lost.new_zeros(1), lost, lost.new_zeros(1))).int().diff().nonzero().flatten() / sound.rate
         regions = list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
-    if config.method == "projection":
-        made = _inpainted(config, editor, sound, regions)
-        return Made(made.before, [Sound(s.name.replace("inpaint", "restore"), s.waveform, s.rate) for s in made.after])
-    known = ~sound.inside(regions)
-    x = audio.compress(sound.cut.window, editor.model.mu)
-    likelihood = LinearGaussian(lambda D: D[..., known.to(D.device)], x[known][None, None])
-    made = editor.given(len(x), lambda d: LinearPosterior(d, likelihood), range(config.n))
-    return _rows("restore", sound, [sound.give_back(one, regions) for one in made])
+    made = _inpainted(config, editor, sound, regions)
+    return Made(made.before, [Sound(s.name.replace("inpaint", "restore"), s.waveform, s.rate) for s in made.after])
 
 
 def _known_band(config: Namespace, x: Tensor, share: float) -> Callable:
@@ -444,18 +451,36 @@ def _decode_options(p: ArgumentParser) -> None:
     del p  # it has none of its own
 
 
-def _decode(config: Namespace, editor: Editor) -> Made:
+def _latents(path: str) -> tuple[dict[str, Any], Tensor]:
+    """What `encode` wrote: the facts, and the state.
+
+    Raises:
+        ValueError: if it wrote none of it.
+    """
     try:
-        with safe_open(config.file, "pt") as file:
-            facts = json.loads(file.metadata()["diffwave_sde"])
-            u = file.get_tensor("latent")
+        with safe_open(path, "pt") as file:
+            return json.loads(file.metadata()["diffwave_sde"]), file.get_tensor("latent")
     except (SafetensorError, KeyError, TypeError, ValueError, OSError):
-        raise ValueError(f"{config.file} holds no latents: make them with `diffwave-sde edit encode`") from None
-    for what, own in {"checkpoint": str(editor.model.path), "step": editor.model.step}.items():
-        theirs = facts["model"]["path" if what == "checkpoint" else what]
-        if str(theirs) != str(own):
-            raise ValueError(f"{config.file} is of the {what} {theirs}, and this one is {own}: give that one, --ckpt")
-    # As it was encoded: the same class, guidance and steps lead back to the sound.
+        raise ValueError(f"{path} holds no latents: make them with `diffwave-sde edit encode`") from None
+
+
+def _as_encoded(config: Namespace) -> Namespace:
+    """The options that `encode` had, on this device: the same class, guidance and steps lead back to the sound."""
+    facts, _ = _latents(config.file)
+    label = facts["label"] and facts["label"].replace(",", "\\,")
+    options = {**facts["options"], "file": config.file, "label": label, "ckpt": config.ckpt or facts["model"]["path"]}
+    options |= {name: config[name] for name in ("device", "batch_size", "subtype")}
+    return parser("encode").parse_object(options)
+
+
+def _decode(config: Namespace, editor: Editor) -> Made:
+    facts, u = _latents(config.file)
+    if facts["model"]["step"] != editor.model.step:
+        theirs = facts["model"]
+        raise ValueError(
+            f"{config.file} is of {theirs['path']}, step {theirs['step']:,}, and {editor.model.path} is of step "
+            f"{editor.model.step:,}: give the model that it was made with, --ckpt"
+        )
     window = editor.decode(u)[0]
     rate, model_rate = facts["rate"], editor.model.rate
     x = window / facts["gain"] + facts["dc"]

@@ -33,10 +33,7 @@ def add(p: ArgumentParser) -> None:
     p.add_argument(
         "--seed", type=int, default=0, help="seed; sound number i of a seed is the same however many are made"
     )
-    p.add_argument(
-        "--batch_size", type=int, default=16, help="sounds made at a time; changes the speed, not the sounds"
-    )
-    p.add_argument("--subtype", type=Literal["FLOAT", "PCM_24", "PCM_16"], default="FLOAT", help=SUBTYPE)
+    add_output(p)
     p.add_argument(
         "--weights", type=Literal["averaged", "raw"], default="averaged", help="averaged (EMA) or raw weights"
     )
@@ -47,6 +44,14 @@ def add(p: ArgumentParser) -> None:
         help="bf16: products of bfloat16 numbers, faster on newer GPUs and on CPUs with AMX or AVX512_BF16; the sounds "
         "of a seed are nearly the same",
     )
+
+
+def add_output(p: ArgumentParser) -> None:
+    """Those of what is written, and where it is computed."""
+    p.add_argument(
+        "--batch_size", type=int, default=16, help="sounds made at a time; changes the speed, not the sounds"
+    )
+    p.add_argument("--subtype", type=Literal["FLOAT", "PCM_24", "PCM_16"], default="FLOAT", help=SUBTYPE)
     p.add_argument("--device", type=Device, default="auto", help="where to compute; auto is a CUDA GPU if there is one")
 
 

@@ -24,6 +24,7 @@ from diffwave_sde.checkpoint import LoadedModel
 from diffwave_sde.clipping import CLIPS
 from diffwave_sde.denoiser import BaseDenoiser, Condition
 from diffwave_sde.editing.latents import decode, encode, slerp
+from diffwave_sde.editing.posterior import LinearGaussian, LinearPosterior
 from diffwave_sde.editing.projection import Projected, known_samples
 from diffwave_sde.model import Mixes
 from diffwave_sde.random import randn, stream
@@ -31,6 +32,8 @@ from diffwave_sde.samplers import DDIM, GridSampler, LangevinCorrector, RePaint,
 from diffwave_sde.samplers.base import Progress
 from diffwave_sde.samplers.repeated import starting_at
 from diffwave_sde.sde import apply, embed_waveform
+
+METHODS = ("projection", "posterior")
 
 Wrap = Callable[[BaseDenoiser], BaseDenoiser]
 
@@ -66,7 +69,7 @@ class Editor:
         chosen = (self.sampler or self.model.module.sampler).resolve(self.sde)
         if not isinstance(chosen, GridSampler):
             raise ValueError(
-                f"{type(chosen).__name__} chooses its steps by what it meets: to change a sound takes one of steps on a "
+                f"{type(chosen).__name__} chooses its steps by what it meets: to change a sound takes steps on a "
                 "grid, such as DDIM or DPMSolverSDE"
             )
         self.grid_sampler = chosen
@@ -77,15 +80,28 @@ class Editor:
 
     # New sounds beside known parts
 
-    def inpaint(self, x: Tensor, free: Tensor, numbers: Sequence[int] = (0,)) -> Tensor:
+    def inpaint(self, x: Tensor, free: Tensor, numbers: Sequence[int] = (0,), method: str = "projection") -> Tensor:
         """x (T,) with the samples where `free` (T,) is true made anew, once for each number: (n, T).
 
-        Source: Lugmayr et al. 2022; see `projection.Projected`.
+        Source: Lugmayr et al. 2022, see `projection.Projected`; or Rozet et al. 2024, see `posterior.LinearPosterior`.
+
+        Args:
+            x: the window.
+            free: which samples to make.
+            numbers: of the results.
+            method: projection; or posterior, which takes 4 backward passes a step and fits better to what follows.
         """
+        if method not in METHODS:
+            raise ValueError(f"method = {method!r}: choose {' or '.join(METHODS)}")
         if not bool(free.any()):
             return x.expand(len(numbers), -1).clone()
         known = self._companded(x)
-        made = self._from_prior(len(x), numbers, lambda d: Projected(d, known_samples(known, free)))
+        if method == "posterior" and not bool(free.all()):
+            there = known[~free][None, None]
+            likelihood = LinearGaussian(lambda D: D[..., ~free.to(D.device)], there)
+            made = self._from_prior(len(x), numbers, lambda d: LinearPosterior(d, likelihood))
+        else:
+            made = self._from_prior(len(x), numbers, lambda d: Projected(d, known_samples(known, free)))
         return torch.where(free, made, x)
 
     def vary(self, x: Tensor, strength: float, numbers: Sequence[int] = (0,), free: Tensor | None = None) -> Tensor:
@@ -122,7 +138,9 @@ class Editor:
         t = float(self.sde.time(torch.tensor([sigma**-2], dtype=torch.float64)))
         return None if t >= self.sde.t_max else max(t, self.sde.t_min * 1.001)
 
-    def extend(self, x: Tensor, have: int, total: int, numbers: Sequence[int] = (0,)) -> Tensor:
+    def extend(
+        self, x: Tensor, have: int, total: int, numbers: Sequence[int] = (0,), method: str = "projection"
+    ) -> Tensor:
         """The first `have` samples of x gone on with, window after window, up to `total`: (n, total).
 
         A window knows what there is of it: all from the onset on while a quarter of it is left to make, else half a
@@ -136,7 +154,7 @@ class Editor:
                 first = 0 if have_now <= 3 * length // 4 else have_now - length // 2
                 window = torch.cat((y[first:have_now], y.new_zeros(length)))[:length]
                 free = torch.arange(length) >= have_now - first
-                made = self.inpaint(window, free, [number * 1000 + turn])[0]
+                made = self.inpaint(window, free, [number * 1000 + turn], method)[0]
                 end = length if first + length >= total else length - round(audio.FADE * length)
                 y, have_now, turn = torch.cat((y[:first], made[:end])), first + end, turn + 1
             results.append(y[:total])
@@ -195,7 +213,7 @@ class Editor:
             self.flow(),
             self._condition(1),
             iterations,
-            1e-5,
+            2e-6,
             self.progress,
         )
 

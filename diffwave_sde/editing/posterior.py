@@ -92,7 +92,9 @@ class _Posterior(Wrapper):
         # Within another wrapper of this kind, which will ask for the slope of what is returned here.
         within = torch.is_grad_enabled() and u.requires_grad
         with torch.inference_mode(False), torch.enable_grad():
-            v = u if within else u.detach().clone().requires_grad_()  # a copy: inference mode's tensors have no gradients
+            v = (
+                u if within else u.detach().clone().requires_grad_()
+            )  # a copy: inference mode's tensors have no gradients
             D, share = predict(v)
             snr = broadcast_like(kernel.snr, D)
 
@@ -113,6 +115,9 @@ class LinearPosterior(_Posterior):
         likelihood: the observation.
         method: "exact", or "isotropic", which takes one backward pass in place of `iterations` + 1.
         iterations: steps of conjugate gradients, for the inverse; as many as there are observed samples are exact.
+        damping: variance that what is observed has at the least, over that of the level's noise. The inverse needs some.
+            The slope of a learned D is no covariance: it takes 0.1 and few iterations, or what is made may be of any
+            loudness. 1e-6 for an exact one.
     """
 
     def __init__(
@@ -120,22 +125,24 @@ class LinearPosterior(_Posterior):
         denoiser: BaseDenoiser,
         likelihood: LinearGaussian,
         method: str = "exact",
-        iterations: int = 5,
+        iterations: int = 3,
+        damping: float = 0.1,
     ):
         super().__init__(denoiser)
         if method not in ("exact", "isotropic"):
             raise ValueError(f"method = {method!r}: choose exact or isotropic")
         if iterations < 1:
             raise ValueError(f"iterations = {iterations} of conjugate gradients: at least 1")
-        self.likelihood, self.method, self.iterations = likelihood, method, iterations
+        if damping <= 0:
+            raise ValueError(f"damping = {damping:g} must be positive")
+        self.likelihood, self.method, self.iterations, self.damping = likelihood, method, iterations, damping
 
     def correct(self, D: Tensor, slope: Callable[[Tensor, Tensor], Tensor], snr: Tensor) -> Tensor:
         with torch.enable_grad():
             observed = self.likelihood.operator(D)
         residual = self.likelihood.observed.to(D) - observed
         shape = (-1,) + (1,) * (residual.ndim - 1)
-        # What is observed exactly is taken to a thousandth of the noise of the level: the inverse needs some.
-        variance = self.likelihood.noise**2 + 1e-6 / snr.reshape(shape)
+        variance = self.likelihood.noise**2 + self.damping / snr.reshape(shape)
         if self.method == "exact":
 
             def system(v: Tensor) -> Tensor:

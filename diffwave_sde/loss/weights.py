@@ -158,7 +158,7 @@ class P2Weight(Weight):
 
 
 class LikelihoodWeight(Weight):
-    """The bound on the likelihood, in nats: w = ½ (g·Σ⁻¹M)² = -½ dSNR/dt, with times uniform in t.
+    """The bound on the likelihood, in nats per sample: w = ½ (g·Σ⁻¹M)² = -½ dSNR/dt, with times uniform in t.
 
     One weight of many names: score matching with λ = g² (Song et al. 2021b, eq. 7), with λ = Γβ for CLD (Dockhorn et
     al. 2022, eq. 8), and ½ γ'(t) |ε - ε̂|² with γ = -log SNR (Kingma et al. 2021, eq. 17). That they agree for every

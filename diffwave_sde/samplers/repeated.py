@@ -59,11 +59,10 @@ class RePaint(_Around):
 
     def step(self, state: SamplingState, u: Tensor, i: int, coefficients: tuple[Tensor, ...]) -> Tensor:
         phi, noise, *own = coefficients
-        before = list(state.past)
         for again in range(self.repeats):
             if again:
                 u = apply(phi, u) + apply(noise, state.noise(u))
-                state.past[:] = before  # a multistep method looks back on steps that lead here
+                state.past.clear()  # D of another path: a multistep method would take the new noise for a slope
             u = self.predictor.step(state, u, i, tuple(own))
         return u
 
@@ -112,6 +111,7 @@ class LangevinCorrector(_Around):
         u = self.predictor.step(state, u, i, tuple(own))
         for _ in range(self.corrections):
             u = (1 - self.size) * u + embed_waveform(mean, state(u, i + 1)) + apply(noise, state.noise(u))
+            state.past.clear()  # D before it was moved: a multistep method would take the noise for a slope
         return u
 
 

@@ -26,7 +26,8 @@ SPLITTINGS = ("ABA", "BAB", "ABBA")
 class SSCS(GridSampler):
     """The symmetric splitting sampler, for processes with a stationary law: CLD, VP and its kin. Order 1.
 
-    The known part is taken over the exact integral of β between the two times of each half of a step.
+    The known part is taken over the exact integral of β between the two times of each half of a step. Source: Dockhorn
+    et al. 2022, section 3.3 and appendix D.
 
     Args:
         steps: steps; of ABA each needs one call, of BAB and ABBA two.

@@ -60,7 +60,7 @@ class SDE(nn.Module, ABC):
 
     @final
     def kernel(self, t: Tensor) -> Kernel:
-        """The perturbation kernel at t (B,)."""
+        """The perturbation kernel at t (B,): M = Φ mean0 and L Lᵀ = Φ cov0 Φᵀ + Q, with Φ and Q from 0 to t."""
         t = float64(t)
         phi, Q = self.transition(torch.zeros_like(t), t)
         start = phi @ self.cov0(t).sqrt()

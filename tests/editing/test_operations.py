@@ -40,13 +40,13 @@ def plain(one: LoadedModel, number: int = 0, seed: int = 0) -> torch.Tensor:
 
 @pytest.mark.parametrize("sde", PROCESSES)
 def test_the_known_part_is_kept_and_the_rest_is_of_the_law_of_sounds(sde):
-    one = model(PROCESSES[sde]())
+    one = model(PROCESSES[sde](), DDIM(150, LogSNRGrid(), eta=1.0))
     free = torch.arange(LENGTH) >= 100
     made = Editor(one).inpaint(sound(), free, range(20))
     assert torch.equal(made[:, ~free], sound()[~free].expand(20, -1))
     rest = made[:, free].double()
     # Samples that are independent of one another are inpainted exactly: 4,000 of them, their mean and variance.
-    assert abs(float(rest.mean() - MIXTURE.sample((10**6,), stream(2)).mean())) < 4 * MIXTURE.std / math.sqrt(4000)
+    assert abs(float(rest.mean() - (MIXTURE.weights * MIXTURE.means).sum())) < 4 * MIXTURE.std / math.sqrt(4000)
     assert float(rest.std()) == pytest.approx(MIXTURE.std, rel=0.05)
     assert not torch.equal(made[0], made[1])
 
@@ -83,7 +83,7 @@ def test_a_result_is_the_same_however_many_are_made():
 
 @pytest.mark.parametrize("space", ["latent", "noise"])
 def test_the_ends_of_the_way_between_two_sounds_are_the_sounds(space):
-    editor = Editor(model(VP()), sampler=DDIM(40))
+    editor = Editor(model(VP()), sampler=DDIM(15))
     a, b = sound(1), sound(2)
     way = editor.interpolate(a, b, 5, space)
     assert torch.equal(way[0], a)
@@ -98,9 +98,9 @@ def test_the_ends_of_the_way_between_two_sounds_are_the_sounds(space):
 
 @pytest.mark.parametrize("sde", PROCESSES)
 def test_latents_lead_back_to_their_sound(sde):
-    editor, x = Editor(model(PROCESSES[sde]()), sampler=DDIM(60)), sound()
+    editor, x = Editor(model(PROCESSES[sde]()), sampler=DDIM(40)), sound()
     error = (editor.decode(editor.encode(x))[0] - x).square().mean().sqrt() / x.square().mean().sqrt()
-    assert float(error) < 1e-3
+    assert float(error) < 5e-3  # in float32; in float64 it is the tolerance that counts, test_latents.py
 
 
 def test_a_longer_sound_begins_with_the_sound():
@@ -115,7 +115,7 @@ def test_a_longer_sound_begins_with_the_sound():
 @pytest.mark.parametrize("sde", PROCESSES)
 def test_a_noisy_sound_is_denoised_by_exact_posterior_sampling(sde):
     # Samples are independent, so the posterior of each is a mixture of known mean and variance.
-    noise, one = 0.3, model(PROCESSES[sde](), DDIM(150, LogSNRGrid(), eta=1.0))
+    noise, one = 0.3, model(PROCESSES[sde](), DDIM(400, LogSNRGrid(), eta=1.0))
     z = torch.full((LENGTH,), -0.25)
     precision = MIXTURE.stds**-2 + noise**-2
     means = (MIXTURE.means * MIXTURE.stds**-2 - 0.25 * noise**-2) / precision
@@ -142,7 +142,9 @@ def test_noise_of_a_companded_sound_is_not_white():
 
 
 def test_adaptive_samplers_are_refused_by_name():
-    with pytest.raises(ValueError, match="GottaGoFast chooses its steps by what it meets: to change a sound takes one"):
+    with pytest.raises(
+        ValueError, match="GottaGoFast chooses its steps by what it meets: to change a sound takes steps"
+    ):
         Editor(model(VP()), sampler=GottaGoFast())
 
 
@@ -166,7 +168,9 @@ def test_repainting_comes_nearer_to_the_conditional_law_and_the_exact_correction
         return float(error[free].max())
 
     replaced = Projected(Correlated(sde), known_samples(z, free))
-    posterior = LinearPosterior(Correlated(sde), LinearGaussian(lambda x: x[..., KNOWN], z[KNOWN][None, None]))
+    posterior = LinearPosterior(
+        Correlated(sde), LinearGaussian(lambda x: x[..., KNOWN], z[KNOWN][None, None]), iterations=5, damping=1e-6
+    )
     plain, again = off(replaced, DPMSolverSDE(60)), off(replaced, RePaint(60, None, DDIM(eta=1.0), 10))
     assert off(posterior, DPMSolverSDE(80)) < 3.5
     assert again < 0.7 * plain

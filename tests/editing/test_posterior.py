@@ -40,7 +40,7 @@ def sampled(sde, wrapped, steps=80) -> Tensor:
 @pytest.mark.parametrize("sde", [EDM(), VP(), CLD()], ids=lambda sde: type(sde).__name__)
 def test_given_what_was_observed_the_law_is_the_conditional_one(sde, noise):
     likelihood, mean, covariance = observed(noise)
-    x = sampled(sde, LinearPosterior(Correlated(sde), likelihood, iterations=4))
+    x = sampled(sde, LinearPosterior(Correlated(sde), likelihood, iterations=4, damping=1e-6))
     std = covariance.diagonal().clamp_min(1e-12).sqrt()
     error = (x.mean(0) - mean).abs() / (std / math.sqrt(COUNT) + 1e-4)
     assert float(error.max()) < 3.5
@@ -62,7 +62,7 @@ def test_the_wrong_sign_and_the_wrong_scale_are_seen():
             return super().correct(D, lambda f, v: self.factor * slope(f, v), snr)
 
     for factor in (-1.0, 0.5):
-        wrapped = Wrong(Correlated(sde), likelihood, iterations=4)
+        wrapped = Wrong(Correlated(sde), likelihood, iterations=4, damping=1e-6)
         wrapped.factor = factor
         x = sampled(sde, wrapped)
         error = (x.mean(0) - mean).abs() / (covariance.diagonal().sqrt() / math.sqrt(COUNT))
@@ -75,8 +75,8 @@ def test_the_cheaper_ways_are_biased_and_nearer_than_nothing():
     exact, isotropic, gradient, plain = (
         float((sampled(sde, one).mean(0) - mean).norm())
         for one in (
-            LinearPosterior(Correlated(sde), likelihood, iterations=4),
-            LinearPosterior(Correlated(sde), likelihood, "isotropic", iterations=4),
+            LinearPosterior(Correlated(sde), likelihood, iterations=4, damping=1e-6),
+            LinearPosterior(Correlated(sde), likelihood, "isotropic", iterations=4, damping=1e-6),
             GradientPosterior(Correlated(sde), likelihood),
             Correlated(sde),
         )
@@ -115,6 +115,7 @@ def test_conjugate_gradients_solve_each_example_by_itself():
     [
         (lambda d, z: LinearPosterior(d, z, "best"), "method = 'best': choose exact or isotropic"),
         (lambda d, z: LinearPosterior(d, z, iterations=0), "iterations = 0"),
+        (lambda d, z: LinearPosterior(d, z, damping=0.0), "damping = 0"),
         (lambda d, z: GradientPosterior(d, z, 0.0), "scale = 0"),
         (lambda d, z: LinearGaussian(lambda x: x, torch.zeros(1), -1.0), "noise = -1"),
     ],
