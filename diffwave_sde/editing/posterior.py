@@ -115,7 +115,7 @@ class LinearPosterior(_Posterior):
         likelihood: the observation.
         method: "exact", or "isotropic", which takes one backward pass in place of `iterations` + 1.
         iterations: steps of conjugate gradients, for the inverse; as many as there are observed samples are exact.
-        damping: variance that what is observed has at the least, over that of the level's noise. The inverse needs some.
+        damping: variance that what is observed has at the least, over that of the level's noise. The inverse needs it.
             The slope of a learned D is no covariance: it takes 0.1 and few iterations, or what is made may be of any
             loudness. 1e-6 for an exact one.
     """

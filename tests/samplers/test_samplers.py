@@ -24,6 +24,7 @@ from diffwave_sde.samplers import (
     KarrasGrid,
     LogSNRGrid,
     MaximumLikelihood,
+    RePaint,
     Sampler,
     TimesGrid,
     UniformGrid,
@@ -34,6 +35,8 @@ from diffwave_sde.sde import CLD, EDM, VP, apply, embed_waveform
 # Every sampler with its defaults, and those whose options are other samplers.
 KINDS = {
     **SAMPLERS,
+    "RePaint": lambda steps=50, grid=None: RePaint(steps, grid, repeats=2),
+    "RePaint-multistep": lambda steps=50, grid=None: RePaint(steps, grid, DPMSolverSDE(eta=0.3), repeats=2),
     "DDIM-half": lambda steps=50, grid=None: DDIM(steps, grid, eta=0.5),
     "DDIM-ancestral": lambda steps=50, grid=None: DDIM(steps, grid, eta=1.0),
     "EulerMaruyama-flow": lambda steps=50, grid=None: EulerMaruyama(steps, grid, eta=0.0),
@@ -49,11 +52,11 @@ KINDS = {
 # Euler in t itself: on a grid that is fine at low noise it is far from any law, and Langevin dynamics are stiff.
 RAW = ("EulerMaruyama", "EulerMaruyama-flow", "ReverseDiffusion", "Ancestral-large")
 # What chooses its steps by the state is no linear map of it, and Langevin steps have a bias that no grid takes away.
-LINEAR = [kind for kind in KINDS if kind not in ("PredictorCorrector", "AnnealedLangevin")]
+LINEAR = [kind for kind in KINDS if kind not in ("PredictorCorrector", "AnnealedLangevin", "LangevinCorrector")]
 
 
 # Samplers that need hundreds of steps: where it takes long, on four processes only.
-SLOW, FOUR = (*RAW, "AnnealedLangevin"), ("EDM", "VP", "DDPM", "CLD")
+SLOW, FOUR = (*RAW, "AnnealedLangevin", "RePaint"), ("EDM", "VP", "DDPM", "CLD")
 
 
 def pairs(processes, kinds=KINDS, slow=None):
@@ -88,7 +91,8 @@ def variance_made(monkeypatch):
 
     def made(sampler, sde, data, t=None):
         blocks, drawn = sde.blocks, 0
-        rows = blocks * (1 + 2 * sampler.steps)
+        draws = 3 if isinstance(sampler, RePaint) else 2  # in a step, at the most
+        rows = blocks * (1 + draws * sampler.steps)
         kernel = sde.kernel(torch.tensor([sde.t_max if t is None else t], dtype=torch.float64))
         covariance = kernel.L[0] @ kernel.L[0].mT + data.variance * kernel.M[0][:, None] * kernel.M[0]
         u = torch.zeros(rows, blocks, 1, 1, dtype=torch.float64)
