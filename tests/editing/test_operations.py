@@ -81,7 +81,7 @@ def test_a_result_is_the_same_however_many_are_made():
         torch.testing.assert_close(editor.vary(x, 0.6, [3])[0], many[3], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("space", ["latent", "noise"])
+@pytest.mark.parametrize("space", [pytest.param("latent", marks=pytest.mark.slow), "noise"])
 def test_the_ends_of_the_way_between_two_sounds_are_the_sounds(space):
     editor = Editor(model(VP()), sampler=DDIM(15))
     a, b = sound(1), sound(2)
@@ -96,7 +96,7 @@ def test_the_ends_of_the_way_between_two_sounds_are_the_sounds(space):
         editor.interpolate(a, b, 1)
 
 
-@pytest.mark.parametrize("sde", PROCESSES)
+@pytest.mark.parametrize("sde", ["EDM", *(pytest.param(name, marks=pytest.mark.slow) for name in ("VP", "CLD"))])
 def test_latents_lead_back_to_their_sound(sde):
     editor, x = Editor(model(PROCESSES[sde]()), sampler=DDIM(40)), sound()
     error = (editor.decode(editor.encode(x))[0] - x).square().mean().sqrt() / x.square().mean().sqrt()
