@@ -33,10 +33,12 @@ class Journal:
         if self.waiting:
             for samples in self.samples:
                 os.fsync(samples)
-            self.file.write(b"".join(json.dumps(result).encode() + b"\n" for result in self.waiting))
+            # Taken before they are written: Ctrl-C while the disk is waited for must not write them twice.
+            finished, self.waiting = self.waiting, []
+            self.file.write(b"".join(json.dumps(result).encode() + b"\n" for result in finished))
             self.file.flush()
             os.fsync(self.file.fileno())
-        self.waiting, self.written = [], time.monotonic()
+        self.written = time.monotonic()
 
     def __exit__(self, *error) -> None:
         try:

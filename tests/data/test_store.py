@@ -400,6 +400,26 @@ def test_a_build_that_was_stopped_goes_on_where_it_was(tmp_path, monkeypatch, st
     assert not list((tmp_path / "data").glob("stores/*.partial"))
 
 
+def test_a_stop_while_the_journal_reaches_the_disk_writes_nothing_twice(tmp_path, monkeypatch):
+    class NoShards:
+        def open(self):
+            return []
+
+    def interrupted(file):
+        raise KeyboardInterrupt
+
+    def stopped():
+        with Journal(tmp_path / "journal", NoShards()) as journal:
+            journal.append([{"i": 0}, {"i": 1}])
+            with monkeypatch.context() as patch:
+                patch.setattr("os.fsync", interrupted)
+                journal.flush()
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    assert [json.loads(line)["i"] for line in (tmp_path / "journal").read_text().splitlines()] == [0, 1]
+
+
 @pytest.mark.parametrize("disks", [(), ("a", "b")], ids=["one disk", "two disks"])
 @pytest.mark.parametrize("step", ["ftruncate", "rename", "savez"])
 def test_a_crash_while_finishing_is_made_good_and_never_looks_whole(folder, tmp_path, monkeypatch, step, disks):
