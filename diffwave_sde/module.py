@@ -22,7 +22,7 @@ from diffwave_sde.model import KEY, Model, check_fit
 from diffwave_sde.networks import Network
 from diffwave_sde.optim import MuonAdamW, WarmupDecay  # noqa: F401  an optimizer to name on the command line
 from diffwave_sde.parametrization import Parametrization
-from diffwave_sde.random import stream
+from diffwave_sde.random import stream, streams
 from diffwave_sde.resume import match_callbacks, match_data
 from diffwave_sde.samplers import Sampler
 from diffwave_sde.sde import SDE, float64
@@ -260,7 +260,7 @@ class DiffusionModule(Model, LightningModule):
         x = batch.audio
         step, places, total = self._places(len(x), counter, rank, world, parts)
         torch.manual_seed(stream(self.seed, "dropout", counter, rank).initial_seed())
-        generators = [stream(self.seed, TRAINING, step, p, device=x.device) for p in places]
+        generators = streams(self.seed, TRAINING, step, rows=places, device=x.device)
         position = sent(torch.tensor(places), x.device)
         shared = stream(self.seed, TRAINING, step, "shared", device=x.device)
         draw = self.loss.draw(self.denoiser.sde, x, generators, position, total, shared)

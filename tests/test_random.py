@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from diffwave_sde.random import fill, rand, randn, stream
+from diffwave_sde.random import MASK, CounterStreams, fill, philox, rand, randn, stream
 
 
 def test_the_same_key_gives_the_same_numbers():
@@ -75,3 +75,56 @@ def test_threads_draw_what_one_does():
     fill(torch.randn, one, [stream("row", i) for i in range(5)], 1)
     fill(torch.randn, four, [stream("row", i) for i in range(5)], 4)
     assert torch.equal(one, four)
+
+
+# Random123's known answers: a counter, a key, 4 x 32 bits.
+KNOWN = [
+    ([0] * 4, 0, "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
+    ([MASK] * 4, 2**64 - 1, "408f276d 41c83b0e a20bc7c6 6d5451fd"),
+    (
+        [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344],
+        0x299F31D0_A4093822,
+        "d16cfe09 94fdcceb 5001e420 24126ea1",
+    ),
+]
+
+
+@pytest.mark.parametrize(("counter", "key", "bits"), KNOWN)
+def test_philox_gives_the_known_answers(counter, key, bits):
+    found = philox([torch.tensor([c]) for c in counter], key)
+    assert " ".join(f"{b.item():08x}" for b in found) == bits
+
+
+@pytest.mark.parametrize("draw", [rand, randn])
+def test_a_row_of_counter_streams_depends_on_its_number_alone(draw):
+    whole, some = CounterStreams("a", rows=torch.arange(5)), CounterStreams("a", rows=torch.tensor([3, 1]))
+    other = CounterStreams("b", rows=torch.arange(5))
+    first = draw((5, 2, 3), whole)
+    assert torch.equal(draw((2, 2, 3), some), first[[3, 1]])
+    second = draw((5, 2, 3), whole)
+    assert torch.equal(draw((2, 2, 3), some), second[[3, 1]])
+    different = [*first, *second, *draw((5, 2, 3), other)]
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(different, 2))
+
+
+def test_counter_streams_are_normal_and_uniform():
+    n, streams_ = 200_001, CounterStreams(7, rows=torch.tensor([0, 2**40]))
+    normal, uniform = randn((2, n), streams_).double(), rand((2, n), streams_).double()
+    within = 5 / math.sqrt(2 * n)
+    for k, moment in {1: 0, 2: 1, 3: 0, 4: 3}.items():
+        spread = math.sqrt(math.prod(range(1, 2 * k, 2)) - moment**2)
+        assert abs(normal.pow(k).mean() - moment) < within * spread
+        assert abs(uniform.pow(k).mean() - 1 / (k + 1)) < within
+    assert uniform.min() >= 0
+    assert uniform.max() < 1
+    assert abs(torch.corrcoef(normal)[0, 1]) < 2 * within
+    assert abs((normal[:, 1:] * normal[:, :-1]).mean()) < within  # neighbours
+
+
+def test_threads_draw_in_inference_mode_what_one_draws():
+    expected = torch.empty(6, 3)
+    fill(torch.randn, expected, [stream(i) for i in range(6)])
+    with torch.inference_mode():
+        found = torch.empty(6, 3)
+        fill(torch.randn, found, [stream(i) for i in range(6)], parts=3)
+    assert torch.equal(found, expected)

@@ -43,7 +43,7 @@ def run(work: Work) -> None:
 def spec(work: Work, world: int, backend: str) -> dict:
     """What a worker is told."""
     return {
-        "world": world, "backend": backend, "cuda": work.cuda, "steps": 2 if work.quick else 10,
+        "world": world, "backend": backend, "cuda": work.cuda, "steps": 2 if work.quick else 5,
         "batch": (4 if work.quick else 48 * torch.cuda.device_count()) // world,
         "length": 1_050 if work.quick else 21_000, "small": work.quick, "store": str(store_of(work.options)),
     }  # fmt: skip

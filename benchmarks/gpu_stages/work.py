@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import copy
 import platform
+import re
 import time
 import traceback
 from collections.abc import Callable
@@ -65,6 +66,8 @@ class Work:
         Args:
             seconds: that it takes, roughly, on a GPU.
         """
+        if self.options.parts and not re.search(self.options.parts, name):
+            return
         if self.left < (seconds if self.cuda else 0.0):
             self.stage.left_out.append(f"{name} (takes some {seconds:.0f} s, and {max(self.left, 0):.0f} were left)")
             self.stage.save()

@@ -143,7 +143,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (B, channels, N) -> the same shape."""
         q, k, v = rearrange(self.qkv(self.norm(x)), "b (qkv h c) n -> qkv b h n c", qkv=3, h=self.heads)
-        mixed = functional.scaled_dot_product_attention(q, k, v)
+        # With the channels in a row: the fast kernels, which never hold all N² weights, refuse any other order.
+        mixed = functional.scaled_dot_product_attention(q.contiguous(), k.contiguous(), v.contiguous())
         return add(x, self.out(rearrange(mixed, "b h n c -> b (h c) n")), self.rescale)
 
 
