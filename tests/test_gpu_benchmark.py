@@ -57,6 +57,6 @@ def test_sampling_is_measured_over_the_bare_network(tmp_path):
     status, found = quick(tmp_path, "--only=sampling")
     (stage,) = found["stages"]
     assert (status, stage["status"], stage["failures"]) == (0, "done", [])
-        # On a CPU that is fast in bfloat16 there is a line more.
-        assert {row["loop"] for row in rows(stage, "drums")} - {"on the device"} == {"eager", "captured"}
+    # On a CPU that is fast in bfloat16 there is a line more.
+    assert {row["loop"] for row in rows(stage, "drums")} - {"on the device"} == {"eager", "captured"}
     assert float(rows(stage, "Captured sounds")[0]["relative error"]) < 1e-4
