@@ -83,12 +83,16 @@ class SDE(nn.Module, ABC):
     @final
     @torch.no_grad()
     def time(self, snr: Tensor) -> Tensor:
-        """The times at which the SNR is `snr` (B,), clamped to [t_min, t_max]; float64.
+        """The times at which the SNR is `snr` (B,), clamped to [t_min, t_max]; float64."""
+        return self.invert_log_snr(float64(snr).log().clamp(-700, 700)).clamp(self.t_min, self.t_max)
+
+    def invert_log_snr(self, target: Tensor) -> Tensor:
+        """The times (B,) at which log SNR is `target` (B,), float64; a process that has a formula for it gives that.
 
         The SNR of a diffusion never rises: a table encloses the time, and the Illinois method finds it, in log t, in
-        which most SNRs are nearly powers. A fixed number of rounds, so that nothing waits for a GPU.
+        which most SNRs are nearly powers. A fixed number of rounds, so that nothing waits for a GPU; but a thousand
+        small operations, which take a GPU longer than the step of a small network.
         """
-        target = float64(snr).log()
         edges = torch.linspace(
             math.log(self.t_min), math.log(self.t_max), 257, dtype=target.dtype, device=target.device
         )
@@ -104,7 +108,7 @@ class SDE(nn.Module, ABC):
             crossed = fc * fb < 0
             a, fa = torch.where(crossed, b, a), torch.where(crossed, fb, fa / 2)
             b, fb = c, fc
-        return b.exp().clamp(self.t_min, self.t_max)
+        return b.exp()
 
     @final
     @torch.no_grad()

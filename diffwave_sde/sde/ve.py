@@ -46,6 +46,10 @@ class VE(Exploding):
             return self.sigma_min * (t * math.log(self.sigma_max / self.sigma_min)).exp()
         return self.sigma_min * (t * (self.measured.to(t) / self.sigma_min).log()).exp()
 
+    def invert_log_snr(self, target: Tensor) -> Tensor:
+        end = self.measured.to(target) if self.sigma_max is None else torch.full_like(target, self.sigma_max)
+        return (-0.5 * target - math.log(self.sigma_min)) / (end / self.sigma_min).log()
+
 
 class PowerVE(Exploding):
     """Variance exploding with g = σᵗ: σ²(t) = (σ²ᵗ - 1) / (2 ln σ), no noise at t = 0. Source: Song 2021, tutorial.
@@ -83,3 +87,6 @@ class EDM(Exploding):
 
     def sigma(self, t: Tensor) -> Tensor:
         return self.sigma_max * t
+
+    def invert_log_snr(self, target: Tensor) -> Tensor:
+        return (-0.5 * target).exp() / self.sigma_max

@@ -54,6 +54,11 @@ class VP(LinearBeta, Preserving):
     m is that of `LinearBeta`, σ that of `Preserving`.
     """
 
+    def invert_log_snr(self, target: Tensor) -> Tensor:
+        # snr = m² / (1 - m²), so ∫β = log(1 + 1 / snr): a quadratic equation for t, solved without a difference.
+        integral, slope = functional.softplus(-target, threshold=800), self.beta_max - self.beta_min
+        return 2 * integral / (self.beta_min + (self.beta_min**2 + 2 * slope * integral).sqrt())
+
 
 class SubVP(LinearBeta):
     """sub-VP with linear β: du = -½ β u dt + √(β (1 - e^(-2∫β))) dW. Source: Song et al. 2021, eq. 12, 29 and 33.
