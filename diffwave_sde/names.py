@@ -15,6 +15,7 @@ typed, a,b,..., a comma in a name is typed \, (`split`, `typed`).
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -168,6 +169,11 @@ def spell_bytes(text: str) -> str:
         return "\\" * bool(quoted) + _spell(match)
 
     return re.sub(r"[\udc80-\udcff]", spell, text)
+
+
+def digest(*parts: bytes) -> str:
+    """32 hex digits (BLAKE2b) that stand for these bytes."""
+    return hashlib.blake2b(b"\0".join(parts), digest_size=16).hexdigest()
 
 
 def unencodable(error: UnicodeError) -> tuple[str, int]:

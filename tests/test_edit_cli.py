@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from refusal import refusal
 
 from diffwave_sde import audio
 from diffwave_sde.cli import main
@@ -86,11 +87,10 @@ def test_what_the_mask_leaves_comes_back_bit_for_bit_and_an_edit_is_made_again(c
     capsys.readouterr()
     main(["edit", "again", "two", "--out", "two"])
     assert "holds just that already" in capsys.readouterr().out
-    complaint(
-        ["edit", "vary", "kick.wav", "--out", "one", *FEW], "one holds another edit: choose another --out", capsys
-    )
+    said = refusal(["edit", "vary", "kick.wav", "--out", "one", *FEW], capsys)
+    assert "one holds another edit: choose another --out" in said
     soundfile.write("stereo.flac", x, 44_100)
-    complaint(["edit", "again", "one"], "stereo.flac is not the file that it was", capsys)
+    assert "stereo.flac is not the file that it was" in refusal(["edit", "again", "one"], capsys)
 
 
 def test_a_part_beyond_the_window_is_made_in_a_window_of_its_own():
@@ -122,16 +122,6 @@ def test_odd_files_have_a_result_of_their_own_length(name):
             assert np.array_equal(y[22_000:], x[22_000:].astype(np.float32))
 
 
-def complaint(argv: list[str], says: str, capsys) -> None:
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stop:
-        main(argv)
-    assert stop.value.code == 2
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith("diffwave-sde: ")
-    assert says in said
-
-
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
@@ -156,12 +146,12 @@ def complaint(argv: list[str], says: str, capsys) -> None:
     ],
 )
 def test_what_cannot_be_is_one_line(argv, says, capsys):
-    complaint(["edit", *argv, *([] if argv[0] in ("again", "decode") else FEW)], says, capsys)
+    assert says in refusal(["edit", *argv, *([] if argv[0] in ("again", "decode") else FEW)], capsys)
 
 
 def test_adaptive_samplers_are_refused(capsys):
     argv = ["edit", "vary", "kick.wav", "--ckpt", "drums", "--sampler", "ProbabilityFlow"]
-    complaint(argv, "ProbabilityFlow chooses its steps by what it meets", capsys)
+    assert "ProbabilityFlow chooses its steps by what it meets" in refusal(argv, capsys)
 
 
 def test_latents_of_another_model_or_step_are_refused_and_the_ends_of_the_way_are_the_files(capsys):

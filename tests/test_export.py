@@ -13,6 +13,7 @@ import pytest
 import soundfile
 import torch
 import yaml
+from refusal import refusal
 from safetensors.torch import load_file, save_file
 from test_cli import SMALL
 
@@ -75,16 +76,6 @@ def sounds(path):
     labels = torch.arange(3)
     with torch.inference_mode():
         return model.module.sample(model.length, labels, model.module.generators(range(3), 4), DPMSolverSDE(8))
-
-
-def refusal(arguments, capfd):
-    """The one line that a program ends with."""
-    with pytest.raises(SystemExit) as stop:
-        main(arguments)
-    assert stop.value.code == 2
-    said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("diffwave-sde: ")]
-    assert len(said) == 1, said
-    return said[0]
 
 
 def test_float32_sounds_are_those_of_the_checkpoint(home):

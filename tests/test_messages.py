@@ -3,8 +3,7 @@
 import re
 
 import pytest
-
-from diffwave_sde.cli import main
+from refusal import refusal
 
 NAMES = "CLD, CosineVP, CrashSubVP"
 # The function of cli/messages.py that reads it -> arguments -> the line, or its beginning; … is anything.
@@ -67,9 +66,5 @@ def test_a_parsers_message_is_one_line_with_the_option_and_the_remedy(case, tmp_
     for name, content in FILES.items():
         (tmp_path / name).write_bytes(content)
     arguments, begins = SAID[case]
-    with pytest.raises(SystemExit) as stop:
-        main(arguments)
-    assert stop.value.code == 2
-    said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("diffwave-sde: ")]
-    assert len(said) == 1
-    assert re.match("diffwave-sde: " + re.escape(begins).replace("…", ".*"), said[0]), said[0]
+    said = refusal(arguments, capfd)
+    assert re.match("diffwave-sde: " + re.escape(begins).replace("…", ".*"), said), said

@@ -17,6 +17,7 @@ from diffwave_sde.audio.clips import (
     cut,
     fade_out,
     from_int16,
+    gain_of,
     normalise,
     offset,
     onset,
@@ -29,5 +30,6 @@ from diffwave_sde.audio.files import decode, read, write
 
 __all__ = [
     "DECLICK", "FADE", "LENGTH", "PEAK", "PRE_ROLL", "RATE", "SILENT", "TAIL", "compress", "cut", "decode",
-    "expand", "fade_out", "from_int16", "normalise", "offset", "onset", "read", "resample", "trim", "window", "write",
+    "expand", "fade_out", "from_int16", "gain_of", "normalise", "offset", "onset", "read", "resample", "trim", "window",
+    "write",
 ]  # fmt: skip

@@ -132,6 +132,11 @@ def fade_out(x: Tensor, samples: int) -> Tensor:
     return torch.cat([x[..., :-samples], x[..., -samples:] * ramp.to(x)], -1)
 
 
+def gain_of(decibels: float) -> float:
+    """The factor of an amplitude that is so many dB."""
+    return 10 ** (decibels / 20)
+
+
 def normalise(x: Tensor, peak: float = PEAK) -> Tensor:
     """Scales a waveform so that its largest magnitude is `peak`; silence stays silence."""
     top = x.abs().max()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from diffwave_sde import checkpoint
@@ -44,8 +45,7 @@ def claim(name: str) -> Path:
             folder = RUNS / name
             folder.mkdir(parents=True, exist_ok=True)
             return folder
-    for number in range(1, 10_000):
-        folder = RUNS / (name if number == 1 else f"{name}-{number}")
+    for folder in numbered(RUNS, name):
         try:
             folder.mkdir(parents=True)
         except FileExistsError:
@@ -55,6 +55,13 @@ def claim(name: str) -> Path:
         os.environ[_CLAIMED] = str(folder)
         return folder
     raise OSError(f"{RUNS} holds ten thousand runs called {name}: choose another --name")
+
+
+def numbered(home: Path, name: str) -> Iterator[Path]:
+    """NAME, NAME-2, NAME-3 and so on in a folder, of which the first that is free is to be taken."""
+    yield home / name
+    for number in range(2, 10_000):
+        yield home / f"{name}-{number}"
 
 
 def release() -> None:

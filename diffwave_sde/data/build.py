@@ -27,11 +27,11 @@ from diffwave_sde.data import sources
 from diffwave_sde.data.convert import CHUNK, convert_all
 from diffwave_sde.data.copies import BANDS, find_copies
 from diffwave_sde.data.filter import Filter
-from diffwave_sde.data.items import SECONDS, Source, digest
+from diffwave_sde.data.items import SECONDS, Source
 from diffwave_sde.data.journal import Journal
 from diffwave_sde.data.shards import Shards, allocate, close, remove, write_header
 from diffwave_sde.data.store import Store
-from diffwave_sde.names import escape
+from diffwave_sde.names import digest, escape
 from diffwave_sde.paths import expand
 from diffwave_sde.progress import progress_bar
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import yaml
 
-from diffwave_sde.data.items import Recorded, Rendered, Source, digest
-from diffwave_sde.names import asked_for, escape
+from diffwave_sde.data.items import Recorded, Rendered, Source
+from diffwave_sde.names import asked_for, digest, escape
 
 
 class Filter(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ import torch
 from diffwave_sde import audio
 from diffwave_sde.data import builtin
 from diffwave_sde.data.copies import envelope
+from diffwave_sde.names import digest
 
 SECONDS = 60.0  # of a recording that are read: a clip is half a second, and a mix an hour long must not fill memory
 
@@ -28,11 +28,6 @@ class Clip(NamedTuple):
     digest: str  # 32 hex digits of the sound's own content, whatever its file or window
     parameters: dict[str, float]
     envelope: list[float]  # of the window, for `copies`, dB; none of a built-in sound, which is a copy of no other
-
-
-def digest(*parts: bytes) -> str:
-    """32 hex digits (BLAKE2b)."""
-    return hashlib.blake2b(b"\0".join(parts), digest_size=16).hexdigest()
 
 
 def pack(x: torch.Tensor) -> np.ndarray:

@@ -24,8 +24,8 @@ from pathlib import Path
 
 from diffwave_sde.data import builtin, kits, recordings, soundfont
 from diffwave_sde.data.filter import Filter
-from diffwave_sde.data.items import Recorded, Rendered, Source, digest
-from diffwave_sde.names import escape
+from diffwave_sde.data.items import Recorded, Rendered, Source
+from diffwave_sde.names import digest, escape
 from diffwave_sde.paths import expand
 
 # Clearly not sounds. Whatever else is not one is found out by trying.

@@ -5,7 +5,8 @@ operations      inpaint, vary, interpolate, encode, decode, extend, repair
 projection      D made to agree with what is known
 posterior       D given an observation, exactly where it can be
 latents         states of the probability flow, there and back
-restoration     what a damaged sound says of itself
+restoration     what a damaged sound says of itself, and what that asks of D
+files           all of it on files, given back at their own rate and length
 """
 
 from diffwave_sde.editing.operations import Editor

@@ -49,7 +49,7 @@ class Prepared:
 
     def quieter(self, decibels: float) -> Prepared:
         """The same with its window lowered, for sounds that will be louder than the file."""
-        factor = 10 ** (-decibels / 20)
+        factor = audio.gain_of(-decibels)
         return replace(self, cut=replace(self.cut, window=self.cut.window * factor, gain=self.cut.gain * factor))
 
     def give_back(self, window: Tensor, regions: Regions | None = None) -> Tensor:

@@ -12,12 +12,57 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from diffwave_sde.editing.posterior import Likelihood
+from diffwave_sde import audio
+from diffwave_sde.checkpoint import LoadedModel
+from diffwave_sde.editing.operations import Wrap
+from diffwave_sde.editing.posterior import GradientPosterior, Likelihood, LinearGaussian, LinearPosterior
+from diffwave_sde.editing.preparation import Prepared, Regions
+from diffwave_sde.editing.projection import Projected, between, known_band
 
 TASKS = ("declip", "denoise", "bandwidth", "dropout")
 HEADROOM = 6.0  # dB that a clipped sound may rise above where it was cut
 SHORTEST = 8  # samples of exact silence within a sound that are taken for a dropout
 _FRAME = 256
+
+
+def declip(x: Tensor, level: float, mu: float) -> Wrap:
+    """D between the bounds of a waveform (T,) that was clipped at `level`, companded with μ."""
+    low, high = (audio.compress(bound.clamp(-1, 1), mu) for bound in clip_bounds(x, level))
+    return lambda d: Projected(d, between(low, high))
+
+
+def widen(x: Tensor, share: float, method: str) -> Wrap:
+    """D with the band of a waveform (T,), as the model sees it, below this share of the sampling rate.
+
+    Args:
+        x: the waveform.
+        share: of the sampling rate, 0 to 0.5.
+        method: projection or posterior, as of `Editor.inpaint`.
+    """
+    if method == "projection":
+        return lambda d: Projected(d, known_band(x, share))
+    low = known_band(torch.zeros_like(x), share)  # what is left of a sound above the cutoff
+    likelihood = LinearGaussian(lambda D: D - low(D), (x - low(x[None, None])[0, 0])[None, None])
+    return lambda d: LinearPosterior(d, likelihood)
+
+
+def gaps(sound: Prepared) -> Regions:
+    """The dropouts of a file; errors are those of `dropouts`."""
+    lost = dropouts(sound.original)
+    edges = torch.cat((lost.new_zeros(1), lost, lost.new_zeros(1))).int().diff().nonzero().flatten() / sound.rate
+    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
+
+
+def by_likelihood(spec: str, x: Tensor, model: LoadedModel) -> Wrap:
+    """D given what a likelihood of one's own says of the sound, observed as the waveform x (T,).
+
+    Raises:
+        ValueError: if there is none at `spec` (`own_likelihood`), or the model is of companded sounds.
+    """
+    likelihood = own_likelihood(spec, x[None, None], model.rate)
+    if model.mu:
+        raise ValueError(f"--likelihood is of waveforms, and {model.path} sees companded ones (mu = {model.mu:g})")
+    return lambda d: GradientPosterior(d, likelihood)
 
 
 def clip_level(x: Tensor) -> float:

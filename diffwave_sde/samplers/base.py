@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -172,6 +173,47 @@ class GridSampler(Sampler):
         if progress is not None:
             progress(self.steps, self.steps)
         return x
+
+
+class PredictorSampler(GridSampler):
+    """A sampler that repeats or corrects the steps of another one, the predictor, at some cost in calls.
+
+    A family gives `own`, its own coefficients, which stand before the predictor's in each row of the plan; and `step`.
+
+    Args:
+        steps: steps.
+        grid: where they lie.
+        predictor: the sampler whose steps are taken; its own steps and grid are unused.
+    """
+
+    def __init__(self, steps: int, grid: Grid | None, predictor: GridSampler):
+        super().__init__(steps, grid)
+        self.predictor = regridded(predictor, self.steps, self.grid)
+
+    def supports(self, sde: SDE) -> bool:
+        return self.predictor.supports(sde)
+
+    @final
+    def intermediate_times(self, sde: SDE, times: Tensor) -> Tensor:
+        return self.predictor.intermediate_times(sde, times)
+
+    @abstractmethod
+    def own(self, sde: SDE, times: Tensor) -> list[tuple[Tensor, ...]]:
+        """What it takes itself of each of the len(times) - 1 steps, as `rows` gives it."""
+
+    @final
+    def plan(self, denoiser: BaseDenoiser, times: Tensor) -> list[tuple[Tensor, ...]]:
+        both = zip(self.own(denoiser.sde, times), self.predictor.plan(denoiser, times), strict=True)
+        return [(*own, *predictors) for own, predictors in both]
+
+
+def regridded(sampler: GridSampler, steps: int, grid: Grid) -> GridSampler:
+    """The same sampler on other steps, and with it those whose steps it takes: their further nodes begin after them."""
+    other = copy.copy(sampler)
+    other.steps, other.grid = steps, grid
+    if isinstance(other, PredictorSampler):
+        other.predictor = regridded(other.predictor, steps, grid)
+    return other
 
 
 def rows(*coefficients: Tensor) -> list[tuple[Tensor, ...]]:

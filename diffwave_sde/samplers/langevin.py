@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor
 
 from diffwave_sde.bounds import not_negative, positive
 from diffwave_sde.denoiser import BaseDenoiser
-from diffwave_sde.samplers.base import GridSampler, SamplingState, rows
+from diffwave_sde.samplers.base import GridSampler, PredictorSampler, SamplingState, rows
 from diffwave_sde.samplers.grids import Grid
 from diffwave_sde.samplers.sde import ReverseDiffusion
 from diffwave_sde.sde import SDE, apply, broadcast_like, embed_waveform
@@ -51,7 +49,7 @@ class AnnealedLangevin(GridSampler):
         return u
 
 
-class PredictorCorrector(GridSampler):
+class PredictorCorrector(PredictorSampler):
     """A step of another sampler, then Langevin steps that correct its law. Source: Song et al. 2021, algorithms 2 to 5.
 
     The corrector's step, u' = u + ε s + √(2 ε) z with ε = 2 (r |z| / |s|)², goes by each sound's own norms.
@@ -72,23 +70,17 @@ class PredictorCorrector(GridSampler):
         snr: float = 0.16,
         corrections: int = 1,
     ):
-        super().__init__(steps, grid)
+        super().__init__(steps, grid, predictor or ReverseDiffusion())
         positive(snr=snr)
         not_negative(corrections=corrections)
-        self.predictor = copy.copy(predictor) if predictor is not None else ReverseDiffusion()
-        self.predictor.steps = steps  # where its further nodes begin
         self.snr, self.corrections = snr, corrections
 
     def supports(self, sde: SDE) -> bool:
-        return sde.blocks == 1 and self.predictor.supports(sde)
+        return sde.blocks == 1 and super().supports(sde)
 
-    def intermediate_times(self, sde: SDE, times: Tensor) -> Tensor:
-        return self.predictor.intermediate_times(sde, times)
-
-    def plan(self, denoiser: BaseDenoiser, times: Tensor) -> list[tuple[Tensor, ...]]:
-        kernel = denoiser.sde.kernel(times[1:])
-        own = rows(kernel.matched, kernel.precision)
-        return [(*a, *b) for a, b in zip(own, self.predictor.plan(denoiser, times), strict=True)]
+    def own(self, sde: SDE, times: Tensor) -> list[tuple[Tensor, ...]]:
+        kernel = sde.kernel(times[1:])
+        return rows(kernel.matched, kernel.precision)
 
     def step(self, state: SamplingState, u: Tensor, i: int, coefficients: tuple[Tensor, ...]) -> Tensor:
         matched, precision, *rest = coefficients

@@ -2,35 +2,17 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor
 
 from diffwave_sde.bounds import not_negative
-from diffwave_sde.denoiser import BaseDenoiser
-from diffwave_sde.samplers.base import GridSampler, SamplingState, rows
+from diffwave_sde.samplers.base import GridSampler, PredictorSampler, SamplingState, regridded, rows
 from diffwave_sde.samplers.grids import Grid, TimesGrid
 from diffwave_sde.samplers.ode import DDIM
 from diffwave_sde.sde import SDE, apply, cholesky, embed_waveform
 
 
-class _Around(GridSampler):
-    """A sampler around the steps of another one."""
-
-    def __init__(self, steps: int, grid: Grid | None, predictor: GridSampler | None):
-        super().__init__(steps, grid)
-        self.predictor = copy.copy(predictor) if predictor is not None else DDIM(eta=1.0)
-        self.predictor.steps = steps  # where its further nodes begin
-
-    def supports(self, sde: SDE) -> bool:
-        return self.predictor.supports(sde)
-
-    def intermediate_times(self, sde: SDE, times: Tensor) -> Tensor:
-        return self.predictor.intermediate_times(sde, times)
-
-
-class RePaint(_Around):
+class RePaint(PredictorSampler):
     """Each step is taken several times, with a step of the forward process back between two of them.
 
     A known part that is imposed on D (`editing.Projected`) and the rest come to agree in this way: the rest is drawn
@@ -47,27 +29,26 @@ class RePaint(_Around):
     def __init__(
         self, steps: int = 50, grid: Grid | None = None, predictor: GridSampler | None = None, repeats: int = 5
     ):
-        super().__init__(steps, grid, predictor)
+        super().__init__(steps, grid, predictor or DDIM(eta=1.0))
         if repeats < 1:
             raise ValueError(f"repeats = {repeats}: a step is taken at least once")
         self.repeats = repeats
 
-    def plan(self, denoiser: BaseDenoiser, times: Tensor) -> list[tuple[Tensor, ...]]:
-        phi, Q = denoiser.sde.transition(times[1:], times[:-1])
-        back = rows(phi, cholesky(Q))
-        return [(*a, *b) for a, b in zip(back, self.predictor.plan(denoiser, times), strict=True)]
+    def own(self, sde: SDE, times: Tensor) -> list[tuple[Tensor, ...]]:
+        phi, Q = sde.transition(times[1:], times[:-1])
+        return rows(phi, cholesky(Q))
 
     def step(self, state: SamplingState, u: Tensor, i: int, coefficients: tuple[Tensor, ...]) -> Tensor:
-        phi, noise, *own = coefficients
+        phi, noise, *rest = coefficients
         for again in range(self.repeats):
             if again:
                 u = apply(phi, u) + apply(noise, state.noise(u))
                 state.past.clear()  # D of another path: a multistep method would take the new noise for a slope
-            u = self.predictor.step(state, u, i, tuple(own))
+            u = self.predictor.step(state, u, i, tuple(rest))
         return u
 
 
-class LangevinCorrector(_Around):
+class LangevinCorrector(PredictorSampler):
     r"""After each step, Langevin steps at the level that it reached: they bring the state to the law of D's own score.
 
         u ← u + τ Σ ∇ log p + √(2 τ) L z = u + τ (M D - u) + √(2 τ) L z
@@ -95,20 +76,19 @@ class LangevinCorrector(_Around):
         corrections: int = 3,
         step: float = 0.2,
     ):
-        super().__init__(steps, grid, predictor)
+        super().__init__(steps, grid, predictor or DDIM(eta=1.0))
         not_negative(corrections=corrections)
         if not 0 < step < 1:
             raise ValueError(f"step = {step:g} must lie between 0 and 1")
         self.corrections, self.size = corrections, step
 
-    def plan(self, denoiser: BaseDenoiser, times: Tensor) -> list[tuple[Tensor, ...]]:
-        kernel = denoiser.sde.kernel(times[1:])
-        own = rows(self.size * kernel.M, (2 * self.size) ** 0.5 * kernel.L)
-        return [(*a, *b) for a, b in zip(own, self.predictor.plan(denoiser, times), strict=True)]
+    def own(self, sde: SDE, times: Tensor) -> list[tuple[Tensor, ...]]:
+        kernel = sde.kernel(times[1:])
+        return rows(self.size * kernel.M, (2 * self.size) ** 0.5 * kernel.L)
 
     def step(self, state: SamplingState, u: Tensor, i: int, coefficients: tuple[Tensor, ...]) -> Tensor:
-        mean, noise, *own = coefficients
-        u = self.predictor.step(state, u, i, tuple(own))
+        mean, noise, *rest = coefficients
+        u = self.predictor.step(state, u, i, tuple(rest))
         for _ in range(self.corrections):
             u = (1 - self.size) * u + embed_waveform(mean, state(u, i + 1)) + apply(noise, state.noise(u))
             state.past.clear()  # D before it was moved: a multistep method would take the noise for a slope
@@ -137,9 +117,4 @@ def starting_at(sampler: GridSampler, sde: SDE, t: float) -> GridSampler:
 
 def on_times(sampler: GridSampler, times: Tensor) -> GridSampler:
     """The same sampler on other times (N,), falling."""
-    other = copy.copy(sampler)
-    other.grid, other.steps = TimesGrid(times.tolist()), len(times)
-    if isinstance(other, _Around):
-        other.predictor = copy.copy(other.predictor)
-        other.predictor.steps = other.steps
-    return other
+    return regridded(sampler, len(times), TimesGrid(times.tolist()))

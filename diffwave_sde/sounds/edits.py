@@ -12,7 +12,7 @@ from torch import Tensor
 from diffwave_sde.atomic import atomic_write
 from diffwave_sde.names import printable
 from diffwave_sde.sounds import page
-from diffwave_sde.sounds.folder import spelt
+from diffwave_sde.sounds.folder import peak_dbfs, plain
 
 RECORD = "edit.json"
 
@@ -43,7 +43,7 @@ def holds(folder: Path, record: dict[str, Any]) -> bool | None:
         return None
     except (OSError, ValueError):
         old = {}
-    if not isinstance(old, dict) or {k: old.get(k) for k in record} != _plain(record):
+    if not isinstance(old, dict) or {k: old.get(k) for k in record} != plain(record):
         raise ValueError(f"{folder} holds another edit: choose another --out")
     return all((folder / one["file"]).is_file() for one in old["results"])
 
@@ -79,18 +79,14 @@ def write(
     results = [
         {
             "file": file.name,
-            "peak_dbfs": round(20 * float(sound.waveform.abs().max().clamp_min(1e-6).log10()), 2),
+            "peak_dbfs": peak_dbfs(sound.waveform[None])[0],
             "seconds": round(len(sound.waveform) / sound.rate, 4),
         }
         for file, sound in zip(columns[1].sounds, after, strict=True)
     ]
     with atomic_write(folder / RECORD) as temporary:
-        temporary.write_text(json.dumps({**_plain(record), "results": results}, indent=1), encoding="utf-8")
+        temporary.write_text(json.dumps({**plain(record), "results": results}, indent=1), encoding="utf-8")
     return columns[1].sounds
-
-
-def _plain(record: dict[str, Any]) -> dict[str, Any]:
-    return json.loads(json.dumps(spelt(record), default=str))
 
 
 def _note(record: dict[str, Any]) -> str:

@@ -53,7 +53,7 @@ class SoundFolder:
 
     def __init__(self, path: Path, record: dict[str, Any], note: str = "", subtype: str = "FLOAT"):
         self.path, self.note, self.subtype = path, note, subtype
-        self.record = json.loads(json.dumps(spelt(record), default=str))
+        self.record = plain(record)
         self.nfe, self.sounds = 0, {}
         try:
             old = json.loads((path / "sounds.json").read_text(encoding="utf-8"))
@@ -111,9 +111,8 @@ class SoundFolder:
         """Write sounds (n, T), and the list and the page of all there are."""
         titles = [f"{i:03d} {label}" for i, label in zip(numbers, labels, strict=True)]
         files = page.write_sounds(self.path, titles, sounds, rate, self.subtype)
-        peaks = 20 * sounds.abs().amax(1).clamp_min(1e-6).log10()
-        for i, file, label, peak in zip(numbers, files, labels, peaks.tolist(), strict=True):
-            self.sounds[i] = {"number": i, "file": file.name, "label": printable(label), "peak_dbfs": round(peak, 2)}
+        for i, file, label, peak in zip(numbers, files, labels, peak_dbfs(sounds), strict=True):
+            self.sounds[i] = {"number": i, "file": file.name, "label": printable(label), "peak_dbfs": peak}
         self.sounds = dict(sorted(self.sounds.items()))
         self.nfe = max(self.nfe, nfe)
         self._write()
@@ -125,6 +124,16 @@ class SoundFolder:
         titles = [f"{s['number']:03d} {s['label']}" for s in self.sounds.values()]
         column = page.Column("sounds", [self.path / s["file"] for s in self.sounds.values()])
         page.write(self.path / "index.html", "New sounds", titles, [column], self.note.replace("{nfe}", str(self.nfe)))
+
+
+def peak_dbfs(sounds: Tensor) -> list[float]:
+    """The peaks of sounds (n, T), dBFS, to a hundredth; -120 of silence."""
+    return [round(peak, 2) for peak in (20 * sounds.abs().amax(1).clamp_min(1e-6).log10()).tolist()]
+
+
+def plain(record: dict[str, Any]) -> dict[str, Any]:
+    """A record as it comes back from a JSON file, `spelt`; what JSON does not hold is text there."""
+    return json.loads(json.dumps(spelt(record), default=str))
 
 
 def spelt(value: Any) -> Any:
