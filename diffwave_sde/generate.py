@@ -5,6 +5,7 @@ In Python::
     model = checkpoint.load("drums")
     labels = ask(model, 8, "kick,snare,kick:0.7+snare:0.3")
     folder, filled = make_sounds(model, "sounds", labels, seed=1)
+    add_neighbours(folder, Index.of_dataset("/my/kicks"), range(8))  # metrics.neighbours
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import Tensor
 from diffwave_sde import audio, names
 from diffwave_sde.checkpoint import LoadedModel
 from diffwave_sde.clipping import CLIPS
+from diffwave_sde.metrics.neighbours import Index, Neighbour
 from diffwave_sde.model import Mixes
 from diffwave_sde.networks import BFloat16Network
 from diffwave_sde.samplers import Sampler
@@ -148,6 +150,22 @@ def make_sounds(
         return sounds, sampler.nfe
 
     return folder, folder.fill(label.names, draw, model.rate, batch_size, progress)
+
+
+def add_neighbours(folder: SoundFolder, index: Index, numbers: Sequence[int]) -> list[Neighbour]:
+    """Find which training clip each of a folder's sounds is nearest to, and tell it in the folder.
+
+    Args:
+        folder: that holds the sounds.
+        index: of the training clips.
+        numbers: of the sounds.
+    """
+    sounds = [audio.read(folder.path / folder.sounds[i]["file"])[0] for i in numbers]
+    longest = max(map(len, sounds))
+    found = index.find(torch.stack([torch.nn.functional.pad(x, (0, longest - len(x))) for x in sounds]))
+    records = [{**one.record, "told": str(one)} for one in found]
+    folder.add_neighbours(numbers, records, index.clips([one.row for one in found]), audio.RATE, index.about)
+    return found
 
 
 @torch.inference_mode()

@@ -245,6 +245,7 @@ def _tell_best(trainer: Trainer) -> None:
         best = getattr(callback, "best_model_path", "")
         if callback.monitor == "val/loss" and best and Path(best).is_file():
             step = checkpoint.read(best)["global_step"]
+            best = os.path.relpath(best)
             rank_zero_info(
                 f"{trainer.global_step:,} steps; the held-out loss was least, {callback.best_model_score:.4f}, at step "
                 f"{step:,}: diffwave-sde sample --ckpt {best}"
