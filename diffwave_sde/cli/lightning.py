@@ -136,8 +136,8 @@ class CLI(LightningCLI):
             mu = self.config[self.verb].data.mu
             if mu != self.start.recipe["mu"]:
                 raise ValueError(
-                    f"--init {options.init} was trained with data.mu = {self.start.recipe['mu']:g}, and {mu:g} is asked "
-                    "for: leave data.mu out, or start from a model of that companding"
+                    f"--init {options.init} was trained with data.mu = {self.start.recipe['mu']:g}, and {mu:g} is "
+                    "asked for: leave data.mu out, or start from a model of that companding"
                 )
         if not options.ckpt_path:
             return

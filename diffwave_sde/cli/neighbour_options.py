@@ -52,8 +52,8 @@ def index(config: Namespace, model: checkpoint.LoadedModel) -> Index:
             return Index.of_data(checkpoint.data(model.path), progress=tell)
         except (ValueError, OSError) as error:
             raise ValueError(
-                f"--neighbours: the sounds that {model.path} was trained on are not here ({error}): name them, or others "
-                "to compare with, by --neighbours_data"
+                f"--neighbours: the sounds that {model.path} was trained on are not here ({error}): name them, or "
+                "others to compare with, by --neighbours_data"
             ) from error
 
 

@@ -1,7 +1,7 @@
 """Which classes of a model a data set's classes start from, by their names as drummers write them.
 
-A name is words (`HiHat_Closed 02` is hi, hat, closed), in the singular and without numbers. Some words are a drum: bd is a
-kick. A class starts from the first of these that there is:
+A name is words (`HiHat_Closed 02` is hi, hat, closed), in the singular and without numbers. Some words are a drum: bd
+is a kick. A class starts from the first of these that there is:
 
 1. the class of the same name, to the letter;
 2. the one of the same words, whatever their order, case and spelling: `Closed Hats` from `hihat-closed`;

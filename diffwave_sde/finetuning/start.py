@@ -1,9 +1,9 @@
 """The model that a fine-tuning starts from: its configuration, and its averaged weights in a network of other classes.
 
 The process, the parametrization, the network, σ of the data, the loss and the sampler are the starting model's unless
-they are overridden. All weights are taken as they are, but for those of the classes: a row of a class embedding is that of
-the class that it starts from (`classes`), the mean of those where there are several, and for a new class the mean of all
-that the model knows; the last row, "no class", stays.
+they are overridden. All weights are taken as they are, but for those of the classes: a row of a class embedding is
+that of the class that it starts from (`classes`), the mean of those where there are several, and for a new class the
+mean of all that the model knows; the last row, "no class", stays.
 """
 
 from __future__ import annotations
@@ -100,8 +100,8 @@ class Start:
                 here, there = (f"{tuple(s[name].shape)}" if name in s else "not there" for s in (mine, state))
                 if here != there:
                     raise ValueError(
-                        f"--init {self.name}: the {kind} does not fit: {name} is {there} in the model and {here} in the "
-                        "one asked for; leave out what changes the network or the process, or start from another model"
+                        f"--init {self.name}: the {kind} does not fit: {name} is {there} in the model and {here} in "
+                        "the one asked for; leave out what changes the network or the process, or take another model"
                     )
             new.load_state_dict(state)
         theirs, mine = self.denoiser.sde, model.denoiser.sde

@@ -1,7 +1,7 @@
 r"""Is it a copy? The training clip nearest to a made sound, and how near that is for a sound that is none.
 
-Sounds are compared by an embedding that hears neither level nor polarity nor delay: `log-mel`, whose distances are dB. With
-d the distance of a made sound to its nearest training clip, and r_j those of real sounds to theirs,
+Sounds are compared by an embedding that hears neither level nor polarity nor delay: `log-mel`, whose distances are dB.
+With d the distance of a made sound to its nearest training clip, and r_j those of real sounds to theirs,
 
     nearer = #{j : r_j > d} / n
 
@@ -9,9 +9,9 @@ is the share of real sounds that it is nearer than. If it is as new as they are,
 
     P(nearer ≥ 1 - α) ≤ α + 1 / (n + 1).
 
-Source: Vovk, Gammerman and Shafer 2005, chapter 2 (conformal prediction). The real sounds are the clips held out. Where
-these are fewer than 99, too few to tell one in a hundred, the training clips join them, each compared with all others. None
-is compared with its own near copies, which the split keeps together with it.
+Source: Vovk, Gammerman and Shafer 2005, chapter 2 (conformal prediction). The real sounds are the clips held out.
+Where these are fewer than 99, too few to tell one in a hundred, the training clips join them, each compared with all
+others. None is compared with its own near copies, which the split keeps together with it.
 
 How alike the waveforms are is told beside it: the largest normalised cross-correlation, 1 for a copy (`data.copies`).
 """

@@ -89,10 +89,8 @@ def _table(home: Path, rows: Sequence[str], columns: Sequence[Column]) -> str:
     heads = "".join(f'<th scope="col"{_kept(c)}>{_markup(c.title)}</th>' for c in columns)
     lines = [f'<thead><tr><th scope="col">sound</th>{heads}</tr></thead>\n<tbody>']
     for i, row in enumerate(rows):
-        cells = "".join(
-            f"<td{_kept(c)}>{_player(home, c.sounds[i], f'{row}, {c.title}') if c.sounds[i] else '–'}{_caption(c, i)}</td>"
-            for c in columns
-        )
+        heard = [_player(home, c.sounds[i], f"{row}, {c.title}") if c.sounds[i] else "–" for c in columns]
+        cells = "".join(f"<td{_kept(c)}>{one}{_caption(c, i)}</td>" for c, one in zip(columns, heard, strict=True))
         lines.append(f'<tr><th scope="row">{_breakable(row)}</th>{cells}</tr>')
     table = "\n".join(lines)
     return (
