@@ -1,13 +1,14 @@
 """When is it worth starting from a model that is there? Fine-tuning beside training from nothing, with the same budget.
 
-    python benchmarks/finetune.py --data /my/one-shots [--classes kick,tom] [--sizes 20,50,200] [--minutes 30] [--steps 3000]
+    python benchmarks/finetune.py --data /my/one-shots [--classes kick,tom] [--sizes 20,50,200] [--minutes 30]
 
 Of a data set some sounds are set aside; of the others 20, 50, 200 are trained on (a tenth of them held out for early
 stopping), the larger sets with all of the smaller ones. Each is done three ways: fine-tuned, from nothing with the same
-augmentation and early stopping, and with the starting model as it is. The best checkpoint by held-out loss is measured on
-the sounds set aside: loss; Fréchet distances over their floor; and whether sounds were learned by heart: how far made
-sounds are from the nearest sound trained on, over the same distance of the real ones set aside (medians; 1 is as far as a
-sound nobody has heard), and the share of them that is nearer than 99 % of real ones, beside that of the real ones.
+augmentation and early stopping, and with the starting model as it is. The best checkpoint by held-out loss is measured
+on the sounds set aside: loss; Fréchet distances over their floor; and whether sounds were learned by heart: how far
+made sounds are from the nearest sound trained on, over the same distance of the real ones set aside (medians; 1 is as
+far as a sound nobody has heard), and the share of them that is nearer than 99 % of real ones, beside that of the real
+ones.
 
 It goes on where it was stopped; `--quick` is a run of two minutes that only shows that it works.
 """

@@ -94,6 +94,12 @@ class Start:
         if self.denoiser.weak is not None and model.denoiser.weak is not None:
             pairs.append(("weak network", self.denoiser.weak.net, model.denoiser.weak.net))
         for kind, old, new in pairs:
+            if old.inputs != new.inputs:
+                asked = type(model.denoiser.sde).__name__
+                raise ValueError(
+                    f"--init {self.name}: its {kind} takes {old.inputs} blocks of {type(self.denoiser.sde).__name__}, and "
+                    f"{asked} has {new.inputs}: leave the process out, or start from a model of {asked}"
+                )
             state = self._state(old, new, sources, labels)
             mine = new.state_dict()
             for name in sorted(mine.keys() | state.keys()):

@@ -143,7 +143,7 @@ class Index:
         """Distances of the real sounds to their nearest training clips, dB, sorted, (n,), float64."""
         kits = np.unique(self.store.groups, return_inverse=True)[1]
         mine, others = (torch.from_numpy(kits[rows]) for rows in (self.real, self.train))
-        distance, _ = self._nearest(self.vectors[self.real], (mine, others))
+        distance, _ = self.nearest(self.vectors[self.real], (mine, others))
         return distance[distance.isfinite()].sort().values
 
     @property
@@ -162,16 +162,20 @@ class Index:
     def find(self, sounds: Tensor) -> list[Neighbour]:
         """The nearest training clip of each of some sounds (n, T) at 44.1 kHz, at any level."""
         sounds = sounds.float().cpu()
-        distances, places = self._nearest(self.embed(sounds))
+        distances, places = self.nearest(self.embed(sounds))
         lines = self._lines
         found = []
         for sound, distance, place in zip(sounds, distances.tolist(), places.tolist(), strict=True):
             row = int(self.train[place])
-            farther = len(self.reference) - int(torch.searchsorted(self.reference, distance, right=True))
-            nearer = farther / len(self.reference) if len(self.reference) else 0.0
             file, label = lines[row], self.store.labels[self.store.label_ids[row]]
-            found.append(Neighbour(row, file, label, distance, nearer, _alike(sound, self.clips([row])[0])))
+            alike = _alike(sound, self.clips([row])[0])
+            found.append(Neighbour(row, file, label, distance, self.nearer(distance), alike))
         return found
+
+    def nearer(self, distance: float) -> float:
+        """The share of real sounds that lie farther than this from their nearest training clips; 0 if there are none."""
+        farther = len(self.reference) - int(torch.searchsorted(self.reference, distance, right=True))
+        return farther / max(1, len(self.reference))
 
     def clips(self, rows: list[int]) -> Tensor:
         """Clips of the store, (n, T), float32."""
@@ -182,7 +186,7 @@ class Index:
         """Names of the files, a row each."""
         return [escape(line["file"]) for line in self.store.manifest() if line["row"]]
 
-    def _nearest(self, x: Tensor, apart: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    def nearest(self, x: Tensor, apart: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """Distances (n,), float64, of embeddings (n, D) to the nearest of the training clips, and the places of these.
 
         With `apart`, the groups of both, what is of one group is not compared.
