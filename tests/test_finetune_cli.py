@@ -1,4 +1,4 @@
-"""A model of one's own from a few sounds, and whether what it makes is a copy, as a user would: from the command line."""
+"""A model of one's own from a few sounds, and whether what it makes is a copy, from the command line."""
 
 import json
 
@@ -45,7 +45,7 @@ def refused(capfd, *arguments):
     return said
 
 
-def test_a_folder_of_sounds_is_fine_tuned_from_the_weights_of_a_run_and_goes_on(here, monkeypatch, capfd):
+def test_a_folder_of_sounds_is_fine_tuned_from_the_weights_of_a_run_and_goes_on(here, monkeypatch, caplog):
     began = {}
 
     def remember(self):
@@ -53,9 +53,8 @@ def test_a_folder_of_sounds_is_fine_tuned_from_the_weights_of_a_run_and_goes_on(
 
     monkeypatch.setattr(DiffusionModule, "on_train_start", remember)
     main(["fit", "--data.dataset=mine", *QUIET, "--init=runs/first", "--trainer.max_steps=2", "--data.batch_size=4"])
-    said = capfd.readouterr().err
-    assert "fine-tuning runs/first, step 3; classes: my_kicks from kick; new: gong" in said
-    assert "sample --ckpt runs/mine/checkpoints/best.ckpt" in said
+    assert "fine-tuning runs/first, step 3; classes: my_kicks from kick; new: gong" in caplog.text
+    assert "sample --ckpt runs/mine/checkpoints/best.ckpt" in caplog.text
     theirs = checkpoint.load("runs/first").module.denoiser.state_dict()
     rows = [name for name in theirs if name.endswith("label.weight")]
     assert len(rows) == 2  # of the weak network too

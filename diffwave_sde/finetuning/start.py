@@ -97,8 +97,8 @@ class Start:
             if old.inputs != new.inputs:
                 asked = type(model.denoiser.sde).__name__
                 raise ValueError(
-                    f"--init {self.name}: its {kind} takes {old.inputs} blocks of {type(self.denoiser.sde).__name__}, and "
-                    f"{asked} has {new.inputs}: leave the process out, or start from a model of {asked}"
+                    f"--init {self.name}: its {kind} takes {old.inputs} blocks of {type(self.denoiser.sde).__name__}, "
+                    f"and {asked} has {new.inputs}: leave the process out, or start from a model of {asked}"
                 )
             state = self._state(old, new, sources, labels)
             mine = new.state_dict()

@@ -173,7 +173,7 @@ class Index:
         return found
 
     def nearer(self, distance: float) -> float:
-        """The share of real sounds that lie farther than this from their nearest training clips; 0 if there are none."""
+        """The share of real sounds that lie farther than this from their nearest training clips; 0 of none."""
         farther = len(self.reference) - int(torch.searchsorted(self.reference, distance, right=True))
         return farther / max(1, len(self.reference))
 

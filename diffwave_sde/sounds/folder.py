@@ -15,6 +15,9 @@ from diffwave_sde.atomic import atomic_write
 from diffwave_sde.names import printable
 from diffwave_sde.sounds import page
 
+NEIGHBOURS = ".neighbours"
+"""The folder, in one of made sounds, with the training clips that they are nearest to."""
+
 Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all)."""
 
@@ -136,9 +139,10 @@ class SoundFolder:
             about: what they were compared with.
         """
         titles = [f"{i:03d} {record['label']}" for i, record in zip(numbers, records, strict=True)]
-        files = page.write_sounds(self.path / "neighbours", titles, clips, rate, self.subtype)
+        # Hidden: whoever reads the folder for sounds, to evaluate them or to make a kit, is to find made ones alone.
+        files = page.write_sounds(self.path / NEIGHBOURS, titles, clips, rate, self.subtype)
         for i, record, file in zip(numbers, records, files, strict=True):
-            self.sounds[i]["neighbour"] = {**spelt(record), "heard": f"neighbours/{file.name}"}
+            self.sounds[i]["neighbour"] = {**spelt(record), "heard": f"{NEIGHBOURS}/{file.name}"}
         self.neighbours = spelt(about)
         self._write()
 

@@ -4,6 +4,8 @@ import pytest
 
 from diffwave_sde.finetuning import match
 
+KICKS = ("kick", "Kicks", "BD", "bass drum", "BassDrums", "kick01", "deep_kicks", "808 Kick")
+CYMBALS = ("hihat", "Hi-Hats", "HiHat_Closed", "crashes", "ride cymbal", "OHH", "splash")
 DRUMS = ("cymbal", "kick", "snare")
 KIT = ("closed_hat", "crash", "open_hat", "perc", "ride", "Toms")
 
@@ -14,13 +16,9 @@ KIT = ("closed_hat", "crash", "open_hat", "perc", "ride", "Toms")
         (
             DRUMS,
             {
-                **dict.fromkeys(
-                    ("kick", "Kicks", "BD", "bass drum", "BassDrums", "kick01", "deep_kicks", "808 Kick"), "kick"
-                ),
+                **dict.fromkeys(KICKS, "kick"),
                 **dict.fromkeys(("SNARES", "sd", "snare-drum", "snr 2"), "snare"),
-                **dict.fromkeys(
-                    ("hihat", "Hi-Hats", "HiHat_Closed", "crashes", "ride cymbal", "OHH", "splash"), "cymbal"
-                ),
+                **dict.fromkeys(CYMBALS, "cymbal"),
                 **dict.fromkeys(("tom", "bass", "kick+snare", "voice", "808", "", "hatchet"), None),
             },
         ),
