@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,11 +22,13 @@ from torch import Tensor
 from diffwave_sde import audio, names
 from diffwave_sde.checkpoint import LoadedModel
 from diffwave_sde.clipping import CLIPS
-from diffwave_sde.metrics.neighbours import Index, Neighbour
 from diffwave_sde.model import Mixes
 from diffwave_sde.networks import BFloat16Network
 from diffwave_sde.samplers import Sampler
 from diffwave_sde.sounds.folder import Filled, Progress, SoundFolder
+
+if TYPE_CHECKING:  # of Lightning's kin, which who only listens does not wait for
+    from diffwave_sde.metrics.neighbours import Index, Neighbour
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,8 @@ def test_a_folder_of_sounds_is_fine_tuned_from_the_weights_of_a_run_and_goes_on(
         began.update({name: x.clone() for name, x in self.denoiser.state_dict().items()})
 
     monkeypatch.setattr(DiffusionModule, "on_train_start", remember)
-    main(["fit", "--data.dataset=mine", *QUIET, "--init=runs/first", "--trainer.max_steps=2", "--data.batch_size=4"])
+    steps = ["--trainer.max_steps=2", "--trainer.val_check_interval=2"]
+    main(["fit", "--data.dataset=mine", *QUIET, "--init=runs/first", "--data.batch_size=4", *steps])
     assert "fine-tuning runs/first, step 3; classes: my_kicks from kick; new: gong" in caplog.text
     assert "sample --ckpt runs/mine/checkpoints/best.ckpt" in caplog.text
     theirs = checkpoint.load("runs/first").module.denoiser.state_dict()
@@ -139,7 +140,7 @@ def test_each_sound_is_told_with_its_nearest_training_clip(here, capfd):
     main([*options, "--n=3", "--neighbours_data=copies"])
     said = capfd.readouterr().out.splitlines()[-1]
     assert said.startswith("perhaps copies: 1 of 3 sounds"), said
-    assert "0.0 dB from x/a.wav (x), nearer than 100% of real sounds; waveforms alike 1.00" in said
+    assert "from x/a.wav (x), nearer than 100% of real sounds" in said
 
 
 def test_neighbours_that_are_not_here_are_refused_before_a_sound_is_made(here, capfd):

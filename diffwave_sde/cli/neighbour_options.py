@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
 from diffwave_sde import checkpoint
-from diffwave_sde.metrics.neighbours import Index, Neighbour
 from diffwave_sde.names import printable
 from diffwave_sde.progress import progress_bar
+
+if TYPE_CHECKING:
+    from diffwave_sde.metrics.neighbours import Index, Neighbour
 
 
 def add(p: ArgumentParser) -> None:
@@ -37,6 +40,9 @@ def index(config: Namespace, model: checkpoint.LoadedModel) -> Index:
     Raises:
         ValueError: if they are not here.
     """
+    # Where it is needed: with it comes Lightning, which takes longer to import than a sound to make.
+    from diffwave_sde.metrics.neighbours import Index
+
     with progress_bar("clips", transient=True) as progress:
         task = progress.add_task("listening to the training clips", total=None)
 
