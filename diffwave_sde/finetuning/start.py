@@ -74,7 +74,8 @@ class Start:
         """What a checkpoint is to say of its start; nothing of this machine."""
         folder = self.path.parent
         name = folder.parent.name if folder.name == "checkpoints" else folder.name
-        return {"name": printable(name), "step": self.step}
+        inherited = {k: self.recipe[k] for k in ("licences", "started_from") if self.recipe.get(k)}
+        return {"name": printable(name), "step": self.step, **inherited}
 
     def fill(self, model: Model, labels: tuple[str, ...]) -> Sources:
         """Put the weights into a model of other classes.
