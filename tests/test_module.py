@@ -103,7 +103,7 @@ def test_a_network_of_other_inputs_than_the_process_has_blocks_is_refused():
         DiffusionModule(small(), sde=CLD())
 
 
-@pytest.mark.parametrize("options", [{"label_dropout": 1.5}, {"sigma_data": -1.0}])
+@pytest.mark.parametrize("options", [{"label_dropout": 1.5}, {"sigma_data": -1.0}, {"val_draws": 0}])
 def test_values_out_of_range_are_named(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         DiffusionModule(small(), **options)

@@ -70,10 +70,8 @@ def report(found: Sequence[Neighbour], index: Index) -> str:
     name = printable(index.name)
     if not len(index.reference):
         return f"nearest to {name}: {nearest.distance:.1f} dB from {nearest.file}; no real sounds to compare that with"
-    text = f"none of {len(found)} sounds is nearer to {name} than real ones are: the nearest is {nearest}"
-    if copies:
-        text = (
-            f"perhaps copies: {len(copies)} of {len(found)} sounds are nearer to a clip of {name} than 99 % of "
-            f"{len(index.reference)} real sounds are to theirs; {nearest}"
-        )
-    return text
+    if not copies:
+        return f"none of {len(found)} sounds is nearer to {name} than real ones are: the nearest is {nearest}"
+    n = len(index.reference)
+    real = f"99 % of {n} real sounds are to theirs" if n > 99 else f"any of {n} real sounds is to its own"
+    return f"perhaps copies: {len(copies)} of {len(found)} sounds are nearer to a clip of {name} than {real}; {nearest}"
