@@ -24,7 +24,7 @@ def index(store, train, held_out=()):
 def test_a_copy_is_found_first_though_later_softer_upside_down_or_longer(store):
     found = index(store, range(200), range(200, COUNT))
     x = found.clips([17])[0]
-    later = torch.cat((torch.zeros(333), -0.2 * x, torch.zeros(99)))
+    later = torch.cat((torch.zeros(2000), -0.2 * x, torch.zeros(99)))
     other = found.clips([220])[0]
     same, moved, new, silent = found.find(torch.stack([
         torch.nn.functional.pad(sound, (0, len(later) - len(sound))) for sound in (x, later, other, torch.zeros(9))
