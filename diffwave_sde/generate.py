@@ -162,11 +162,15 @@ def add_neighbours(folder: SoundFolder, index: Index, numbers: Sequence[int]) ->
         index: of the training clips.
         numbers: of the sounds.
     """
-    sounds = [audio.read(folder.path / folder.sounds[i]["file"])[0] for i in numbers]
-    longest = max(map(len, sounds))
-    found = index.find(torch.stack([torch.nn.functional.pad(x, (0, longest - len(x))) for x in sounds]))
-    records = [{**one.record, "told": str(one)} for one in found]
-    folder.add_neighbours(numbers, records, index.clips([one.row for one in found]), audio.RATE, index.about)
+    found: list[Neighbour] = []
+    for first in range(0, len(numbers), 256):  # at once: each is half a second
+        some = numbers[first : first + 256]
+        sounds = [audio.read(folder.path / folder.sounds[i]["file"])[0] for i in some]
+        longest = max(map(len, sounds))
+        near = index.find(torch.stack([torch.nn.functional.pad(x, (0, longest - len(x))) for x in sounds]))
+        records = [{**one.record, "told": str(one)} for one in near]
+        folder.add_neighbours(some, records, index.clips([one.row for one in near]), audio.RATE, index.about)
+        found += near
     return found
 
 

@@ -49,7 +49,7 @@ WARNING = 0.99
 """A sound that is nearer than this share of the real ones is told of."""
 
 _VERSION = 1  # of what an index holds: a change makes all anew
-_BLOCK = 1024
+_BLOCK = 2**25  # distances computed at a time: 128 MB
 
 Progress = Callable[[int, int], None]
 """Called with (clips done, clips in all)."""
@@ -192,12 +192,12 @@ class Index:
         With `apart`, the groups of both, what is of one group is not compared.
         """
         train = self.vectors[self.train]
-        places = []
-        for first in range(0, len(x), _BLOCK):
-            square = torch.cdist(x[first : first + _BLOCK], train)
+        size, places = max(1, _BLOCK // len(train)), []
+        for first in range(0, len(x), size):
+            distances = torch.cdist(x[first : first + size], train)
             if apart is not None:
-                square[apart[0][first : first + _BLOCK, None] == apart[1]] = float("inf")
-            places.append(square.min(1))
+                distances[apart[0][first : first + size, None] == apart[1]] = float("inf")
+            places.append(distances.min(1))
         place = torch.cat([part.indices for part in places])
         # Anew in float64: by products of matrices, as above, a copy may lie at any distance below the rounding.
         distance = (x.double() - train[place].double()).norm(dim=1)
