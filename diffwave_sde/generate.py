@@ -31,6 +31,12 @@ if TYPE_CHECKING:  # of Lightning's kin, which who only listens does not wait fo
     from diffwave_sde.metrics.neighbours import Index, Neighbour
 
 
+TRIES = 8
+"""How often a sound that is not wanted is made anew at most."""
+
+_STRIDE = 10**9  # between the number of a sound's noise and that of its next attempt
+
+
 @dataclass(frozen=True)
 class Labels:
     """What each sound is asked to be.
@@ -95,6 +101,7 @@ def make_sounds(
     subtype: str = "FLOAT",
     record: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
+    refused: Callable[[Tensor], Sequence[bool]] | None = None,
 ) -> tuple[SoundFolder, Filled]:
     """Make the sounds that a folder lacks; sound number i of a seed is the same however many are made, and with what.
 
@@ -111,6 +118,8 @@ def make_sounds(
         subtype: of the WAV files: FLOAT, 32 bits, cuts nothing; PCM_24 and PCM_16 clip at full scale.
         record: what else the sounds follow from. A folder keeps only sounds of the same record.
         progress: called with (sounds made, sounds in all).
+        refused: which of some sounds (n, T) are not wanted: they are made anew from other noise, `TRIES` times at most.
+            What comes out follows the model's law under the condition that it is wanted: rejection sampling.
 
     Raises:
         ValueError: if the sampler cannot take the model's process, or there is no GPU to capture on.
@@ -141,14 +150,21 @@ def make_sounds(
     sample = partial(module.sample, sampler=sampler, wrap=wrap, mixes=label.mixes)
     captured = module.capture(sampler, wrap, mixes=label.mixes) if cuda_graphs else None
 
+    def make(numbers: list[int], report: Progress, attempt: int = 0) -> Tensor:
+        # A graph makes as many as it was captured for.
+        padded = numbers if captured is None else (numbers * batch_size)[:batch_size]
+        noises = [number + attempt * _STRIDE for number in padded]
+        sounds = _waveforms(model, captured or sample, noises, label.ids[padded], facts["length"], seed, report)
+        return sounds[: len(numbers)]
+
     def draw(numbers: list[int], report: Progress) -> tuple[Tensor, int]:
-        if captured is None:
-            sounds = _waveforms(model, sample, numbers, label.ids[numbers], facts["length"], seed, report)
-        else:  # which makes as many as it was captured for
-            padded = (numbers * batch_size)[:batch_size]
-            sounds = _waveforms(model, captured, padded, label.ids[padded], facts["length"], seed, report)[
-                : len(numbers)
-            ]
+        sounds = make(numbers, report)
+        for attempt in range(1, TRIES + 1 if refused is not None else 1):
+            again = [i for i, no in enumerate(refused(sounds)) if no]
+            if not again:
+                break
+            new = iter(make([numbers[i] for i in again], report, attempt))
+            sounds = torch.stack([next(new) if i in again else sound for i, sound in enumerate(sounds)])
         return sounds, sampler.nfe
 
     return folder, folder.fill(label.names, draw, model.rate, batch_size, progress)

@@ -141,6 +141,14 @@ def test_each_sound_is_told_with_its_nearest_training_clip(here, capfd):
     said = capfd.readouterr().out.splitlines()[-1]
     assert said.startswith("perhaps copies: 1 of 3 sounds"), said
     assert "from x/a.wav (x), nearer than 100% of real sounds" in said
+    (copied,) = (s["file"] for s in record["sounds"] if torch.equal(audio.read(here / "out" / s["file"])[0], one))
+    main([*options[:2], "--out=anew", *options[3:], "--n=3", "--neighbours_data=copies", "--redraw_copies"])
+    said = capfd.readouterr().out.splitlines()
+    assert said[-2] == "1 sounds that were perhaps copies were made anew"
+    assert said[-1].startswith("none of 3 sounds is nearer to copies")
+    for sound in record["sounds"]:
+        same = (here / "anew" / sound["file"]).read_bytes() == (here / "out" / sound["file"]).read_bytes()
+        assert same == (sound["file"] != copied)
 
 
 def test_neighbours_that_are_not_here_are_refused_before_a_sound_is_made(here, capfd):

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
+from torch import Tensor
 
-from diffwave_sde import checkpoint
+from diffwave_sde import checkpoint, generate
 from diffwave_sde.names import printable
 from diffwave_sde.progress import progress_bar
 
@@ -29,9 +30,19 @@ def add(p: ArgumentParser) -> None:
     )
 
 
+def add_redraw(p: ArgumentParser) -> None:
+    """Give a parser the option that a verb has that can make another sound in the place of a copy."""
+    p.add_argument(
+        "--redraw_copies",
+        action="store_true",
+        help="make sounds anew that are nearer to a training clip than 99 of 100 real ones, "
+        f"{generate.TRIES} times at most",
+    )
+
+
 def wanted(config: Namespace) -> bool:
     """Whether neighbours are asked for."""
-    return config.neighbours or config.neighbours_data is not None
+    return config.neighbours or config.neighbours_data is not None or config.get("redraw_copies", False)
 
 
 def index(config: Namespace, model: checkpoint.LoadedModel) -> Index:
@@ -61,6 +72,22 @@ def index(config: Namespace, model: checkpoint.LoadedModel) -> Index:
                 f"--neighbours: the sounds that {model.path} was trained on are not here ({error}): name them, or "
                 "others to compare with, by --neighbours_data"
             ) from error
+
+
+class Copies:
+    """Tells which sounds are perhaps copies, and counts them.
+
+    Args:
+        index: of the training clips.
+    """
+
+    def __init__(self, index: Index):
+        self.index, self.count = index, 0
+
+    def __call__(self, sounds: Tensor) -> list[bool]:
+        told = [one.suspicious for one in self.index.find(sounds)]
+        self.count += sum(told)
+        return told
 
 
 def report(found: Sequence[Neighbour], index: Index) -> str:

@@ -36,6 +36,7 @@ def make(config: Namespace) -> Path:
     runs.writable(out)
     # Before the sounds: where the training clips are not here, nothing is made for nothing.
     index = neighbour_options.index(config, model) if neighbour_options.wanted(config) else None
+    copies = neighbour_options.Copies(index) if config.redraw_copies else None
     with progress_bar("sounds") as progress:
         task = progress.add_task(f"sampling with {type(sampler or model.module.sampler).__name__}", total=config.n)
         folder, filled = generate.make_sounds(
@@ -44,11 +45,14 @@ def make(config: Namespace) -> Path:
             label,
             sampler=sampler,
             **{name: config[name] for name in ("seed", "length", "clip", "batch_size", "cuda_graphs", "subtype")},
-            record=_record(config),
+            record=_record(config) | ({"without_copies_of": index.about} if copies else {}),
             progress=lambda done, total: progress.update(task, completed=done, total=total),
+            refused=copies,
         )
     found = generate.add_neighbours(folder, index, range(config.n)) if index else []
     _report(folder, filled, config.n)
+    if copies and copies.count:
+        print(f"{copies.count} sounds that were perhaps copies were made anew")
     if found:
         print(neighbour_options.report(found, index))
     return out
@@ -77,6 +81,7 @@ def parser() -> ArgumentParser:
         "every kernel); pays on a GPU for several batches; the sounds are the same",
     )
     neighbour_options.add(p)
+    neighbour_options.add_redraw(p)
     return p
 
 
