@@ -287,6 +287,8 @@ class DiffusionModule(Model, LightningModule):
         if self._attached and self.trainer.state.fn == "fit":
             match_callbacks(checkpoint, self.trainer.callbacks)
         self.batches = checkpoint[KEY]["batches"]
+        if "started_from" in checkpoint[KEY]:  # which a run that goes on is not told again
+            self.metadata["started_from"] = checkpoint[KEY]["started_from"]
         check_fit(self, checkpoint["state_dict"])
 
     # Validation

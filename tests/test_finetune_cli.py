@@ -69,13 +69,15 @@ def test_a_folder_of_sounds_is_fine_tuned_from_the_weights_of_a_run_and_goes_on(
     assert own.module.val_draws == 16
     assert own.module.denoiser.sigma_data == theirs["sigma_data"]
     assert own.module.guidance == checkpoint.load("runs/first").module.guidance
-    state = checkpoint.read("runs/mine/checkpoints/last.ckpt")
+    state_file = "runs/mine/checkpoints/last.ckpt"
+    state = checkpoint.read(state_file)
     assert state["diffwave_sde"]["started_from"] == {"name": "first", "step": 3}
     assert not torch.equal(state["state_dict"]["denoiser.net.stem.weight"], theirs["net.stem.weight"])
     began.clear()
     main(["fit", "--name=mine", "--ckpt_path=last", "--trainer.max_steps=3"])
     assert torch.equal(began["net.stem.weight"], state["current_model_state"]["denoiser.net.stem.weight"])
     assert checkpoint.load("runs/mine").step == 3
+    assert checkpoint.read(state_file)["diffwave_sde"]["started_from"] == {"name": "first", "step": 3}
 
 
 def test_ones_own_options_and_files_come_before_those_of_fine_tuning(here):
