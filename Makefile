@@ -60,8 +60,8 @@ lint: install  ## Check the style of the code
 format: install  ## Put the code into that style
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
-# Not the ablation, which trains for hours: `benchmarks/ablation.py --help`; nor what needs a GPU.
-BENCHES := $(filter-out %/ablation.py %/gpu.py %/peers.py %/tables.py, $(wildcard benchmarks/*.py))
+# Not what trains for hours, `benchmarks/ablation.py --help` and finetune.py; nor what needs a GPU.
+BENCHES := $(filter-out %/ablation.py %/finetune.py %/gpu.py %/peers.py %/tables.py, $(wildcard benchmarks/*.py))
 bench: install  ## Run the benchmarks, one table each
 	@for file in $(BENCHES); do echo "== $$file"; $(BIN)/python "$$file" $(ARGS); done
 

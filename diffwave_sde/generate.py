@@ -5,6 +5,7 @@ In Python::
     model = checkpoint.load("drums")
     labels = ask(model, 8, "kick,snare,kick:0.7+snare:0.3")
     folder, filled = make_sounds(model, "sounds", labels, seed=1)
+    add_neighbours(folder, Index.of_dataset("/my/kicks"), range(8))  # metrics.neighbours
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -25,6 +26,15 @@ from diffwave_sde.model import Mixes
 from diffwave_sde.networks import BFloat16Network
 from diffwave_sde.samplers import Sampler
 from diffwave_sde.sounds.folder import Filled, Progress, SoundFolder
+
+if TYPE_CHECKING:  # of Lightning's kin, which who only listens does not wait for
+    from diffwave_sde.metrics.neighbours import Index, Neighbour
+
+
+TRIES = 8
+"""How often a sound that is not wanted is made anew at most."""
+
+_STRIDE = 10**9  # between the number of a sound's noise and that of its next attempt
 
 
 @dataclass(frozen=True)
@@ -91,6 +101,7 @@ def make_sounds(
     subtype: str = "FLOAT",
     record: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
+    refused: Callable[[Tensor], Sequence[bool]] | None = None,
 ) -> tuple[SoundFolder, Filled]:
     """Make the sounds that a folder lacks; sound number i of a seed is the same however many are made, and with what.
 
@@ -107,6 +118,8 @@ def make_sounds(
         subtype: of the WAV files: FLOAT, 32 bits, cuts nothing; PCM_24 and PCM_16 clip at full scale.
         record: what else the sounds follow from. A folder keeps only sounds of the same record.
         progress: called with (sounds made, sounds in all).
+        refused: which of some sounds (n, T) are not wanted: they are made anew from other noise, `TRIES` times at most.
+            What comes out follows the model's law under the condition that it is wanted: rejection sampling.
 
     Raises:
         ValueError: if the sampler cannot take the model's process, or there is no GPU to capture on.
@@ -137,17 +150,44 @@ def make_sounds(
     sample = partial(module.sample, sampler=sampler, wrap=wrap, mixes=label.mixes)
     captured = module.capture(sampler, wrap, mixes=label.mixes) if cuda_graphs else None
 
+    def make(numbers: list[int], report: Progress, attempt: int = 0) -> Tensor:
+        # A graph makes as many as it was captured for.
+        padded = numbers if captured is None else (numbers * batch_size)[:batch_size]
+        noises = [number + attempt * _STRIDE for number in padded]
+        sounds = _waveforms(model, captured or sample, noises, label.ids[padded], facts["length"], seed, report)
+        return sounds[: len(numbers)]
+
     def draw(numbers: list[int], report: Progress) -> tuple[Tensor, int]:
-        if captured is None:
-            sounds = _waveforms(model, sample, numbers, label.ids[numbers], facts["length"], seed, report)
-        else:  # which makes as many as it was captured for
-            padded = (numbers * batch_size)[:batch_size]
-            sounds = _waveforms(model, captured, padded, label.ids[padded], facts["length"], seed, report)[
-                : len(numbers)
-            ]
+        sounds = make(numbers, report)
+        for attempt in range(1, TRIES + 1 if refused is not None else 1):
+            again = [i for i, no in enumerate(refused(sounds)) if no]
+            if not again:
+                break
+            new = iter(make([numbers[i] for i in again], report, attempt))
+            sounds = torch.stack([next(new) if i in again else sound for i, sound in enumerate(sounds)])
         return sounds, sampler.nfe
 
     return folder, folder.fill(label.names, draw, model.rate, batch_size, progress)
+
+
+def add_neighbours(folder: SoundFolder, index: Index, numbers: Sequence[int]) -> list[Neighbour]:
+    """Find which training clip each of a folder's sounds is nearest to, and tell it in the folder.
+
+    Args:
+        folder: that holds the sounds.
+        index: of the training clips.
+        numbers: of the sounds.
+    """
+    found: list[Neighbour] = []
+    for first in range(0, len(numbers), 256):  # at once: each is half a second
+        some = numbers[first : first + 256]
+        sounds = [audio.read(folder.path / folder.sounds[i]["file"])[0] for i in some]
+        longest = max(map(len, sounds))
+        near = index.find(torch.stack([torch.nn.functional.pad(x, (0, longest - len(x))) for x in sounds]))
+        records = [{**one.record, "told": str(one)} for one in near]
+        folder.add_neighbours(some, records, index.clips([one.row for one in near]), audio.RATE, index.about)
+        found += near
+    return found
 
 
 @torch.inference_mode()

@@ -82,6 +82,8 @@ class DiffusionModule(Model, LightningModule):
         weak: a network with less in it, for autoguidance, which learns beside the other one from the same batches; null
             for none.
         weak_every: of the clips it learns from every how manieth: its errors must be the other's, and larger.
+        val_draws: times and noises that each clip is validated with. Where a handful of clips is held out, one each
+            tells more of the draws than of the model.
     """
 
     def __init__(
@@ -100,7 +102,10 @@ class DiffusionModule(Model, LightningModule):
         seed: int = 0,
         weak: Network | None = None,
         weak_every: int = 8,
+        val_draws: int = 1,
     ):
+        if val_draws < 1:
+            raise ValueError(f"val_draws = {val_draws} is a number of noises for each clip: choose at least 1")
         if weak_every < 1:
             raise ValueError(f"weak_every = {weak_every} is a number of clips: at least 1, which is all of them")
         if not 0 <= label_dropout <= 1:
@@ -127,6 +132,7 @@ class DiffusionModule(Model, LightningModule):
         self.optimizer, self.scheduler = optimizer, scheduler
         self.measure = sigma_data is None
         self.label_dropout, self.compile_net, self.weak_every = label_dropout, compile, weak_every
+        self.val_draws = val_draws
         self.buckets = nn.ModuleDict({f"{name}_loss": NoiseBuckets() for name in ("train", "val", "test")})
         self.metadata: dict[str, Any] = {}
         """What a checkpoint needs so that the model can be built and heard again; the command line fills it in."""
@@ -281,6 +287,8 @@ class DiffusionModule(Model, LightningModule):
         if self._attached and self.trainer.state.fn == "fit":
             match_callbacks(checkpoint, self.trainer.callbacks)
         self.batches = checkpoint[KEY]["batches"]
+        if "started_from" in checkpoint[KEY]:  # which a run that goes on is not told again
+            self.metadata["started_from"] = checkpoint[KEY]["started_from"]
         check_fit(self, checkpoint["state_dict"])
 
     # Validation
@@ -291,25 +299,30 @@ class DiffusionModule(Model, LightningModule):
     def test_step(self, batch: Any, batch_idx: int) -> None:
         self._evaluate(batch, "test")
 
-    def fixed_noise_loss(self, batch: Any) -> tuple[Tensor, NoiseDraw]:
+    def fixed_noise_loss(self, batch: Any, number: int = 0) -> tuple[Tensor, NoiseDraw]:
         """The losses (B,) of clips as validation takes them, and what was drawn for it.
 
-        A clip's time and noise follow from its place in the store: they are the same at every validation, so that
-        "best" is not the luck of t, and on every device. Steps of the golden ratio spread the times evenly over any run
-        of clips.
+        A clip's time and noise follow from its place in the store and the number of the draw, below `val_draws`: they
+        are the same at every validation, so that "best" is not the luck of t, and on every device. Steps of the golden
+        ratio spread the times evenly over any run of clips, and over the draws of one.
         """
         x = batch.audio
-        quantile = (batch.index.double() * 0.6180339887498949 + 0.5) % 1
-        noise = [stream(self.seed, VALIDATION, i) for i in batch.index.tolist()]
+        place = batch.index.double() * self.val_draws + number
+        quantile = (place * 0.6180339887498949 + 0.5) % 1
+        more = (number,) if number else ()
+        noise = [stream(self.seed, VALIDATION, i, *more) for i in batch.index.tolist()]
         draw = self.loss.draw(self.denoiser.sde, x, noise)
         # Of the law that is meant, not of one that moves as training goes on.
         draw = replace(draw, t=self.loss.time.law(self.denoiser.sde, quantile), weight=None)
         return self.loss.at(self.denoiser, x, draw, Condition(label=batch.label)), draw
 
     def _evaluate(self, batch: Any, name: str) -> None:
-        losses, draw = self.fixed_noise_loss(batch)
-        self.buckets[f"{name}_loss"].update(losses, self._sigma(draw))
-        self.log(f"{name}/loss", losses.mean(), prog_bar=True, sync_dist=True, batch_size=len(losses))
+        means = []
+        for number in range(self.val_draws):
+            losses, draw = self.fixed_noise_loss(batch, number)
+            self.buckets[f"{name}_loss"].update(losses, self._sigma(draw))
+            means.append(losses.mean())
+        self.log(f"{name}/loss", sum(means) / len(means), prog_bar=True, sync_dist=True, batch_size=len(batch.audio))
 
     def on_validation_epoch_end(self) -> None:
         self._log_buckets("val")

@@ -103,7 +103,7 @@ def test_a_network_of_other_inputs_than_the_process_has_blocks_is_refused():
         DiffusionModule(small(), sde=CLD())
 
 
-@pytest.mark.parametrize("options", [{"label_dropout": 1.5}, {"sigma_data": -1.0}])
+@pytest.mark.parametrize("options", [{"label_dropout": 1.5}, {"sigma_data": -1.0}, {"val_draws": 0}])
 def test_values_out_of_range_are_named(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         DiffusionModule(small(), **options)
@@ -220,6 +220,24 @@ def test_validation_draws_its_times_from_the_law_that_is_meant():
     assert torch.equal(seen[0].t, seen[1].t)
     assert torch.equal(seen[0].eps, seen[1].eps)
     assert seen[1].weight is None
+
+
+def test_validation_with_several_draws_takes_other_ones_each_time_and_their_mean(monkeypatch):
+    one, several = (DiffusionModule(small(), val_draws=n) for n in (1, 4))
+    clips = batch(range(3))
+    draws = [several.fixed_noise_loss(clips, k)[1] for k in range(4)]
+    assert torch.equal(draws[0].eps, one.fixed_noise_loss(clips)[1].eps)
+    assert torch.equal(draws[1].eps, several.fixed_noise_loss(clips, 1)[1].eps)
+    assert len({float(x) for d in draws for x in d.eps[:, 0, 0, 0]}) == 12
+    # Twelve times, as even as those of twelve clips
+    times = torch.stack([d.t for d in draws], 1).flatten()
+    assert torch.equal(times, one.fixed_noise_loss(batch(range(12)))[1].t)
+    logged = {}
+    monkeypatch.setattr(several, "log", lambda name, value, **_: logged.update({name: value}))
+    several.validation_step(clips, 0)
+    expected = torch.stack([several.fixed_noise_loss(clips, k)[0] for k in range(4)]).mean()
+    torch.testing.assert_close(logged["val/loss"], expected)
+    assert several.buckets["val_loss"].count.sum() == 12
 
 
 def test_what_a_process_takes_from_the_data_is_measured_when_training_starts():

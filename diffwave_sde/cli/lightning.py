@@ -25,6 +25,7 @@ from diffwave_sde.cli.classes import class_of
 from diffwave_sde.cli.path_options import expand_options
 from diffwave_sde.compatibility import renew_arguments
 from diffwave_sde.data.module import AudioDataModule
+from diffwave_sde.finetuning import Start, told
 from diffwave_sde.machine import bfloat16_is_fast
 from diffwave_sde.module import DiffusionModule
 from diffwave_sde.names import listed
@@ -69,7 +70,8 @@ class CLI(LightningCLI):
     """Lightning's command line for DiffusionModule and AudioDataModule.
 
     A first pass over the arguments finds out whether a run goes on; if so its own configuration stands in for the
-    project's defaults, so that going on needs nothing said twice.
+    project's defaults, so that going on needs nothing said twice. So does that of the model that `--init` starts from,
+    with the defaults of fine-tuning.
     """
 
     def __init__(self, argv: list[str]):
@@ -102,12 +104,41 @@ class CLI(LightningCLI):
             default=None,
             help="the run's name: it lives in runs/NAME (default: that of the data)",
         )
+        parser.add_argument(
+            "--init",
+            type=str | None,
+            default=None,
+            help="fine-tune this model: a run's folder, a checkpoint, an exported model, or the name of one that comes "
+            "with the program, such as drums; its network and process are taken, and classes of like names "
+            "(default: start from nothing)",
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = expand_options(parser.parse_args(args))
         options = self.config[self.verb]
         self.name = runs.run_name(options.name) if options.name else runs.name_of(options.data.dataset)
         self.folder: Path | None = None
+        self.start: Start | None = None
+        if options.init and options.ckpt_path:
+            raise ValueError(
+                f"--init {options.init} starts a training, and --ckpt_path {options.ckpt_path} goes on with one: give "
+                "only one of them; a fine-tuning that was stopped goes on with --ckpt_path alone"
+            )
+        if options.init:
+            self.start = Start.read(options.init)
+            model = yaml.safe_dump(self.start.options)
+            self.argv = [
+                self.verb,
+                *_configs(CONFIGS / "base.yaml", CONFIGS / "init.yaml", model),
+                *self.rest,
+            ]
+            self.config = expand_options(parser.parse_args(self.argv))
+            mu = self.config[self.verb].data.mu
+            if mu != self.start.recipe["mu"]:
+                raise ValueError(
+                    f"--init {options.init} was trained with data.mu = {self.start.recipe['mu']:g}, and {mu:g} is "
+                    "asked for: leave data.mu out, or start from a model of that companding"
+                )
         if not options.ckpt_path:
             return
         ckpt = runs.resolve(options.ckpt_path, self.name)
@@ -123,7 +154,12 @@ class CLI(LightningCLI):
         data = AudioDataModule(**vars(options.data.clone()))
         # Made once for its complaints, before an hour goes into a store that a mistyped model will not use.
         _fill(options.model, inputs=_blocks(options.model.sde))
-        checkpoint.build(self._plain(options)["model"], DiffusionModule)
+        trial = options.clone()
+        if self.start is not None:
+            _fill(trial.model, classes=len(self.start.labels))
+        model = checkpoint.build(self._plain(trial)["model"], DiffusionModule)
+        if self.start is not None:
+            self.start.fill(model, self.start.labels)
         # The store comes next: its classes are the network's.
         data.prepare_data()
         data.setup("fit")
@@ -154,9 +190,10 @@ class CLI(LightningCLI):
         self.labels = data.labels
         if self.verb == "fit":
             network = options.model.net.get("class_path", "network").rsplit(".", 1)[-1]
+            defaults = f"network/{default_network()}.yaml" if self.start is None else "init.yaml"
             rank_zero_info(
                 f"{'CUDA GPU' if torch.cuda.is_available() else 'No CUDA GPU'}: defaults of "
-                f"configs/network/{default_network()}.yaml; training a {network} on {len(data.store)} clips of "
+                f"configs/{defaults}; training a {network} on {len(data.store)} clips of "
                 f"{listed(data.labels)} in {options.trainer.precision}; the run is {folder}/"
             )
 
@@ -176,6 +213,9 @@ class CLI(LightningCLI):
             "licences": data.licences,
             "version": __version__,
         }
+        if self.start is not None:
+            rank_zero_info(told(self.start, self.start.fill(self.model, self.labels)))
+            self.model.metadata["started_from"] = self.start.fact
 
 
 def run(argv: list[str]) -> None:
@@ -190,14 +230,30 @@ def run(argv: list[str]) -> None:
     )
     os.environ.setdefault("WANDB_SILENT", "true")
     try:
-        trainer = CLI(argv).trainer
-        if interrupted(trainer):
+        cli = CLI(argv)
+        if interrupted(cli.trainer):
             raise KeyboardInterrupt
+        if cli.verb == "fit" and cli.config[cli.verb].init:
+            _tell_best(cli.trainer)
     finally:
         runs.release()
 
 
-def _configs(*paths: Path) -> list[str]:
+def _tell_best(trainer: Trainer) -> None:
+    """Say where the best weights of a fine-tuning are: the last ones are of some validations later."""
+    for callback in trainer.checkpoint_callbacks:
+        best = getattr(callback, "best_model_path", "")
+        if callback.monitor == "val/loss" and best and Path(best).is_file():
+            step = checkpoint.read(best)["global_step"]
+            best = os.path.relpath(best)
+            rank_zero_info(
+                f"{trainer.global_step:,} steps; the held-out loss was least, {callback.best_model_score:.4f}, at step "
+                f"{step:,}: diffwave-sde sample --ckpt {best}"
+            )
+
+
+def _configs(*paths: Path | str) -> list[str]:
+    """Options that name YAML files, or hold what would be in one."""
     return [argument for path in paths for argument in ("--config", str(path))]
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from diffwave_sde import checkpoint, generate
-from diffwave_sde.cli import model_options, runs
+from diffwave_sde.cli import model_options, neighbour_options, runs
 from diffwave_sde.cli.path_options import expand_options
 from diffwave_sde.progress import progress_bar
 from diffwave_sde.sounds.folder import Filled, SoundFolder
@@ -34,6 +34,9 @@ def make(config: Namespace) -> Path:
     label = model_options.labels(model, config.n, config.label)
     out = Path(config.out) if config.out else _default_out(model, config)
     runs.writable(out)
+    # Before the sounds: where the training clips are not here, nothing is made for nothing.
+    index = neighbour_options.index(config, model) if neighbour_options.wanted(config) else None
+    copies = neighbour_options.Copies(index) if config.redraw_copies else None
     with progress_bar("sounds") as progress:
         task = progress.add_task(f"sampling with {type(sampler or model.module.sampler).__name__}", total=config.n)
         folder, filled = generate.make_sounds(
@@ -42,10 +45,16 @@ def make(config: Namespace) -> Path:
             label,
             sampler=sampler,
             **{name: config[name] for name in ("seed", "length", "clip", "batch_size", "cuda_graphs", "subtype")},
-            record=_record(config),
+            record=_record(config) | ({"without_copies_of": index.about} if copies else {}),
             progress=lambda done, total: progress.update(task, completed=done, total=total),
+            refused=copies,
         )
+    found = generate.add_neighbours(folder, index, range(config.n)) if index else []
     _report(folder, filled, config.n)
+    if copies and copies.count:
+        print(f"{copies.count} sounds that were perhaps copies were made anew")
+    if found:
+        print(neighbour_options.report(found, index))
     return out
 
 
@@ -71,6 +80,8 @@ def parser() -> ArgumentParser:
         help="capture the sampling of the first batch as CUDA graphs, and replay them for the others (default: launch "
         "every kernel); pays on a GPU for several batches; the sounds are the same",
     )
+    neighbour_options.add(p)
+    neighbour_options.add_redraw(p)
     return p
 
 

@@ -22,6 +22,11 @@ def facts(model: LoadedModel, recipe: dict[str, Any]) -> Iterator[tuple[str, str
     yield "data set", f"{config['data'].get('dataset', 'not told')}; σ of the data {recipe['sigma_data']:.4g}"
     if told := recipe.get("licences"):
         yield "recordings", "; ".join(f"{clips} under {licence}" for licence, clips in told.items())
+    start = recipe.get("started_from")
+    while start:
+        told = "; ".join(f"{clips} under {licence}" for licence, clips in start.get("licences", {}).items())
+        yield "started from", f"{_markdown(start['name'])}, {start['step']:,} steps" + (f"; {told}" if told else "")
+        start = start.get("started_from")
     yield "classes", _markdown(listed(model.labels)) if module.denoiser.net.classes else "none"
     companding = f"companded by mu-law, mu = {model.mu:g}" if model.mu else "not companded"
     seconds = f"{model.length:,} samples ({model.length / model.rate:.3f} s)"

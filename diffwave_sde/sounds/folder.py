@@ -15,6 +15,9 @@ from diffwave_sde.atomic import atomic_write
 from diffwave_sde.names import printable
 from diffwave_sde.sounds import page
 
+NEIGHBOURS = ".neighbours"
+"""The folder, in one of made sounds, with the training clips that they are nearest to."""
+
 Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all)."""
 
@@ -54,11 +57,11 @@ class SoundFolder:
     def __init__(self, path: Path, record: dict[str, Any], note: str = "", subtype: str = "FLOAT"):
         self.path, self.note, self.subtype = path, note, subtype
         self.record = plain(record)
-        self.nfe, self.sounds = 0, {}
+        self.nfe, self.sounds, self.neighbours = 0, {}, None
         try:
             old = json.loads((path / "sounds.json").read_text(encoding="utf-8"))
             if {k: old.get(k) for k in self.record} == self.record:
-                self.nfe = old["nfe"]
+                self.nfe, self.neighbours = old["nfe"], old.get("neighbours")
                 self.sounds = {s["number"]: s for s in old["sounds"] if (path / s["file"]).is_file()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             pass  # no sounds yet, or none that it could tell anything of
@@ -117,13 +120,45 @@ class SoundFolder:
         self.nfe = max(self.nfe, nfe)
         self._write()
 
+    def add_neighbours(
+        self,
+        numbers: Sequence[int],
+        records: Sequence[dict[str, Any]],
+        clips: Tensor,
+        rate: int,
+        about: dict[str, Any],
+    ) -> None:
+        """Tell of sounds that are there which training clip each is nearest to; it is heard beside it on the page.
+
+        Args:
+            numbers: of the sounds.
+            records: what is told of each, as JSON holds it; "told" is for a reader.
+            clips: the training clips (n, T).
+            rate: Hz.
+            about: what they were compared with.
+        """
+        titles = [f"{i:03d} {record['label']}" for i, record in zip(numbers, records, strict=True)]
+        # Hidden: whoever reads the folder for sounds, to evaluate them or to make a kit, is to find made ones alone.
+        files = page.write_sounds(self.path / NEIGHBOURS, titles, clips, rate, self.subtype)
+        for i, record, file in zip(numbers, records, files, strict=True):
+            self.sounds[i]["neighbour"] = {**spelt(record), "heard": f"{NEIGHBOURS}/{file.name}"}
+        self.neighbours = spelt(about)
+        self._write()
+
     def _write(self) -> None:
+        sounds = list(self.sounds.values())
+        told = {} if self.neighbours is None else {"neighbours": self.neighbours}
         with atomic_write(self.path / "sounds.json") as temporary:
-            text = json.dumps({**self.record, "nfe": self.nfe, "sounds": list(self.sounds.values())}, indent=1)
+            text = json.dumps({**self.record, "nfe": self.nfe, **told, "sounds": sounds}, indent=1)
             temporary.write_text(text, encoding="utf-8")
-        titles = [f"{s['number']:03d} {s['label']}" for s in self.sounds.values()]
-        column = page.Column("sounds", [self.path / s["file"] for s in self.sounds.values()])
-        page.write(self.path / "index.html", "New sounds", titles, [column], self.note.replace("{nfe}", str(self.nfe)))
+        titles = [f"{s['number']:03d} {s['label']}" for s in sounds]
+        columns = [page.Column("sounds", [self.path / s["file"] for s in sounds])]
+        near = [s.get("neighbour") for s in sounds]
+        if any(near):
+            heard = [self.path / one["heard"] if one else None for one in near]
+            captions = [one["told"] if one else "" for one in near]
+            columns.append(page.Column("nearest training clip", heard, captions=captions))
+        page.write(self.path / "index.html", "New sounds", titles, columns, self.note.replace("{nfe}", str(self.nfe)))
 
 
 def peak_dbfs(sounds: Tensor) -> list[float]:

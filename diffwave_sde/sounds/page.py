@@ -29,11 +29,13 @@ class Column:
     title: such as "data" or "step 1,000".
     sounds: a WAV file for each row, or None where there is none.
     reference: whether it stays in sight while the others scroll.
+    captions: a line under each sound; none by default.
     """
 
     title: str
     sounds: Sequence[Path | None]
     reference: bool = False
+    captions: Sequence[str] = ()
 
 
 def write(path: str | os.PathLike, title: str, rows: Sequence[str], columns: Sequence[Column], note: str = "") -> None:
@@ -87,10 +89,8 @@ def _table(home: Path, rows: Sequence[str], columns: Sequence[Column]) -> str:
     heads = "".join(f'<th scope="col"{_kept(c)}>{_markup(c.title)}</th>' for c in columns)
     lines = [f'<thead><tr><th scope="col">sound</th>{heads}</tr></thead>\n<tbody>']
     for i, row in enumerate(rows):
-        cells = "".join(
-            f"<td{_kept(c)}>{_player(home, c.sounds[i], f'{row}, {c.title}') if c.sounds[i] else '–'}</td>"
-            for c in columns
-        )
+        heard = [_player(home, c.sounds[i], f"{row}, {c.title}") if c.sounds[i] else "–" for c in columns]
+        cells = "".join(f"<td{_kept(c)}>{one}{_caption(c, i)}</td>" for c, one in zip(columns, heard, strict=True))
         lines.append(f'<tr><th scope="row">{_breakable(row)}</th>{cells}</tr>')
     table = "\n".join(lines)
     return (
@@ -100,8 +100,8 @@ def _table(home: Path, rows: Sequence[str], columns: Sequence[Column]) -> str:
 
 def _list(home: Path, rows: Sequence[str], column: Column) -> str:
     items = (
-        f"<li><h2>{_breakable(row)}</h2>{_player(home, sound, row)}</li>"
-        for row, sound in zip(rows, column.sounds, strict=True)
+        f"<li><h2>{_breakable(row)}</h2>{_player(home, sound, row)}{_caption(column, i)}</li>"
+        for i, (row, sound) in enumerate(zip(rows, column.sounds, strict=True))
         if sound
     )
     return '<ul class="sounds">\n' + "\n".join(items) + "\n</ul>"
@@ -118,6 +118,10 @@ def _breakable(name: str) -> str:
 
 def _kept(column: Column) -> str:
     return ' class="kept"' if column.reference else ""
+
+
+def _caption(column: Column, i: int) -> str:
+    return f"<p>{_breakable(column.captions[i])}</p>" if column.captions and column.captions[i] else ""
 
 
 def _player(home: Path, sound: Path, name: str) -> str:
@@ -164,6 +168,7 @@ thead th:first-child, thead th.kept {{ z-index: 3 }}
 .kept {{ position: sticky; left: 8rem; z-index: 1; border-right: 2px solid var(--line) }}
 td.kept, thead th.kept {{ color: var(--accent) }}
 audio {{ display: block; width: 250px; height: 36px }}
+td p, li p {{ margin: .4rem 0 0; max-width: 250px; font-size: .85rem; color: var(--soft); overflow-wrap: anywhere }}
 img {{ display: block; width: 250px; height: auto; margin-top: .5rem; border-radius: 6px; background: #fff }}
 .playing {{ outline: 2px solid var(--accent); outline-offset: 3px; border-radius: 18px }}
 :focus-visible {{ outline: 3px solid var(--accent); outline-offset: 2px; border-radius: 6px }}
