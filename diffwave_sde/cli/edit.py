@@ -6,19 +6,25 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from jsonargparse import ArgumentParser, Namespace
+from torch import Tensor
 
-from diffwave_sde import __version__
+from diffwave_sde import __version__, audio
 from diffwave_sde.checkpoint import LoadedModel
-from diffwave_sde.cli import model_options, runs
+from diffwave_sde.cli import model_options, neighbour_options, runs
 from diffwave_sde.cli.edit_operations import OPERATIONS
 from diffwave_sde.cli.path_options import expand_options
 from diffwave_sde.editing import Editor, files
+from diffwave_sde.editing.preparation import prepared
 from diffwave_sde.names import asked_for, digest, escape, folder_name
 from diffwave_sde.progress import progress_bar
 from diffwave_sde.sounds import edits
+
+if TYPE_CHECKING:
+    from diffwave_sde.metrics.neighbours import Index, Neighbour
 
 
 def run(argv: list[str]) -> None:
@@ -62,6 +68,7 @@ def parser(name: str) -> ArgumentParser:
     if name == "decode":  # the rest is as it was for `encode`
         p.add_argument("--ckpt", type=str | None, help="the model (default: where it was when they were made)")
         model_options.add_output(p)
+        neighbour_options.add(p)
         return p
     p.add_argument(
         "--label",
@@ -71,6 +78,8 @@ def parser(name: str) -> ArgumentParser:
     )
     p.add_argument("--correct", type=int, default=0, help="Langevin steps after each step, for mixes and guidance")
     model_options.add(p)
+    if name != "encode":
+        neighbour_options.add(p)
     return p
 
 
@@ -114,9 +123,28 @@ def make(name: str, config: Namespace) -> Path | None:
     runs.writable(folder)
     with _shown(name, editor):
         made = operation.make(said, editor)
-    edits.write(folder, f"{name}: {printed(paths)}", made.before, made.after, record, config.subtype)
+    index = neighbour_options.index(said, model) if neighbour_options.wanted(said) else None
+    found = index.find(windows(made.after, model)) if index else []
+    near = nearest(found, index) if index else None
+    edits.write(folder, f"{name}: {printed(paths)}", made.before, made.after, record, config.subtype, near)
+    if index:
+        print(neighbour_options.report(found, index))
     print(f"{len(made.after)} sound{'s' * (len(made.after) > 1)} in {folder}/; listen: {folder / 'index.html'}")
     return folder
+
+
+def windows(sounds: list[edits.Sound], model: LoadedModel) -> Tensor:
+    """Sounds as the training clips are: one window each, (n, T)."""
+    return torch.stack([prepared(s.waveform, s.rate, model.length, model.rate).cut.window for s in sounds])
+
+
+def nearest(found: list[Neighbour], index: Index) -> list[edits.Nearest]:
+    """What a page tells of the training clips that were found."""
+    clips = index.clips([one.row for one in found])
+    return [
+        edits.Nearest(one.record, str(one), edits.Sound(one.file, clip, audio.RATE))
+        for one, clip in zip(found, clips, strict=True)
+    ]
 
 
 def printed(paths: list[Path]) -> str:

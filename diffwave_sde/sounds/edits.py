@@ -12,7 +12,7 @@ from torch import Tensor
 from diffwave_sde.atomic import atomic_write
 from diffwave_sde.names import printable
 from diffwave_sde.sounds import page
-from diffwave_sde.sounds.folder import peak_dbfs, plain
+from diffwave_sde.sounds.folder import NEIGHBOURS, peak_dbfs, plain
 
 RECORD = "edit.json"
 
@@ -48,8 +48,28 @@ def holds(folder: Path, record: dict[str, Any]) -> bool | None:
     return all((folder / one["file"]).is_file() for one in old["results"])
 
 
+@dataclass(frozen=True)
+class Nearest:
+    """What is told beside a result of the training clip that it is nearest to.
+
+    record: as JSON holds it.
+    told: for a reader.
+    clip: to hear.
+    """
+
+    record: dict[str, Any]
+    told: str
+    clip: Sound
+
+
 def write(
-    folder: Path, title: str, before: list[Sound | None], after: list[Sound], record: dict[str, Any], subtype: str
+    folder: Path,
+    title: str,
+    before: list[Sound | None],
+    after: list[Sound],
+    record: dict[str, Any],
+    subtype: str,
+    nearest: list[Nearest] | None = None,
 ) -> list[Path]:
     """Write an edit; its record comes last, so that a folder with one is whole.
 
@@ -60,6 +80,7 @@ def write(
         after: the results.
         record: all that they follow from, as JSON holds it.
         subtype: of the WAV files, as for `audio.write`.
+        nearest: the training clip beside each result, if that was asked for.
 
     Returns:
         the WAV files of the results
@@ -75,6 +96,13 @@ def write(
             else:
                 files.append(None)
         columns.append(page.Column(name, files, reference=name == "before"))
+    if nearest is not None:
+        # Hidden, so that who takes the folder's sounds takes the results alone.
+        clips = [
+            page.write_sounds(folder / NEIGHBOURS, [sound.name], one.clip.waveform[None], one.clip.rate, subtype)[0]
+            for sound, one in zip(after, nearest, strict=True)
+        ]
+        columns.append(page.Column("nearest training clip", clips, captions=[one.told for one in nearest]))
     page.write(folder / "index.html", title, [sound.name for sound in after], columns, _note(record))
     results = [
         {
@@ -84,6 +112,8 @@ def write(
         }
         for file, sound in zip(columns[1].sounds, after, strict=True)
     ]
+    for result, one in zip(results, nearest or [], strict=False):
+        result["neighbour"] = plain(one.record)
     with atomic_write(folder / RECORD) as temporary:
         temporary.write_text(json.dumps({**plain(record), "results": results}, indent=1), encoding="utf-8")
     return columns[1].sounds
