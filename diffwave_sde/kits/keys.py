@@ -54,8 +54,8 @@ def assign(hits: Sequence[Hit]) -> list[Key]:
     """A key for each of the hits, in their order.
 
     A class that is called after a part (closed hat, crash) gets that part's keys. Cymbals that are not are told apart
-    by how long they ring: the shortest is the closed hat, then the pedal hat, the open hat, and the others; toms by how
-    bright they are, from the lowest on. Kicks and snares take their two keys in turn. What has no key left takes one
+    by how long they ring: the shortest is the closed hat, then the pedal hat, the open hat, and the others, which only
+    lend their keys; toms by how bright they are, from the lowest on. Kicks and snares take their two keys in turn. What has no key left takes one
     that no drum map uses, from 88 up, then from 26 down.
 
     Raises:
@@ -68,7 +68,7 @@ def assign(hits: Sequence[Hit]) -> list[Key]:
     for kind, order in (("cymbal", lambda i: hits[i].decay), ("tom", lambda i: hits[i].brightness)):
         rest = sorted((i for i in range(len(hits)) if kinds[i] == kind and not wanted[i]), key=order)
         for i, part in zip(rest, _parts(kind, len(rest)), strict=False):
-            wanted[i] = [_key(kind, part)]
+            wanted[i] = [_key(kind, part, told=part in HATS)]
     for i, kind in enumerate(kinds):
         if not wanted[i]:
             wanted[i] = [Key(note) for note in _OWN.get(kind, ())]
@@ -86,7 +86,8 @@ def assign(hits: Sequence[Hit]) -> list[Key]:
 
 def name_of_note(note: int) -> str:
     """A MIDI note as it stands on a keyboard, C4 for the middle one, 60."""
-    return f"{'C C# D D# E F F# G G# A A# B'.split()[note % 12]}{note // 12 - 1}"
+    names = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
+    return f"{names[note % 12]}{note // 12 - 1}"
 
 
 _OWN = {"kick": (36, 35), "snare": (38, 40), "clap": (39,), "percussion": _PERCUSSION}
@@ -125,9 +126,9 @@ def _parts(kind: str, count: int) -> list[str]:
     return first + sorted(others, key=_RING.index)
 
 
-def _key(kind: str, part: str) -> Key:
+def _key(kind: str, part: str, told: bool = True) -> Key:
     note = _TOMS[part] if kind == "tom" else _CYMBALS[part]
-    return Key(note, part, CHOKE if part in HATS else None)
+    return Key(note, part if told else "", CHOKE if part in HATS else None)
 
 
 _RING = ["splash", "ride bell", "ride", "ride 2", "china", "crash", "crash 2"]

@@ -19,7 +19,7 @@ from torch import Tensor
 from diffwave_sde import __version__, audio, generate
 from diffwave_sde.generate import Labels
 from diffwave_sde.kits import decent, hits, hydrogen, keys, sfz
-from diffwave_sde.kits.folder import RECORD, SAMPLES, KitFolder, packed, record
+from diffwave_sde.kits.folder import RECORD, SAMPLES, KitFolder, digest, packed, record
 from diffwave_sde.kits.kit import Instrument, Kit, layered
 from diffwave_sde.kits.mastering import Mastering, amplified
 from diffwave_sde.kits.source import Progress, Source
@@ -79,7 +79,7 @@ class Made:
 
     kit: the kit.
     folder: where it is.
-    files: the presets and archives.
+    files: the presets and archives, relative to the folder.
     gains: of each instrument, dB.
     beyond: WAV files whose peak lies above full scale.
     sounds: how many were made by the model, and how many were there already.
@@ -87,7 +87,7 @@ class Made:
 
     kit: Kit
     folder: Path
-    files: tuple[Path, ...]
+    files: tuple[str, ...]
     gains: tuple[float, ...]
     beyond: int
     sounds: tuple[int, int]
@@ -135,7 +135,7 @@ def make_kit(
         raise ValueError("a kit has at least one sound: ask for some, such as kick=4")
     keys.assign([keys.Hit(labels.names[p.place], 0.0, 0.0) for p in places])  # which fails before the work is done
     folder = KitFolder(Path(out).resolve(), {**source.facts(), **(more or {})})
-    name = package.name or folder_name(folder.path.name) or "kit"
+    name = _fit(package.name or "") or folder_name(folder.path.name) or "kit"
     files = [file for p in places for file in _files(p.name, package)]
     folder.refuse([*(SAMPLES + file for file in files), *_presets(name, package), *_archives(folder.path, package)])
     folder.begin()
@@ -187,10 +187,8 @@ def make_kit(
     }  # fmt: skip
     contents = contents_of(kit, wavs, package, folder, facts)
     folder.write(contents, facts)
-    presets = [*_presets(name, package), *_archives(folder.path, package)]
-    return Made(
-        kit, folder.path, tuple((folder.path / file).resolve() for file in presets), tuple(gains), beyond, counts
-    )
+    presets = (*_presets(name, package), *_archives(folder.path, package))
+    return Made(kit, folder.path, presets, tuple(gains), beyond, counts)
 
 
 def ask(source: Source, asked: Mapping[str, int]) -> Labels:
@@ -204,11 +202,15 @@ def titles(names: Sequence[str]) -> list[str]:
     """Classes as a musician writes them, fit for files on any system and told apart there: kick -> Kick."""
     found: list[str] = []
     for name in names:
-        words = re.sub(r"[^\w.-]+", " ", printable(name)).strip(" .-_").split()
-        title = cut(" ".join(word[0].upper() + word[1:] for word in words), 80).strip() or "Sound"
+        title = " ".join(word[0].upper() + word[1:] for word in _fit(name).split()) or "Sound"
         same = [other for other in found if re.sub(r" \([a-z]+\)$", "", other).casefold() == title.casefold()]
         found.append(f"{title} ({chr(ord('a') + len(same))})" if same else title)
     return found
+
+
+def _fit(text: str) -> str:
+    """Text as the name of a file on any system, spaces and all."""
+    return cut(re.sub(r"[^\w.-]+", " ", printable(text)).strip(" .-_"), 80).strip()
 
 
 def _files(name: str, package: Package) -> list[str]:
@@ -234,8 +236,6 @@ def contents_of(
     kit: Kit, wavs: Mapping[str, bytes], package: Package, folder: KitFolder, facts: Mapping[str, Any]
 ) -> dict[str, bytes]:
     """The files of a kit by their names relative to its folder."""
-    from diffwave_sde.kits.folder import digest
-
     contents = {SAMPLES + name: data for name, data in wavs.items()}
     if "sfz" in package.formats:
         contents[kit.name + sfz.SUFFIX] = sfz.text(kit, SAMPLES).encode()

@@ -56,5 +56,7 @@ def _path(name: str) -> str:
     """A path, forward slashes on any system."""
     # A $ begins a variable, // a comment, < a header, and = with a word before it the next opcode.
     if any(mark in name for mark in ("$", "//", "<", ">", "=", "\\", "\n")):
-        raise ValueError(f"{printable(name)}: SFZ cannot hold $, <, >, =, \\ or // in a file's name: choose another name")
+        raise ValueError(
+            f"{printable(name)}: SFZ cannot hold $, <, >, =, \\ or // in a file's name: choose another name"
+        )
     return name
