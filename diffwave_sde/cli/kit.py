@@ -106,8 +106,8 @@ def parser() -> ArgumentParser:
     p.add_argument(
         "--sounds",
         type=str | None,
-        help="CLASS=NUMBER,..., for what --CLASS NUMBER cannot say: mixes of classes, kick:0.7+snare:0.3=4, and classes "
-        f"called as an option (default: {EACH} of each class)",
+        help="CLASS=NUMBER,..., for what --CLASS NUMBER cannot say: mixes of classes, kick:0.7+snare:0.3=4, and "
+        f"classes called as an option (default: {EACH} of each class)",
     )
     p.add_argument("--n", type=int | None, help="sounds in all, of all classes in turn; with --watch, when to stop")
     p.add_argument("--out", type=str | None, help="folder of the kit (default: RUN/kits/NAME-SEED, or kits/MODEL/...)")
@@ -248,8 +248,8 @@ def _report(made: making.Made, package: making.Package, out: Path, seconds: floa
     there = f", {kept} were there already" if kept else ""
     files = "".join(f"\n  {os.path.normpath(out / file)}" for file in made.files)
     print(
-        f"{len(made.kit.instruments)} instruments, {len(made.kit.files)} WAV files in {out}/Samples/; {new} sounds made "
-        f"in {seconds:.1f} s{there}{files}"
+        f"{len(made.kit.instruments)} instruments, {len(made.kit.files)} WAV files in {out}/Samples/; {new} sounds "
+        f"made in {seconds:.1f} s{there}{files}"
     )
 
 

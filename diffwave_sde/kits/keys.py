@@ -55,8 +55,8 @@ def assign(hits: Sequence[Hit]) -> list[Key]:
 
     A class that is called after a part (closed hat, crash) gets that part's keys. Cymbals that are not are told apart
     by how long they ring: the shortest is the closed hat, then the pedal hat, the open hat, and the others, which only
-    lend their keys; toms by how bright they are, from the lowest on. Kicks and snares take their two keys in turn. What has no key left takes one
-    that no drum map uses, from 88 up, then from 26 down.
+    lend their keys; toms by how bright they are, from the lowest on. Kicks and snares take their two keys in turn. What
+    has no key left takes one that no drum map uses, from 88 up, then from 26 down.
 
     Raises:
         ValueError: if there are more hits than keys.

@@ -284,9 +284,14 @@ def _sounds(
     found = [[folder.sound(name) for name in _raw(place.name, package)] for place in places]
     kept = done = sum(x is not None for one in found for x in one)
 
-    def told(more: int, step: int, steps: int) -> None:
-        if progress is not None:
-            progress(done + more * step / max(steps, 1), total)
+    def report(more: int) -> Progress:
+        """What tells how far a batch of so many is."""
+
+        def told(step: int, steps: int) -> None:
+            if progress is not None:
+                progress(done + more * step / max(steps, 1), total)
+
+        return told
 
     missing = [i for i, one in enumerate(found) if one[0] is None]
     for first in range(0, len(missing), source.batch_size):
@@ -295,7 +300,7 @@ def _sounds(
             labels,
             [places[i].place for i in some],
             [places[i].number for i in some],
-            lambda step, steps, more=len(some): told(more, step, steps),
+            report(len(some)),
         )
         for i, x in zip(some, made, strict=True):
             folder.keep(_raw(places[i].name, package)[0], x, rate)
@@ -307,7 +312,7 @@ def _sounds(
             continue
         made = source.vary(
             one[0], labels, place.place, place.number, lacking, package.strength,
-            lambda step, steps, more=len(lacking): told(more, step, steps),
+            report(len(lacking)),
         )  # fmt: skip
         for v, x in zip(lacking, made, strict=True):
             folder.keep(_raw(place.name, package)[v], x, rate)
