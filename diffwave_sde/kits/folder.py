@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -62,7 +63,7 @@ class KitFolder:
             file = self.path / name
             if file.exists() and not self._is_own(name):
                 raise ValueError(
-                    f"{printable(str(file))} is not of this kit, or was changed since: move it away, or choose another "
+                    f"{printable(os.path.normpath(file))} is not of this kit, or was changed since: move it away, or choose another "
                     "--out"
                 )
 
