@@ -53,9 +53,9 @@ test: install  ## Run the tests
 test-slow: install  ## Run the tests that take minutes each
 	@$(PYTEST) -m slow $(ARGS)
 
-oracles: install  ## Compare the samplers with those of diffusers, which this installs
+oracles: install  ## Compare samplers with those of diffusers, and play kits by sfizz, both of which it installs
 	@$(PIP) '.[oracles]'
-	@$(BIN)/python -m pytest tests/samplers/test_diffusers.py $(ARGS)
+	@$(BIN)/python -m pytest tests/samplers/test_diffusers.py tests/kits/test_formats.py $(ARGS)
 
 lint: install  ## Check the style of the code
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
