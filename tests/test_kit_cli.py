@@ -152,7 +152,7 @@ def test_what_cannot_be_is_one_line(argv, says, capsys):
     foreign.parent.mkdir(parents=True, exist_ok=True)
     foreign.write_bytes(b"mine")
     with pytest.raises(SystemExit) as stop:
-        main(["kit", *MODEL, *(["--out", "none"] if "--out" not in argv else []), *argv])
+        main(["kit", *MODEL, *([] if {"--out", "--watch"} & set(argv) else ["--out", "none"]), *argv])
     assert stop.value.code == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith("diffwave-sde: ")

@@ -170,7 +170,8 @@ def _asked(
     """How many of what the model is asked for."""
     conditional = bool(model.module.denoiser.net.classes)
     if not conditional and wanted:
-        raise ValueError(f"--{next(iter(wanted))}: {model.path} was trained without classes; say --n 16, for instance")
+        option = next(iter(named), "sounds")
+        raise ValueError(f"--{option}: {model.path} was trained without classes; say --n 16, for instance")
     known = [typed(name) for name in model.labels] if conditional else ["sound"]
     for name in named:
         try:
@@ -248,8 +249,8 @@ def _report(made: making.Made, package: making.Package, out: Path, seconds: floa
     there = f", {kept} were there already" if kept else ""
     files = "".join(f"\n  {os.path.normpath(out / file)}" for file in made.files)
     print(
-        f"{len(made.kit.instruments)} instruments, {len(made.kit.files)} WAV files in {out}/Samples/; {new} sounds "
-        f"made in {seconds:.1f} s{there}{files}"
+        f"{len(made.kit.instruments)} instruments, {len(made.kit.files)} WAV files in {out}/Samples/; {new} sound"
+        f"{'s' * (new != 1)} made in {seconds:.1f} s{there}{files}"
     )
 
 

@@ -62,10 +62,8 @@ class KitFolder:
         for name in names:
             file = self.path / name
             if file.exists() and not self._is_own(name):
-                raise ValueError(
-                    f"{printable(os.path.normpath(file))} is not of this kit, or was changed since: move it away, or choose another "
-                    "--out"
-                )
+                shown = printable(os.path.normpath(file))
+                raise ValueError(f"{shown} is not of this kit, or was changed since: move it, or choose another --out")
 
     def _is_own(self, name: str) -> bool:
         try:

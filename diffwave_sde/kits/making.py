@@ -61,8 +61,8 @@ class Package:
                 raise ValueError(f"{name} = {value}: must lie between 1 and 127")
         if "hydrogen" in self.formats and self.hits > hydrogen.MOST:
             raise ValueError(
-                f"layers = {self.layers} of {self.robins} robins are {self.hits} samples of an instrument, and Hydrogen "
-                f"takes {hydrogen.MOST}: choose fewer"
+                f"layers = {self.layers} of {self.robins} robins are {self.hits} samples of a key, and Hydrogen takes "
+                f"{hydrogen.MOST}: choose fewer"
             )
         if not 0 < self.strength <= 1:
             raise ValueError(f"strength = {self.strength:g} must lie above 0, the sound itself, and up to 1, a new one")

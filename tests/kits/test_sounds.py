@@ -76,7 +76,9 @@ def test_one_gain_keeps_the_balance_and_nothing_clips(levels, peaks):
 
     instruments = [[sound(-8), sound(-20)], [sound(4)]]
     gains = Mastering(levels=levels, peak=-1.0).gains(instruments)
-    found = [20 * math.log10(float(amplified(one[0], gain).max())) for one, gain in zip(instruments, gains, strict=True)]
+    found = [
+        20 * math.log10(float(amplified(one[0], gain).max())) for one, gain in zip(instruments, gains, strict=True)
+    ]
     assert found == pytest.approx(peaks, abs=1e-4)
     assert Mastering(levels=levels).gains([[torch.zeros(3)]]) == [0.0]
 
