@@ -199,10 +199,17 @@ def _record(config: Namespace) -> dict[str, Any]:
     """What the sounds follow from beside the model and the arguments of `Source`."""
     return {
         "weights": config.weights,
-        "options": config.sampler.as_dict() if config.sampler else "the model's own",
+        "options": _portable(config.sampler.as_dict()) if config.sampler else "the model's own",
         "weak": config.weak and Path(config.weak).name,
         "precision": config.precision,
     }
+
+
+def _portable(options: Any) -> Any:
+    """Options without the folders of this machine: a kit is given away with its record."""
+    if isinstance(options, dict):
+        return {name: _portable(value) for name, value in options.items()}
+    return Path(options).name if isinstance(options, str) and os.sep in options else options
 
 
 def _name(source: Source) -> str:

@@ -23,7 +23,7 @@ from diffwave_sde.kits.folder import RECORD, SAMPLES, KitFolder, digest, packed,
 from diffwave_sde.kits.kit import Instrument, Kit, layered
 from diffwave_sde.kits.mastering import Mastering, amplified
 from diffwave_sde.kits.source import Progress, Source
-from diffwave_sde.names import cut, folder_name, printable
+from diffwave_sde.names import cut, printable
 
 FORMATS = ("sfz", "hydrogen", "decentsampler", "wav")
 PROGRAM = f"diffwave-sde {__version__}"
@@ -135,7 +135,7 @@ def make_kit(
         raise ValueError("a kit has at least one sound: ask for some, such as kick=4")
     keys.assign([keys.Hit(labels.names[p.place], 0.0, 0.0) for p in places])  # which fails before the work is done
     folder = KitFolder(Path(out).resolve(), {**source.facts(), **(more or {})})
-    name = _fit(package.name or "") or folder_name(folder.path.name) or "kit"
+    name = _fit(package.name or "") or _fit(folder.path.name) or "kit"
     files = [file for p in places for file in _files(p.name, package)]
     folder.refuse([*(SAMPLES + file for file in files), *_presets(name, package), *_archives(folder.path, package)])
     folder.begin()
