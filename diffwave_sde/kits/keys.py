@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from diffwave_sde.data.recordings import drum
 
@@ -65,9 +65,10 @@ def assign(hits: Sequence[Hit]) -> list[Key]:
     wanted: list[list[Key]] = [[] for _ in hits]
     for i, (hit, kind) in enumerate(zip(hits, kinds, strict=True)):
         wanted[i] = [_key(kind, part) for part in _named(hit.label)]
+    named = {key.part for choices in wanted for key in choices}
     for kind, order in (("cymbal", lambda i: hits[i].decay), ("tom", lambda i: hits[i].brightness)):
         rest = sorted((i for i in range(len(hits)) if kinds[i] == kind and not wanted[i]), key=order)
-        for i, part in zip(rest, _parts(kind, len(rest)), strict=False):
+        for i, part in zip(rest, _parts(kind, len(rest), named), strict=False):
             wanted[i] = [_key(kind, part, told=part in HATS)]
     for i, kind in enumerate(kinds):
         if not wanted[i]:
@@ -79,7 +80,7 @@ def assign(hits: Sequence[Hit]) -> list[Key]:
         taken |= {keys[-1].note} if keys[-1] else set()
     spare = iter([note for note in _SPARE if note not in taken])
     try:
-        return [key or Key(next(spare)) for key in keys]
+        return [key or _moved(choices, next(spare)) for key, choices in zip(keys, wanted, strict=True)]
     except StopIteration:
         raise ValueError(f"{len(hits)} instruments are more than there are keys for: ask for fewer") from None
 
@@ -114,15 +115,23 @@ def _named(label: str) -> list[str]:
     return []
 
 
-def _parts(kind: str, count: int) -> list[str]:
-    """The parts that so many sounds of a kind stand for: of cymbals from the shortest on, of toms from the lowest."""
+def _moved(choices: Sequence[Key], note: int) -> Key:
+    """What had to go to another note: a second closed hat is still one."""
+    return replace(choices[0], note=note) if choices else Key(note)
+
+
+def _parts(kind: str, count: int, named: set[str]) -> list[str]:
+    """The parts that so many sounds of a kind stand for: of cymbals from the shortest on, of toms from the lowest.
+
+    Where classes are named after hats, no other cymbal is taken for one.
+    """
     if kind == "tom":
         names = list(_TOMS)
         spread = min(count, len(names))
         return [names[round(i * (len(names) - 1) / max(spread - 1, 1))] for i in range(spread)]
     hats = {0: [], 1: ["closed hat"], 2: ["closed hat", "open hat"], 3: ["closed hat", "open hat"]}
-    first = hats.get(count, list(HATS))
-    others = [part for part in _CYMBALS if part not in HATS][: count - len(first)]
+    first = [] if named & set(HATS) else hats.get(count, list(HATS))
+    others = [part for part in _CYMBALS if part not in HATS and part not in named][: count - len(first)]
     return first + sorted(others, key=_RING.index)
 
 

@@ -55,7 +55,8 @@ class Instrument:
     @property
     def title(self) -> str:
         """The name with what the key stands for: "Closed Hat (Cymbal 1)"."""
-        return f"{self.part.title()} ({self.name})" if self.part else self.name
+        told = not self.part or self.part in self.name.lower()
+        return self.name if told else f"{self.part.title()} ({self.name})"
 
     @property
     def layers(self) -> list[tuple[Sample, ...]]:

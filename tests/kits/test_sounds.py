@@ -44,6 +44,9 @@ def test_keys_are_those_of_general_midi_and_hats_are_the_short_cymbals():
     assert [key.note for key in toms] == [50, 41, 45]
     told = keys.assign([keys.Hit(name, 0.3, 1) for name in ("Open Hat", "closed hihat", "crash", "bass", "hand claps")])
     assert [key.note for key in told] == [46, 42, 49, 37, 39]
+    # A second closed hat still chokes, and where hats are named no other cymbal is taken for one.
+    hats = [keys.Hit("closed hat", 0.1, 1), keys.Hit("closed hat", 0.1, 1), keys.Hit("cymbal", 0.1, 1)]
+    assert [(key.note, key.choke) for key in keys.assign(hats)] == [(42, 1), (88, 1), (49, None)]
 
 
 def test_no_key_is_given_twice_and_too_many_are_refused():
