@@ -149,6 +149,24 @@ def song(notes) -> str:
     )
 
 
+def test_a_hydrogen_kit_has_its_namespace_and_ids_of_its_own_and_plays_each_velocity():
+    space = "{http://www.hydrogen-music.org/drumkit}"
+    root = ElementTree.fromstring(hydrogen.xml(KIT))
+    assert root.tag == f"{space}drumkit_info"
+    found = root.findall(f"{space}instrumentList/{space}instrument")
+    assert [one.findtext(f"{space}id") for one in found] == ["0", "1", "2", "3"]
+    assert [one.findtext(f"{space}midiOutNote") for one in found] == ["36", "42", "46", "88"]
+    assert [one.findtext(f"{space}muteGroup") for one in found] == ["-1", "1", "1", "-1"]
+    assert [one.findtext(f"{space}sampleSelectionAlgo") for one in found] == ["ROUND_ROBIN"] + 3 * ["VELOCITY"]
+    for one, instrument in zip(found, KIT.instruments, strict=True):
+        layers = [
+            [layer.findtext(space + name) for name in ("filename", "min", "max")] for layer in one.iter(f"{space}layer")
+        ]
+        for velocity in range(1, 128):
+            played = [file for file, low, high in layers if float(low) <= velocity / 127 <= float(high)]
+            assert played == [sample.file for sample in instrument.samples if sample.low <= velocity <= sample.high]
+
+
 # DecentSampler developers' guide, "The <groups> element": what stands on each element here.
 GUIDE = {
     "DecentSampler": {"minVersion"},
