@@ -80,7 +80,9 @@ def test_a_kit_goes_on_and_another_form_of_it_takes_no_call_of_the_network(monke
     main([*kit, "--kick", "1", "--cymbal", "2"])
     assert Path("grows/Samples/Kick 1.wav").read_bytes() == first
     assert not Path("grows/Samples/Kick 2.wav").exists()
-    assert main([*kit, "--n", "2"]) is None  # one of each of the first two classes
+    main([*kit, "--n", "3", "--label", "kick,kick:0.5+snare:0.5"])  # two and one
+    files = {file.name for file in Path("grows/Samples").iterdir()}
+    assert files == {"Kick 1.wav", "Kick 2.wav", "Kick 0.5 Snare 0.5 1.wav"}
     # Number 2 of a class is the sound of that number that `sample` makes.
     main(["sample", *MODEL, "--label", "kick", "--n", "3", "--out", "same"])
     sampled, made = (audio.decode(file)[0] for file in ("same/002-kick.wav", "grows/.made/Kick 3.wav"))
@@ -135,6 +137,8 @@ def test_new_sounds_are_dropped_beside_what_is_there_until_ctrl_c(monkeypatch, c
         (["--sounds", "gong=2"], "--sounds gong: choose of cymbal, kick, snare"),
         (["--sounds", "kick=2", "--kick", "1"], "--kick 1: --sounds says how many of kick"),
         (["--kick", "1", "--n", "4"], "--n 4: the classes say how many already"),
+        (["--kick", "1", "--label", "snare"], "--label snare: the classes are said already"),
+        (["--label", "gong", "--n", "2"], "--label gong: choose of cymbal, kick, snare"),
         (["--kick", "0", "--n", "0"], "--n 0: ask for at least one sound"),
         (["--kick", "1", "--format", "exs"], "--format exs: choose of sfz, hydrogen, decentsampler, wav"),
         (["--kick", "1", "--rate", "22050"], "--rate: 22050 is not one of 44100, 48000"),

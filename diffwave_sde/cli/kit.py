@@ -109,7 +109,12 @@ def parser() -> ArgumentParser:
         help="CLASS=NUMBER,..., for what --CLASS NUMBER cannot say: mixes of classes, kick:0.7+snare:0.3=4, and "
         f"classes called as an option (default: {EACH} of each class)",
     )
-    p.add_argument("--n", type=int | None, help="sounds in all, of all classes in turn; with --watch, when to stop")
+    p.add_argument(
+        "--label",
+        type=str | None,
+        help="classes or mixes of them, a,b:0.7+c:0.3,..., for --n and --watch (default: all)",
+    )
+    p.add_argument("--n", type=int | None, help="sounds in all, of these classes in turn; with --watch, when to stop")
     p.add_argument("--out", type=str | None, help="folder of the kit (default: RUN/kits/NAME-SEED, or kits/MODEL/...)")
     p.add_argument("--name", type=str | None, help="name of the kit (default: that of its folder)")
     p.add_argument(
@@ -173,10 +178,14 @@ def _asked(
         option = next(iter(named), "sounds")
         raise ValueError(f"--{option}: {model.path} was trained without classes; say --n 16, for instance")
     known = [typed(name) for name in model.labels] if conditional else ["sound"]
+    if config.label is not None:
+        if wanted:
+            raise ValueError(f"--label {config.label}: the classes are said already; leave it out, or them")
+        model_options.labels(model, 1, config.label)
+        known = list(dict.fromkeys(typed(name) for name in split(config.label)))
     for name in named:
         try:
-            if conditional:
-                model_options.labels(model, 1, typed(name))
+            model_options.labels(model, 1, typed(name))
         except ValueError:
             raise ValueError(
                 f"--{name}: no option of `kit`, and no class of {model.path}: it has {listed(model.labels)}"
