@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install data train sample test test-slow oracles lint format bench gpu
+.PHONY: help install data train sample kit test test-slow oracles lint format bench gpu
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -42,6 +42,9 @@ train: install  ## Train on DATASET; go on with ARGS="--ckpt_path last"
 sample: install  ## Make N sounds from CKPT (default: the newest run, else the model drums)
 	@$(RUN) sample $(if $(CKPT),--ckpt "$(CKPT)") --n $(N) $(if $(OUT),--out "$(OUT)") $(ARGS)
 
+kit: install  ## Make a drum kit from CKPT to take away: ARGS="--kick 4 --snare 4 --format sfz hydrogen"
+	@$(RUN) kit $(if $(CKPT),--ckpt "$(CKPT)") $(if $(OUT),--out "$(OUT)") $(ARGS)
+
 # A module stays on one process, for what its tests share.
 PYTEST = $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadscope
 test: install  ## Run the tests
@@ -50,9 +53,9 @@ test: install  ## Run the tests
 test-slow: install  ## Run the tests that take minutes each
 	@$(PYTEST) -m slow $(ARGS)
 
-oracles: install  ## Compare the samplers with those of diffusers, which this installs
+oracles: install  ## Compare samplers with those of diffusers, and play kits by sfizz, both of which it installs
 	@$(PIP) '.[oracles]'
-	@$(BIN)/python -m pytest tests/samplers/test_diffusers.py $(ARGS)
+	@$(BIN)/python -m pytest tests/samplers/test_diffusers.py tests/kits/test_formats.py $(ARGS)
 
 lint: install  ## Check the style of the code
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -172,7 +172,7 @@ def test_an_edit_tells_the_nearest_clip_of_each_result(capsys):
         soundfile.write(f"clips/kick/{i}.wav", x if i == 1 else np.random.default_rng(i).normal(0, 0.1, len(x)), 44_100)
     out = edit("vary", "kick.wav", "--strength", "0", "--n", "1", "--neighbours_data", "clips", "--out", "near")
     (result,) = json.loads((out / "edit.json").read_text())["results"]
-    assert (result["neighbour"]["file"], round(result["neighbour"]["alike"], 3)) == ("1.wav", 1)
+    assert (result["neighbour"]["file"], round(result["neighbour"]["alike"], 3)) == ("kick/1.wav", 1)
     assert "nearest training clip" in (out / "index.html").read_text()
     assert "nearest" in capsys.readouterr().out
     assert len(list(out.glob("*.wav"))) == 2  # the result and the file before: the clip is hidden

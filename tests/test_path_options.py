@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from diffwave_sde.cli import evaluate, export, main, sample, schedule
+from diffwave_sde.cli import evaluate, export, kit, main, sample, schedule
 from diffwave_sde.cli.lightning import CLI
 from diffwave_sde.cli.path_options import expand_files, expand_options
 
@@ -11,6 +11,7 @@ VERBS = {
     "sample": (sample, ["ckpt", "out", "weak", "sampler.init_args.grid.init_args.file"]),
     "evaluate": (evaluate, ["ckpt", "real", "generated", "out"]),
     "schedule": (schedule, ["ckpt", "out"]),
+    "kit": (kit, ["ckpt", "out", "weak", "watch"]),
     "export": (export, ["ckpt", "out", "evaluation", "weak"]),
 }
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
+from collections.abc import Mapping
 
 import numpy as np
 import soundfile
@@ -89,7 +91,9 @@ def read(path: str | os.PathLike, rate: int = RATE, seconds: float | None = None
     return resample(x, source, rate), source
 
 
-def write(path: str | os.PathLike, x: Tensor, rate: int = RATE, subtype: str = "FLOAT") -> int:
+def write(
+    path: str | os.PathLike, x: Tensor, rate: int = RATE, subtype: str = "FLOAT", info: Mapping[str, str] | None = None
+) -> int:
     """Writes a waveform as a WAV file, at the level that it has; nothing is normalised.
 
     The file appears whole or not at all; missing folders are made.
@@ -99,6 +103,7 @@ def write(path: str | os.PathLike, x: Tensor, rate: int = RATE, subtype: str = "
         x: waveform, (T,) or (channels, T)
         rate: sample rate, Hz
         subtype: FLOAT, 32-bit floats, of which none is cut; PCM_24 or PCM_16, which clip at full scale
+        info: what the file says of itself, as of `encode`
 
     Returns:
         how many samples lie beyond full scale, above 1 or below -1: players cut them, and so has a PCM file
@@ -107,30 +112,61 @@ def write(path: str | os.PathLike, x: Tensor, rate: int = RATE, subtype: str = "
         ValueError: if x has another shape, holds NaN or infinities, or the subtype is none of these
         OSError: if the file cannot be written
     """
-    name = escape(os.fspath(path))
+    try:
+        data = encode(x, rate, subtype, info)
+    except ValueError as error:
+        raise ValueError(f"{escape(os.fspath(path))}: {error}") from None
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(data)
+    return int((x.detach().to("cpu", torch.float64).abs() > 1).sum())
+
+
+def encode(x: Tensor, rate: int = RATE, subtype: str = "FLOAT", info: Mapping[str, str] | None = None) -> bytes:
+    """The bytes of a WAV file, as `write` writes it: the same sound is the same bytes.
+
+    Args:
+        x: waveform, (T,) or (channels, T)
+        rate: sample rate, Hz
+        subtype: FLOAT, PCM_24 or PCM_16
+        info: texts by the names of RIFF's INFO list: INAM title, ICMT comment, ICOP licence, ISFT program
+
+    Raises:
+        ValueError: if x has another shape, holds NaN or infinities, or the subtype is none of these
+    """
     if x.ndim not in (1, 2):
-        raise ValueError(f"{name}: a waveform is (T,) or (channels, T), not {tuple(x.shape)}")
+        raise ValueError(f"a waveform is (T,) or (channels, T), not {tuple(x.shape)}")
     if subtype not in SUBTYPES:
-        raise ValueError(f"{name}: subtype must be one of {', '.join(SUBTYPES)}, not {subtype}")
+        raise ValueError(f"subtype must be one of {', '.join(SUBTYPES)}, not {subtype}")
     x = x.detach().to("cpu", torch.float64)
     if not x.to(torch.float32).isfinite().all():
-        raise ValueError(f"{name}: not written: the waveform holds NaN or infinite samples")
+        raise ValueError("not written: the waveform holds NaN or infinite samples")
     frames = x.movedim(-1, 0)
-    with atomic_write(path) as temporary:
-        if subtype == "FLOAT":
-            _write_floats(temporary, frames.to(torch.float32).numpy(), rate)
-        else:
-            # clamped to the largest positive sample: above it libsndfile may wrap
-            frames = frames.clamp(-1.0, 1.0 - 2.0 ** (-23 if subtype == "PCM_24" else -15))
-            try:
-                soundfile.write(os.fsencode(temporary), frames.numpy(), rate, format="WAV", subtype=subtype)
-            except soundfile.LibsndfileError as error:
-                raise OSError(f"{name}: cannot be written: {error.error_string}") from error
-    return int((x.abs() > 1).sum())
+    if subtype == "FLOAT":
+        data = _float_wav(frames.to(torch.float32).numpy(), rate)
+    else:
+        # clamped to the largest positive sample: above it libsndfile may wrap
+        frames = frames.clamp(-1.0, 1.0 - 2.0 ** (-23 if subtype == "PCM_24" else -15))
+        file = io.BytesIO()
+        soundfile.write(file, frames.numpy(), rate, format="WAV", subtype=subtype)
+        data = file.getvalue()
+    if not info:
+        return data
+    # After the samples, where no reader needs to skip it; the size in the RIFF header is that of all but 8 bytes.
+    data += b"\0" * (len(data) % 2) + _info_list(info)
+    return data[:4] + struct.pack("<I", len(data) - 8) + data[8:]
 
 
-def _write_floats(path: os.PathLike, frames: np.ndarray, rate: int) -> None:
-    """Writes samples (T,) or (T, channels), float32, as a WAV file of 32-bit floats.
+def _info_list(info: Mapping[str, str]) -> bytes:
+    """A RIFF list of texts, each ending with a zero and on an even byte."""
+    body = b"INFO"
+    for name, text in info.items():
+        raw = text.encode("utf-8", "replace") + b"\0"
+        body += name.encode("ascii") + struct.pack("<I", len(raw)) + raw + b"\0" * (len(raw) % 2)
+    return b"LIST" + struct.pack("<I", len(body)) + body
+
+
+def _float_wav(frames: np.ndarray, rate: int) -> bytes:
+    """Samples (T,) or (T, channels), float32, as a WAV file of 32-bit floats.
 
     Not by libsndfile, whose file holds the time at which it was written: the same sound is the same bytes here.
     """
@@ -140,10 +176,9 @@ def _write_floats(path: os.PathLike, frames: np.ndarray, rate: int) -> None:
     form = struct.pack("<HHIIHHH", 3, channels, rate, rate * channels * 4, channels * 4, 32, 0)
     chunks = b"WAVE" + b"fmt " + struct.pack("<I", len(form)) + form + b"fact" + struct.pack("<II", 4, len(frames))
     if len(chunks) + 8 + len(data) >= 1 << 32:
-        raise OSError(f"{escape(os.fspath(path))}: a WAV file holds less than 4 GiB, not {len(data) / 2**30:.1f}")
-    with open(path, "wb") as file:
-        file.write(b"RIFF" + struct.pack("<I", len(chunks) + 8 + len(data)) + chunks)
-        file.write(b"data" + struct.pack("<I", len(data)) + data)
+        raise ValueError(f"a WAV file holds less than 4 GiB, not {len(data) / 2**30:.1f}")
+    head = b"RIFF" + struct.pack("<I", len(chunks) + 8 + len(data))
+    return head + chunks + b"data" + struct.pack("<I", len(data)) + data
 
 
 def _reason(name: str, error: Exception) -> str:

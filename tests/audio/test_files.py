@@ -1,6 +1,7 @@
 import math
 import os
 import stat
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -66,17 +67,29 @@ def test_writing_nan_is_an_error_and_leaves_what_was_there(tmp_path):
 
 
 def test_a_failed_write_leaves_neither_a_half_file_nor_a_temporary_one(tmp_path, monkeypatch):
-    def fail(path, *args, **kwargs):
+    def fail(path, data):
         with open(path, "wb") as file:
-            file.write(b"half")
+            file.write(data[: len(data) // 2])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(soundfile, "write", fail)
-    monkeypatch.setattr(audio.files, "_write_floats", fail)
-    for subtype in audio.files.SUBTYPES:
-        with pytest.raises(KeyboardInterrupt):
-            audio.write(tmp_path / "x.wav", noise(100, 0.1), subtype=subtype)
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    with pytest.raises(KeyboardInterrupt):
+        audio.write(tmp_path / "x.wav", noise(100, 0.1))
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("subtype", audio.files.SUBTYPES)
+def test_what_a_file_says_of_itself_is_read_by_libsndfile_and_the_sound_is_the_same(tmp_path, subtype):
+    x = noise(101, 0.1)
+    said = {"INAM": "Kick 1", "ICMT": "model drums, seed 7: naïve", "ICOP": "CC0-1.0", "ISFT": "diffwave-sde"}
+    audio.write(tmp_path / "x.wav", x, 48_000, subtype, said)
+    audio.write(tmp_path / "y.wav", x, 48_000, subtype)
+    with soundfile.SoundFile(tmp_path / "x.wav") as file:
+        assert file.samplerate == 48_000
+        assert file.subtype == subtype
+        assert {"INAM": file.title, "ICMT": file.comment, "ICOP": file.copyright, "ISFT": file.software} == said
+    assert torch.equal(audio.decode(tmp_path / "x.wav")[0], audio.decode(tmp_path / "y.wav")[0])
+    assert (tmp_path / "x.wav").stat().st_size == 8 + int.from_bytes((tmp_path / "x.wav").read_bytes()[4:8], "little")
 
 
 def test_a_written_file_has_the_usual_permissions(tmp_path):
