@@ -39,6 +39,7 @@ class ClassifierModule(TrainingModule):
     """
 
     kind = "classifier"
+    class_count = "outputs"
 
     def __init__(
         self,

@@ -48,6 +48,7 @@ class DiffusionModule(Model, TrainingModule):
     """
 
     kind = "diffusion"
+    class_count = "classes"
 
     def __init__(
         self,

@@ -69,6 +69,7 @@ class TrainingModule(LightningModule):
     A subclass sets the attributes below, and says what a step computes.
 
     kind: what it trains, as a checkpoint says.
+    class_count: the argument of its networks that the number of the data's classes is, where it is null.
     loss: it draws times and noise.
     optimizer: given the parameters.
     scheduler: the learning rate's schedule, given the optimizer, or None.
@@ -78,6 +79,7 @@ class TrainingModule(LightningModule):
     """
 
     kind: str
+    class_count: str
     loss: NoisedLoss
     optimizer: Callable[[Iterable], Optimizer]
     scheduler: Callable[[Optimizer], LRScheduler] | None

@@ -1,13 +1,18 @@
-"""`fit`, `validate`, `test` and `predict`: Lightning's command line, with a network that fits the machine."""
+"""`fit`, `validate`, `test` and `predict`: Lightning's command line, with a network that fits the machine.
+
+It trains models of sounds and classifiers: `--kind`, or a YAML file that says so, or the checkpoint that is gone on
+with, tells which.
+"""
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import re
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -20,14 +25,19 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from diffwave_sde import __version__, audio, callbacks, checkpoint  # noqa: F401  callbacks are values on the command line
 from diffwave_sde.atomic import atomic_write
 from diffwave_sde.callbacks.last_checkpoint import interrupted
+from diffwave_sde.classifier_module import ClassifierModule
 from diffwave_sde.cli import runs
 from diffwave_sde.cli.classes import class_of
-from diffwave_sde.cli.path_options import expand_options
+from diffwave_sde.cli.path_options import expand_options, expanded
 from diffwave_sde.compatibility import renew_arguments
 from diffwave_sde.data.module import AudioDataModule
 from diffwave_sde.machine import bfloat16_is_fast
 from diffwave_sde.module import DiffusionModule
 from diffwave_sde.names import listed
+from diffwave_sde.training import TrainingModule
+
+KINDS: dict[str, type[TrainingModule]] = {module.kind: module for module in (DiffusionModule, ClassifierModule)}
+"""What can be trained."""
 
 _HERE = Path(__file__).resolve().parents[1]
 CONFIGS = _HERE / "configs" if (_HERE / "configs").is_dir() else _HERE.parent / "configs"
@@ -35,7 +45,7 @@ CONFIGS = _HERE / "configs" if (_HERE / "configs").is_dir() else _HERE.parent / 
 
 
 def default_network() -> str:
-    """`base` with a CUDA GPU, `tiny` without."""
+    """`base` with a CUDA GPU, `tiny` without; a name in configs/network and in configs/classifier."""
     return "base" if torch.cuda.is_available() else "tiny"
 
 
@@ -65,23 +75,72 @@ class SaveConfig(SaveConfigCallback):
             temporary.write_text(text)
 
 
+def default_files(kind: str) -> list[Path]:
+    """The YAML files of defaults for what is trained, the general ones first."""
+    machine = f"{default_network()}.yaml"
+    if kind == "diffusion":
+        return [CONFIGS / "base.yaml", CONFIGS / "network" / machine]
+    return [CONFIGS / "base.yaml", CONFIGS / "experiment" / f"{kind}.yaml", CONFIGS / kind / machine]
+
+
+def defaults(kind: str) -> list[str]:
+    """What these files say, as arguments."""
+    base, *others = default_files(kind)
+    if kind == "diffusion":
+        return _configs(base, *others)
+    # Of the model's options in base.yaml those that every kind has; the network and the loss are other classes.
+    options = yaml.safe_load(base.read_text(encoding="utf-8"))
+    shared = inspect.signature(KINDS[kind]).parameters.keys() - {"net", "loss"}
+    options["model"] = {name: value for name, value in options["model"].items() if name in shared}
+    return ["--config", yaml.safe_dump({**options, "kind": kind}, sort_keys=False), *_configs(*others)]
+
+
+def kind_asked(argv: list[str]) -> str:
+    """What the arguments say is to be trained: `--kind`, a file's `kind`, or the checkpoint's path; the last counts.
+
+    A run that is meant by its name alone (`--ckpt_path last`) is looked up later.
+    """
+    kind = "diffusion"
+    for option, value in _options(argv):
+        if option == "--kind":
+            kind = value
+        elif option == "--config":
+            kind = _kind_in(value) or kind
+        elif option == "--ckpt_path" and value not in ("last", "best", "null"):
+            try:
+                kind = checkpoint.kind_of(checkpoint.find(expanded(option, value)))
+            except (OSError, ValueError):
+                continue  # told of when it is resolved
+    return kind if kind in KINDS else "diffusion"  # the parser tells which there are
+
+
+class OtherKind(ValueError):
+    """What is to be trained is of another kind than the parser was made for.
+
+    Args:
+        kind: the one that it is of.
+        where: what says so.
+    """
+
+    def __init__(self, kind: str, where: str):
+        super().__init__(f"{where} is of the kind {kind}: leave --kind out, or say {kind}")
+        self.kind = kind
+
+
 class CLI(LightningCLI):
-    """Lightning's command line for DiffusionModule and AudioDataModule.
+    """Lightning's command line for a module of a kind and AudioDataModule.
 
     A first pass over the arguments finds out whether a run goes on; if so its own configuration stands in for the
     project's defaults, so that going on needs nothing said twice.
     """
 
-    def __init__(self, argv: list[str]):
+    def __init__(self, argv: list[str], kind: str | None = None):
         self.verb, rest = argv[0], argv[1:]
-        self.argv = [
-            self.verb,
-            *_configs(CONFIGS / "base.yaml", CONFIGS / "network" / f"{default_network()}.yaml"),
-            *rest,
-        ]
+        self.kind = kind or kind_asked(rest)
+        self.argv = [self.verb, *defaults(self.kind), *rest]
         self.rest = rest
         super().__init__(
-            DiffusionModule,
+            KINDS[self.kind],
             AudioDataModule,
             save_config_callback=SaveConfig,
             seed_everything_default=0,
@@ -102,15 +161,27 @@ class CLI(LightningCLI):
             default=None,
             help="the run's name: it lives in runs/NAME (default: that of the data)",
         )
+        parser.add_argument(
+            "--kind",
+            type=Literal[tuple(KINDS)],
+            default="diffusion",
+            help="what is trained: diffusion, a model of sounds; or classifier, what tells noised sounds apart, for "
+            "classifier guidance (its options: --kind classifier --help)",
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = expand_options(parser.parse_args(args))
         options = self.config[self.verb]
-        self.name = runs.run_name(options.name) if options.name else runs.name_of(options.data.dataset)
+        if options.kind != self.kind:
+            raise OtherKind(options.kind, "the configuration")
+        ending = "" if self.kind == "diffusion" else f"-{self.kind}"
+        self.name = runs.run_name(options.name) if options.name else runs.name_of(options.data.dataset) + ending
         self.folder: Path | None = None
         if not options.ckpt_path:
             return
-        ckpt = runs.resolve(options.ckpt_path, self.name)
+        ckpt = runs.resolve(options.ckpt_path, self.name, self.kind)
+        if (kind := checkpoint.kind_of(ckpt)) != self.kind:
+            raise OtherKind(kind, str(ckpt))
         self.folder = runs.folder_of(ckpt)
         if self.folder is not None:
             # An earlier version may have written its configuration.
@@ -123,11 +194,11 @@ class CLI(LightningCLI):
         data = AudioDataModule(**vars(options.data.clone()))
         # Made once for its complaints, before an hour goes into a store that a mistyped model will not use.
         _fill(options.model, inputs=_blocks(options.model.sde))
-        checkpoint.build(self._plain(options)["model"], DiffusionModule)
+        checkpoint.build(self._plain(options)["model"], KINDS[self.kind])
         # The store comes next: its classes are the network's.
         data.prepare_data()
         data.setup("fit")
-        _fill(options.model, classes=len(data.labels))
+        _fill(options.model, **{KINDS[self.kind].class_count: len(data.labels)})
         given = options.trainer.get("default_root_dir")
         if given:
             folder = Path(given)
@@ -156,7 +227,7 @@ class CLI(LightningCLI):
             network = options.model.net.get("class_path", "network").rsplit(".", 1)[-1]
             rank_zero_info(
                 f"{'CUDA GPU' if torch.cuda.is_available() else 'No CUDA GPU'}: defaults of "
-                f"configs/network/{default_network()}.yaml; training a {network} on {len(data.store)} clips of "
+                f"{default_files(self.kind)[-1].relative_to(CONFIGS.parent)}; training a {network} on {len(data.store)} clips of "
                 f"{listed(data.labels)} in {options.trainer.precision}; the run is {folder}/"
             )
 
@@ -190,11 +261,35 @@ def run(argv: list[str]) -> None:
     )
     os.environ.setdefault("WANDB_SILENT", "true")
     try:
-        trainer = CLI(argv).trainer
+        try:
+            cli = CLI(argv)
+        except OtherKind as other:
+            cli = CLI(argv, other.kind)
+        trainer = cli.trainer
         if interrupted(trainer):
             raise KeyboardInterrupt
     finally:
         runs.release()
+
+
+def _options(argv: list[str]) -> list[tuple[str, str]]:
+    """The options of a command line with their values, as far as it can be told without knowing them."""
+    pairs = zip(argv, [*argv[1:], ""], strict=True)
+    return [
+        (option, value) if equals else (text, following)
+        for text, following in pairs
+        for option, equals, value in [text.partition("=")]
+        if text.startswith("--")
+    ]
+
+
+def _kind_in(config: str) -> str | None:
+    """What a YAML file, or the text of one, says is to be trained."""
+    try:
+        options = yaml.safe_load(Path(config).read_text(encoding="utf-8") if "\n" not in config else config)
+    except (OSError, ValueError, yaml.YAMLError):
+        return None  # whoever reads it says what is wrong
+    return options.get("kind") if isinstance(options, dict) else None
 
 
 def _configs(*paths: Path) -> list[str]:
@@ -208,7 +303,7 @@ def _blocks(sde: Namespace | None) -> int:
 
 def _fill(model: Namespace, **values: int) -> None:
     """Give the null ones of `values` in a model's networks their value."""
-    for network in (model.net, model.weak):
+    for network in (model.net, model.get("weak")):
         for key, value in values.items() if network is not None else ():
             if key in network.init_args and network.init_args[key] is None:
                 network.init_args[key] = value

@@ -10,7 +10,7 @@ from diffwave_sde import paths
 
 KEYS = frozenset(
     (
-        *("ckpt", "ckpt_path", "out", "weak", "real", "generated", "evaluation"),
+        *("ckpt", "ckpt_path", "out", "weak", "classifier", "real", "generated", "evaluation"),
         *("default_root_dir", "dirpath", "save_dir", "folder", "file"),
     )
 )
