@@ -119,11 +119,11 @@ class OtherKind(ValueError):
 
     Args:
         kind: the one that it is of.
-        where: what says so.
+        why: a line for whoever said both.
     """
 
-    def __init__(self, kind: str, where: str):
-        super().__init__(f"{where} is of the kind {kind}: leave --kind out, or say {kind}")
+    def __init__(self, kind: str, why: str):
+        super().__init__(why)
         self.kind = kind
 
 
@@ -173,7 +173,9 @@ class CLI(LightningCLI):
         self.config = expand_options(parser.parse_args(args))
         options = self.config[self.verb]
         if options.kind != self.kind:
-            raise OtherKind(options.kind, "the configuration")
+            raise OtherKind(
+                options.kind, f"--kind says {options.kind}, and the checkpoint is of a {self.kind}: leave --kind out"
+            )
         ending = "" if self.kind == "diffusion" else f"-{self.kind}"
         self.name = runs.run_name(options.name) if options.name else runs.name_of(options.data.dataset) + ending
         self.folder: Path | None = None
@@ -181,7 +183,7 @@ class CLI(LightningCLI):
             return
         ckpt = runs.resolve(options.ckpt_path, self.name, self.kind)
         if (kind := checkpoint.kind_of(ckpt)) != self.kind:
-            raise OtherKind(kind, str(ckpt))
+            raise OtherKind(kind, f"{ckpt} is of the kind {kind}, not {self.kind}: leave --kind out")
         self.folder = runs.folder_of(ckpt)
         if self.folder is not None:
             # An earlier version may have written its configuration.
