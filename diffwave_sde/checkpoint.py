@@ -289,8 +289,8 @@ def _model(path: Path, state: dict[str, Any], weights: str, kind: type[M]) -> M:
     """The model of what `read` found at `path`."""
     if state[KEY].get("kind", "diffusion") != "diffusion":
         raise ValueError(
-            f"{path} is of a {state[KEY]['kind']}, which makes no sounds: give a model of sounds there, and this one as "
-            "--classifier"
+            f"{path} is of a {state[KEY]['kind']}, which makes no sounds: give a model of sounds there, and this one "
+            "as --classifier"
         )
     if "config" not in state[KEY]:
         raise ValueError(f"{path} holds weights without a configuration: train it through `diffwave-sde fit`")

@@ -194,8 +194,9 @@ def test_at_other_scales_the_flow_is_that_of_its_own_linear_equation(name, sampl
 
 
 def test_the_moments_of_that_flow_are_not_those_of_the_tilted_law():
-    # Of a scalar process in closed form: with q = σ² at t_max, u / m shrinks by √((s² / (s² + q))^(1 - w) (τ² s² / (τ² s²
-    # + (τ² + s²) q))^w), so the standard deviation is the weighted geometric mean of those of p(x) and p(x | label).
+    # Of a scalar process in closed form: with q = σ² at t_max, u / m shrinks by the root of (s² / (s² + q))^(1 - w)
+    # (τ² s² / (τ² s² + (τ² + s²) q))^w: to the weighted geometric mean of the standard deviations of p(x) and of
+    # p(x | label).
     for sde in (VP(), EDM()):
         for scale in (0.5, 1.0, 3.0):
             kernel = sde.kernel(torch.tensor([sde.t_max], dtype=torch.float64))

@@ -1,4 +1,5 @@
-"""The options that say how far sounds are guided, `--guidance.*`, `--weak` and `--classifier`; what is unsaid is the model's own."""
+"""The options that say how far sounds are guided, `--guidance.*`, `--weak` and `--classifier`; what is unsaid is the
+model's own."""
 
 from __future__ import annotations
 

@@ -229,8 +229,8 @@ class CLI(LightningCLI):
             network = options.model.net.get("class_path", "network").rsplit(".", 1)[-1]
             rank_zero_info(
                 f"{'CUDA GPU' if torch.cuda.is_available() else 'No CUDA GPU'}: defaults of "
-                f"{default_files(self.kind)[-1].relative_to(CONFIGS.parent)}; training a {network} on {len(data.store)} clips of "
-                f"{listed(data.labels)} in {options.trainer.precision}; the run is {folder}/"
+                f"{default_files(self.kind)[-1].relative_to(CONFIGS.parent)}; training a {network} on "
+                f"{len(data.store)} clips of {listed(data.labels)} in {options.trainer.precision}; the run is {folder}/"
             )
 
     def _plain(self, options: Namespace) -> dict[str, Any]:
