@@ -82,7 +82,7 @@ class Guidance:
         """
         own, guided, weak = self.supported_by(denoiser, classifier), denoiser, denoiser.weak
         classes = denoiser.net.classes
-        if mixes and (classes or not own.classifier):
+        if mixes and (classes or classifier is None):
             guided = ClassMix(denoiser, classes, mixes, own.weight, own.sigma_min, own.sigma_max)
             weak = weak and ClassMix(weak, classes, mixes)
         elif own.weight != 1:
