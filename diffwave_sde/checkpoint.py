@@ -272,9 +272,7 @@ def load(
     recipe, module = state[KEY], _model(path, state, weights, kind)
     if weak is not None:
         _attach_weak(module, recipe, path, find(weak))
-    if classifier is not None:
-        module.classifier = _classifier_for(module, recipe, path, find(classifier))
-    return LoadedModel(
+    model = LoadedModel(
         module.to(device).eval().requires_grad_(False),
         tuple(recipe["labels"]),
         recipe["rate"],
@@ -283,6 +281,9 @@ def load(
         state["global_step"],
         path,
     )
+    if classifier is not None:
+        module.classifier = load_classifier(classifier, model)
+    return model
 
 
 def _model(path: Path, state: dict[str, Any], weights: str, kind: type[M]) -> M:
@@ -323,12 +324,17 @@ def _attach_weak(module: Model, recipe: dict[str, Any], path: Path, weaker: Path
     module.denoiser.weak = denoiser
 
 
-def load_classifier(path: str | Path, device: str = "cpu") -> Classifier:
+def load_classifier(path: str | Path, model: LoadedModel | None = None) -> Classifier:
     """The classifier of a checkpoint, with its averaged weights, in evaluation mode; `labels` are its classes.
+
+    Args:
+        path: as in `find`.
+        model: the model that is to be guided by it: it then stands on the model's device, and takes labels for the
+            model's, by name. By default its own, on the CPU.
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: if it is damaged, or of a model of sounds.
+        ValueError: if it is damaged, of a model of sounds, or of other sounds than the model.
     """
     path = find(path)
     state = read(path)
@@ -341,26 +347,27 @@ def load_classifier(path: str | Path, device: str = "cpu") -> Classifier:
     check_fit(classifier, weights)
     classifier.load_state_dict(weights)
     classifier.labels = tuple(recipe["labels"])
-    return classifier.to(device).eval().requires_grad_(False)
+    classifier.eval().requires_grad_(False)
+    return classifier if model is None else _fitted(classifier, recipe, path, model)
 
 
-def _classifier_for(module: Model, recipe: dict[str, Any], path: Path, theirs: Path) -> Classifier:
-    """The classifier of a checkpoint, for this model of the checkpoint `path`: its labels taken for the model's."""
-    classifier, other = load_classifier(theirs), read(theirs)[KEY]
+def _fitted(classifier: Classifier, recipe: dict[str, Any], path: Path, model: LoadedModel) -> Classifier:
+    """The classifier of the checkpoint `path`, its labels and device those of a model."""
     for what in ("rate", "mu"):
-        if other[what] != recipe[what]:
+        theirs, own = recipe[what], getattr(model, what)
+        if theirs != own:
             raise ValueError(
-                f"--classifier {theirs}: its {what} is {other[what]:g} and that of {path} {recipe[what]:g}: train one "
-                "on sounds that are prepared in the same way"
+                f"--classifier {path}: its {what} is {theirs:g} and that of {model.path} {own:g}: train one on sounds "
+                "that are prepared in the same way"
             )
-    if module.denoiser.net.classes:
-        classifier.follow(recipe["labels"])
+    if model.module.denoiser.net.classes:
+        classifier.follow(model.labels)
         if not any(classifier.rows):
             raise ValueError(
-                f"--classifier {theirs}: it knows {listed(classifier.labels)}, and {path} {listed(recipe['labels'])}: "
+                f"--classifier {path}: it knows {listed(classifier.labels)}, and {model.path} {listed(model.labels)}: "
                 "they have no class in common"
             )
-    return classifier
+    return classifier.to(model.module.denoiser.sigma_data.device)
 
 
 def _by_name(config: Any) -> Any:
