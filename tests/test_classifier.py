@@ -174,7 +174,12 @@ def test_a_training_leaves_a_checkpoint_that_says_what_it_is(here):
 
 
 @pytest.mark.parametrize(
-    "said", [["--ckpt_path=last", "--name=drums-classifier"], ["--ckpt_path=runs/drums-classifier"]]
+    "said",
+    [
+        ["--ckpt_path=last", "--name=drums-classifier"],
+        ["--kind=classifier", "--data.dataset=drums", "--ckpt_path=last"],
+        ["--ckpt_path=runs/drums-classifier"],
+    ],
 )
 def test_a_run_goes_on_as_the_module_that_it_was(said, here, runs, capfd):
     run = here / "runs" / "drums-classifier"
