@@ -170,7 +170,10 @@ def scales(options: argparse.Namespace) -> Iterator[tuple[str, Guidance]]:
         yield f"classifier-free, weight {weight:g}", Guidance(weight, 1.0, 20.0)
     if options.classifier:
         for scale in (0.5, 1.0, 2.0, 4.0):
-            yield f"classifier, scale {scale:g}", Guidance(1.0, classifier=scale)
+            yield f"classifier beside the class, scale {scale:g}", Guidance(1.0, classifier=scale)
+        for scale in (0.0, 0.5, 1.0, 2.0, 4.0):
+            # A weight of 0 is the model without a class, at all noise levels.
+            yield f"classifier alone, scale {scale:g}", Guidance(0.0, classifier=scale)
 
 
 def guidance(options: argparse.Namespace, model: checkpoint.LoadedModel) -> Table:

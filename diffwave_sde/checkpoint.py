@@ -17,10 +17,12 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffwave_sde import compatibility
+from diffwave_sde.classifier import Classifier
 from diffwave_sde.model import KEY, Model, check_fit, first_mismatch
+from diffwave_sde.names import listed
 
 if TYPE_CHECKING:
     from diffwave_sde.data.module import AudioDataModule
@@ -88,10 +90,30 @@ def is_export(path: Path) -> bool:
     return path.suffix == ".safetensors"
 
 
-def newest(root: str | Path = "runs", name: str = "*") -> Path | None:
-    """The last checkpoint of the newest run in `root` that is called `name` (a pattern), if there is any."""
-    found = Path(root).glob(f"{name}/checkpoints/last.ckpt")
-    return max(found, key=lambda p: p.stat().st_mtime, default=None)
+def newest(root: str | Path = "runs", name: str = "*", kind: str | None = None) -> Path | None:
+    """The last checkpoint of the newest run in `root` that is called `name` (a pattern), if there is any.
+
+    Args:
+        kind: what it is to be of (`kind_of`); any kind by default. One that cannot be read counts as of every kind.
+    """
+    found = sorted(Path(root).glob(f"{name}/checkpoints/last.ckpt"), key=lambda p: p.stat().st_mtime, reverse=True)
+
+    def fits(path: Path) -> bool:
+        try:
+            return kind is None or kind_of(path) == kind
+        except ValueError:
+            return True
+
+    return next(filter(fits, found), None)
+
+
+def kind_of(path: Path) -> str:
+    """What a file that `find` found is of: "diffusion", a model of sounds; or "classifier".
+
+    Raises:
+        ValueError: if it is not a checkpoint of this program.
+    """
+    return read(path)[KEY].get("kind", "diffusion")
 
 
 def best(folder: str | Path, monitor: str = "val/loss") -> Path | None:
@@ -210,7 +232,7 @@ def data(path: str | Path, **changes: Any) -> AudioDataModule:
     return found
 
 
-M = TypeVar("M", bound=Model)
+M = TypeVar("M", bound=nn.Module)
 
 
 def build(config: dict[str, Any], kind: type[M]) -> M:
@@ -228,6 +250,7 @@ def load(
     device: str = "cpu",
     kind: type[Model] = Model,
     weak: str | Path | None = None,
+    classifier: str | Path | None = None,
 ) -> LoadedModel:
     """The model of a checkpoint.
 
@@ -237,6 +260,8 @@ def load(
         device: where to put it.
         kind: what it is wanted as; a DiffusionModule has its losses too.
         weak: the checkpoint of a weaker model to be guided away from (autoguidance), in place of its own if it has one.
+        classifier: the checkpoint of a classifier to be guided by, where `guidance.classifier` is not 0; its classes
+            are the model's by name.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -247,7 +272,7 @@ def load(
     recipe, module = state[KEY], _model(path, state, weights, kind)
     if weak is not None:
         _attach_weak(module, recipe, path, find(weak))
-    return LoadedModel(
+    model = LoadedModel(
         module.to(device).eval().requires_grad_(False),
         tuple(recipe["labels"]),
         recipe["rate"],
@@ -256,10 +281,18 @@ def load(
         state["global_step"],
         path,
     )
+    if classifier is not None:
+        module.classifier = load_classifier(classifier, model)
+    return model
 
 
 def _model(path: Path, state: dict[str, Any], weights: str, kind: type[M]) -> M:
     """The model of what `read` found at `path`."""
+    if state[KEY].get("kind", "diffusion") != "diffusion":
+        raise ValueError(
+            f"{path} is of a {state[KEY]['kind']}, which makes no sounds: give a model of sounds there, and this one "
+            "as --classifier"
+        )
     if "config" not in state[KEY]:
         raise ValueError(f"{path} holds weights without a configuration: train it through `diffwave-sde fit`")
     if not is_export(path):
@@ -289,6 +322,52 @@ def _attach_weak(module: Model, recipe: dict[str, Any], path: Path, weaker: Path
             )
     denoiser.weak = None
     module.denoiser.weak = denoiser
+
+
+def load_classifier(path: str | Path, model: LoadedModel | None = None) -> Classifier:
+    """The classifier of a checkpoint, with its averaged weights, in evaluation mode; `labels` are its classes.
+
+    Args:
+        path: as in `find`.
+        model: the model that is to be guided by it: it then stands on the model's device, and takes labels for the
+            model's, by name. By default its own, on the CPU.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is damaged, of a model of sounds, or of other sounds than the model.
+    """
+    path = find(path)
+    state = read(path)
+    recipe = state[KEY]
+    if recipe.get("kind") != "classifier":
+        raise ValueError(f"{path} is of a model of sounds, not of a classifier: train one with `make classifier`")
+    classifier = build(recipe["config"]["model"], Classifier)
+    prefix = "classifier."
+    weights = {k.removeprefix(prefix): v for k, v in state["state_dict"].items() if k.startswith(prefix)}
+    check_fit(classifier, weights)
+    classifier.load_state_dict(weights)
+    classifier.labels = tuple(recipe["labels"])
+    classifier.eval().requires_grad_(False)
+    return classifier if model is None else _fitted(classifier, recipe, path, model)
+
+
+def _fitted(classifier: Classifier, recipe: dict[str, Any], path: Path, model: LoadedModel) -> Classifier:
+    """The classifier of the checkpoint `path`, its labels and device those of a model."""
+    for what in ("rate", "mu"):
+        theirs, own = recipe[what], getattr(model, what)
+        if theirs != own:
+            raise ValueError(
+                f"--classifier {path}: its {what} is {theirs:g} and that of {model.path} {own:g}: train one on sounds "
+                "that are prepared in the same way"
+            )
+    if model.module.denoiser.net.classes:
+        classifier.follow(model.labels)
+        if not any(classifier.rows):
+            raise ValueError(
+                f"--classifier {path}: it knows {listed(classifier.labels)}, and {model.path} {listed(model.labels)}: "
+                "they have no class in common"
+            )
+    return classifier.to(model.module.denoiser.sigma_data.device)
 
 
 def _by_name(config: Any) -> Any:

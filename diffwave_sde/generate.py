@@ -58,18 +58,27 @@ def ask(model: LoadedModel, n: int, text: str | None = None) -> Labels:
         model: whose classes they are.
         n: how many.
         text: classes and mixes of them, a,b:0.7+c:0.3,..., as a person types them (`names`); all classes that the
-            model knows by default. The shares of a mix without numbers are equal.
+            model knows by default, and its classifier if it has one. The shares of a mix without numbers are equal.
+            Where the model knows no classes they are those of its classifier.
 
     Raises:
         ValueError: if the model does not know one of them, or a share is no number.
     """
-    known = list(model.labels)
+    guide = model.module.classifier
+    known, unknown = list(model.labels), set()
     if not model.module.denoiser.net.classes:
-        if text is not None:
+        if guide is None and text is not None:
             raise ValueError(f"{text}: {model.path} was trained without classes; leave the class out")
-        return Labels(torch.full((n,), -1), ["sound"] * n)
+        if guide is None:
+            return Labels(torch.full((n,), -1), ["sound"] * n)
+        known = list(guide.labels)
+    elif guide is not None:
+        unknown = set(known) - set(guide.labels)
     ids, shown, mixes = [], [], []
-    for mix in [{k: 1.0} for k in range(len(known))] if text is None else names.pick(text, known):
+    every = [{k: 1.0} for k, name in enumerate(known) if name not in unknown]
+    for mix in every if text is None else names.pick(text, known):
+        if strange := [known[k] for k in mix if known[k] in unknown]:
+            raise ValueError(f"{strange[0]}: the classifier knows {names.listed(guide.labels)} alone")
         if list(mix.values()) == [1.0]:
             ids.append(next(iter(mix)))
             shown.append(known[ids[-1]])

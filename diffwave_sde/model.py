@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from diffwave_sde.classifier import Classifier
 from diffwave_sde.denoiser import BaseDenoiser, Condition, Denoiser
 from diffwave_sde.guidance import Guidance
 from diffwave_sde.networks import Network
@@ -65,6 +66,8 @@ class Model(nn.Module):
         less = None if weak is None else Denoiser(weak, sde, parametrization, sigma_data or 0.5)
         self.denoiser = Denoiser(net, sde, parametrization, sigma_data or 0.5, less)
         self.sampler, self.guidance, self.seed = sampler or DefaultSampler(), guidance, seed
+        self.classifier: Classifier | None = None
+        """What sounds are guided by where `guidance.classifier` is not 0; no part of what was trained."""
 
     def generators(self, numbers: Sequence[int], seed: int | None = None) -> list[torch.Generator]:
         """One generator for each sound, by its number: it does not matter what is made beside it, nor where."""
@@ -74,7 +77,7 @@ class Model(nn.Module):
     def guided(self, asked: Guidance | None = None) -> Guidance | None:
         """The guidance that sounds are made with: as asked for, else the model's own; as far as there are means."""
         guidance = asked or self.guidance
-        return guidance and guidance.supported_by(self.denoiser)
+        return guidance and guidance.supported_by(self.denoiser, self.classifier)
 
     def sample(
         self,
@@ -150,7 +153,7 @@ class Model(nn.Module):
     ) -> nn.Module:
         """What a sampler is given: the denoiser, guided, and wrapped in what is asked for."""
         guidance = guidance or self.guidance or (Guidance(weight=1.0) if mixes else None)
-        denoiser = guidance(self.denoiser, mixes) if guidance else self.denoiser
+        denoiser = guidance(self.denoiser, mixes, self.classifier) if guidance else self.denoiser
         return denoiser if wrap is None else wrap(denoiser)
 
 

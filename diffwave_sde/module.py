@@ -1,68 +1,31 @@
-"""The LightningModule: it wires the network, the process, the loss and the sampler, and computes nothing itself."""
+"""The LightningModule of a model of sounds: it wires the network, the process, the loss and the sampler, and computes
+nothing itself."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torchmetrics import Metric
 
-from diffwave_sde.compatibility import renew_checkpoint
 from diffwave_sde.denoiser import Condition, Denoiser
 from diffwave_sde.guidance import Guidance
 from diffwave_sde.loss import Loss, NoiseDraw, Objective
 from diffwave_sde.machine import sent
-from diffwave_sde.model import KEY, Model, check_fit
+from diffwave_sde.model import Model
 from diffwave_sde.networks import Network
-from diffwave_sde.optim import MuonAdamW, WarmupDecay  # noqa: F401  an optimizer to name on the command line
+from diffwave_sde.optim import MuonAdamW  # noqa: F401  an optimizer to name on the command line
 from diffwave_sde.parametrization import Parametrization
-from diffwave_sde.random import stream, streams
-from diffwave_sde.resume import match_callbacks, match_data
+from diffwave_sde.random import stream
 from diffwave_sde.samplers import Sampler
-from diffwave_sde.sde import SDE, float64
-
-VALIDATION, TRAINING = "validation", "training"
-
-
-def is_log_step(trainer: Trainer) -> bool:
-    """Whether Lightning logs what the training step at hand gives it: asked within the step, as Lightning asks."""
-    every = trainer.log_every_n_steps
-    return every > 0 and ((trainer.global_step + 1) % every == 0 or trainer.should_stop)
+from diffwave_sde.sde import SDE
+from diffwave_sde.training import NoiseBuckets, TrainingModule
 
 
-class NoiseBuckets(Metric):
-    """The mean loss by noise level, a bucket for each decade of σ = 1 / √snr: the mean over all hides everything."""
-
-    higher_is_better = False
-    full_state_update = False
-    decades = range(-4, 3)
-
-    def __init__(self) -> None:
-        super().__init__()
-        size = len(self.decades)
-        self.add_state("total", torch.zeros(size), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros(size), dist_reduce_fx="sum")
-
-    def update(self, loss: Tensor, sigma: Tensor) -> None:
-        """loss (B,), sigma (B,)."""
-        bucket = sigma.to(loss.device).log10().floor().clamp(self.decades[0], self.decades[-1]).long() - self.decades[0]
-        self.total.index_add_(0, bucket, loss.to(self.total))
-        self.count.index_add_(0, bucket, torch.ones_like(loss).to(self.count))
-
-    def compute(self) -> dict[str, Tensor]:
-        """The mean loss of each bucket that holds any, by name."""
-        names = [f"sigma=1e{d:+d}" for d in self.decades]
-        counts = self.count.tolist()
-        return {n: t / c for n, t, c, full in zip(names, self.total, self.count, counts, strict=True) if full > 0}
-
-
-class DiffusionModule(Model, LightningModule):
+class DiffusionModule(Model, TrainingModule):
     """A diffusion model of short sounds, and how it is trained.
 
     Args:
@@ -85,6 +48,9 @@ class DiffusionModule(Model, LightningModule):
         val_draws: times and noises that each clip is validated with. Where a handful of clips is held out, one each
             tells more of the draws than of the model.
     """
+
+    kind = "diffusion"
+    class_count = "classes"
 
     def __init__(
         self,
@@ -134,86 +100,33 @@ class DiffusionModule(Model, LightningModule):
         self.label_dropout, self.compile_net, self.weak_every = label_dropout, compile, weak_every
         self.val_draws = val_draws
         self.buckets = nn.ModuleDict({f"{name}_loss": NoiseBuckets() for name in ("train", "val", "test")})
-        self.metadata: dict[str, Any] = {}
-        """What a checkpoint needs so that the model can be built and heard again; the command line fills it in."""
-        self.last: dict[str, Tensor] = {}
-        """The losses (B,), noise levels σ (B,), rows of the store (B,) and batch counter of the last training step."""
-        self.batches = 0
 
     # Wiring
 
-    def setup(self, stage: str) -> None:
-        data = getattr(self.trainer, "datamodule", None)
-        if stage == "fit" and self.measure and data is not None:
-            for denoiser in self.denoisers:
-                denoiser.sigma_data.fill_(data.sigma_data)
-        if stage == "fit" and data is not None:
-            self.denoiser.sde.adapt(lambda: data.diameter)
-        length = getattr(data, "length", None)
-        if stage == "fit" and length is not None:
-            # One clip, from which Lightning's summary counts the operations of a call.
-            inputs = torch.zeros(1, self.denoiser.sde.blocks, 1, length)
-            self.example_input_array = inputs, torch.full((1,), 0.5 * self.denoiser.sde.t_max)
-        if stage != "fit":
-            self._compile()
+    @property
+    def process(self) -> SDE:
+        return self.denoiser.sde
 
-    def on_fit_start(self) -> None:
-        self._compile()  # after the summary, whose one call would be compiled for nothing
-
-    def _compile(self) -> None:
-        if self.compile_net:
-            # In place, so that the names of the weights stay as they are.
-            for denoiser in self.denoisers:
-                denoiser.net.compile()
+    @property
+    def trained(self) -> list[nn.Module]:
+        return list(self.denoisers)
 
     @property
     def denoisers(self) -> list[Denoiser]:
         """All that is trained: the denoiser, and the weak one if there is one."""
         return [d for d in (self.denoiser, self.denoiser.weak) if d is not None]
 
-    def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(self.denoiser.parameters())
-        if self.scheduler is None:
-            return optimizer
-        scheduler = self.scheduler(optimizer)
-        if isinstance(scheduler, WarmupDecay) and self._attached:
-            scheduler.set_total_steps(self.trainer.estimated_stepping_batches)
-        return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
-
-    @property
-    def _attached(self) -> bool:
-        """Whether there is a trainer."""
-        try:
-            return self.trainer is not None
-        except RuntimeError:  # Lightning's answer where there is none
-            return False
-
     def forward(self, u: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         return self.denoiser(u, t, condition)
 
     # Training
 
-    def on_train_start(self) -> None:
-        scheduler = self.lr_schedulers()
-        if isinstance(scheduler, WarmupDecay) and scheduler.notice:
-            self.print(scheduler.notice)
-
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x, condition, draw = self.prepare_step(batch, self.batches)
         self.batches += 1
         losses = self.loss.at(self.denoiser, x, draw, condition)
+        self.note_step(batch, draw, losses, self.buckets["train_loss"])
         loss = losses.mean()
-        if self.loss.time.learns:
-            self._observe(draw, losses)
-        sigma = self._sigma(draw)
-        self.buckets["train_loss"].update(losses.detach(), sigma)
-        self.last = {"losses": losses.detach(), "sigma": sigma, "index": batch.index}
-        # Not for the progress bar, for which Lightning would read the value at every step, and wait for the GPU.
-        self.log("train/loss", loss.detach(), batch_size=len(x))
-        if is_log_step(self.trainer):
-            self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
-            self.log_dict({f"train/loss/{k}": v for k, v in self.buckets["train_loss"].compute().items()})
-            self.buckets["train_loss"].reset()
         return loss if self.denoiser.weak is None else loss + self._weak_loss(x, draw, condition)
 
     def _weak_loss(self, x: Tensor, draw: NoiseDraw, condition: Condition) -> Tensor:
@@ -231,65 +144,9 @@ class DiffusionModule(Model, LightningModule):
         self.log("train/weak_loss", losses.detach().mean(), batch_size=len(some))
         return loss
 
-    def _observe(self, draw: NoiseDraw, losses: Tensor) -> None:
-        # Those of all processes, so that all draw from one law.
-        pairs = torch.stack((float64(draw.t), float64(losses.detach() / draw.weight.to(losses))))
-        t, losses = self.all_gather(pairs).reshape(-1, *pairs.shape).unbind(1)
-        self.loss.time.observe(self.denoiser.sde, t.flatten(), losses.flatten())
-
-    def prepare_step(self, batch: Any, counter: int) -> tuple[Tensor, Condition, NoiseDraw]:
-        """The clips, condition and draws of training batch number `counter`: a pure function of these and the seed."""
-        return self.replay(batch, counter, *self._share())
-
-    def _share(self) -> tuple[int, int, int]:
-        """This process's rank, the number of processes, and that of batches for a step of the optimizer."""
-        if not self._attached:
-            return 0, 1, 1
-        return self.global_rank, self.trainer.world_size, self.trainer.accumulate_grad_batches
-
-    @staticmethod
-    def _places(count: int, counter: int, rank: int, world: int, parts: int) -> tuple[int, list[int], int]:
-        """The optimizer's step, the places of a batch's clips among all that it is made of, and how many these are.
-
-        The place, not that in one process's share nor in one of several batches, decides what a clip draws.
-        """
-        step, part = divmod(counter, parts)
-        return step, [(part * count + i) * world + rank for i in range(count)], count * world * parts
-
-    def replay(
-        self, batch: Any, counter: int, rank: int = 0, world: int = 1, parts: int = 1
-    ) -> tuple[Tensor, Condition, NoiseDraw]:
-        """As `prepare_step`, for any rank of any number of processes: what a spike's record is replayed with.
-
-        `parts` batches are accumulated for a step of the optimizer.
-        """
-        x = batch.audio
-        step, places, total = self._places(len(x), counter, rank, world, parts)
-        torch.manual_seed(stream(self.seed, "dropout", counter, rank).initial_seed())
-        generators = streams(self.seed, TRAINING, step, rows=places, device=x.device)
-        position = sent(torch.tensor(places), x.device)
-        shared = stream(self.seed, TRAINING, step, "shared", device=x.device)
-        draw = self.loss.draw(self.denoiser.sde, x, generators, position, total, shared)
+    def condition(self, batch: Any, step: int, places: list[int], total: int) -> Condition:
         hidden = torch.rand(total, generator=stream(self.seed, "label", step))[places]
-        label = torch.where(sent(hidden < self.label_dropout, x.device), -1, batch.label)
-        return x, Condition(label=label), draw
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint[KEY] = {**self.metadata, "batches": self.batches}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # In place: Lightning and its callbacks take the weights from there.
-        renew_checkpoint(checkpoint)
-        if KEY not in checkpoint:
-            raise ValueError("the checkpoint was not written by diffwave-sde: give one from runs/NAME/checkpoints")
-        if self._attached and getattr(self.trainer, "datamodule", None) is not None:
-            match_data(checkpoint[KEY], self.trainer.datamodule)
-        if self._attached and self.trainer.state.fn == "fit":
-            match_callbacks(checkpoint, self.trainer.callbacks)
-        self.batches = checkpoint[KEY]["batches"]
-        if "started_from" in checkpoint[KEY]:  # which a run that goes on is not told again
-            self.metadata["started_from"] = checkpoint[KEY]["started_from"]
-        check_fit(self, checkpoint["state_dict"])
+        return Condition(label=torch.where(sent(hidden < self.label_dropout, batch.label.device), -1, batch.label))
 
     # Validation
 
@@ -300,42 +157,23 @@ class DiffusionModule(Model, LightningModule):
         self._evaluate(batch, "test")
 
     def fixed_noise_loss(self, batch: Any, number: int = 0) -> tuple[Tensor, NoiseDraw]:
-        """The losses (B,) of clips as validation takes them, and what was drawn for it.
-
-        A clip's time and noise follow from its place in the store and the number of the draw, below `val_draws`: they
-        are the same at every validation, so that "best" is not the luck of t, and on every device. Steps of the golden
-        ratio spread the times evenly over any run of clips, and over the draws of one.
-        """
-        x = batch.audio
-        place = batch.index.double() * self.val_draws + number
-        quantile = (place * 0.6180339887498949 + 0.5) % 1
-        more = (number,) if number else ()
-        noise = [stream(self.seed, VALIDATION, i, *more) for i in batch.index.tolist()]
-        draw = self.loss.draw(self.denoiser.sde, x, noise)
-        # Of the law that is meant, not of one that moves as training goes on.
-        draw = replace(draw, t=self.loss.time.law(self.denoiser.sde, quantile), weight=None)
-        return self.loss.at(self.denoiser, x, draw, Condition(label=batch.label)), draw
+        """The losses (B,) of clips as validation takes them, and what was drawn for it: always the same."""
+        draw = self.fixed_draw(batch, number)
+        return self.loss.at(self.denoiser, batch.audio, draw, Condition(label=batch.label)), draw
 
     def _evaluate(self, batch: Any, name: str) -> None:
         means = []
         for number in range(self.val_draws):
             losses, draw = self.fixed_noise_loss(batch, number)
-            self.buckets[f"{name}_loss"].update(losses, self._sigma(draw))
+            self.buckets[f"{name}_loss"].update(losses, self.sigma_of(draw))
             means.append(losses.mean())
         self.log(f"{name}/loss", sum(means) / len(means), prog_bar=True, sync_dist=True, batch_size=len(batch.audio))
 
     def on_validation_epoch_end(self) -> None:
-        self._log_buckets("val")
+        self.log_buckets("val/loss", self.buckets["val_loss"])
 
     def on_test_epoch_end(self) -> None:
-        self._log_buckets("test")
-
-    def _log_buckets(self, name: str) -> None:
-        self.log_dict({f"{name}/loss/{k}": v for k, v in self.buckets[f"{name}_loss"].compute().items()})
-        self.buckets[f"{name}_loss"].reset()
-
-    def _sigma(self, draw: NoiseDraw) -> Tensor:
-        return self.denoiser.sde.kernel(draw.t).snr.rsqrt().float()
+        self.log_buckets("test/loss", self.buckets["test_loss"])
 
     # Sampling
 

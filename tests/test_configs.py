@@ -9,8 +9,7 @@ import yaml
 
 from diffwave_sde.checkpoint import build
 from diffwave_sde.cli import lightning
-from diffwave_sde.cli.lightning import CLI, CONFIGS, _blocks, _fill
-from diffwave_sde.module import DiffusionModule
+from diffwave_sde.cli.lightning import CLI, CONFIGS, KINDS, _blocks, _fill
 from diffwave_sde.sde import SDE
 
 FILES = sorted(CONFIGS.rglob("*.yaml"))
@@ -31,12 +30,18 @@ def parsed(file: Path) -> CLI:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(CONFIGS)))
-def test_every_configuration_makes_a_model_that_denoises(file):
+def test_every_configuration_makes_a_model_that_denoises_or_a_classifier(file):
     cli = parsed(file)
     options = cli.config["fit"]
-    _fill(options.model, inputs=_blocks(options.model.sde), classes=3)
+    module_class = KINDS[cli.kind]
+    _fill(options.model, inputs=_blocks(options.model.sde), **{module_class.class_count: 3})
     with torch.device("meta"):
-        module = build(cli._plain(options)["model"], DiffusionModule)
+        module = build(cli._plain(options)["model"], module_class)
+    assert cli.kind == ("classifier" if "classifier" in (file.parent.name, file.stem) else "diffusion")
+    if cli.kind == "classifier":
+        assert module.classifier.classes == 3
+        module.configure_optimizers()
+        return
     assert isinstance(module.denoiser.sde, SDE)
     assert module.denoiser.net.inputs == module.denoiser.sde.blocks
     assert sum(p.numel() for p in module.denoiser.net.parameters()) > 1e6

@@ -6,11 +6,12 @@ import pytest
 import torch
 from truth import MIXTURE, SAMPLERS, Mixture, Oracle, concrete, exact
 
+from diffwave_sde.classifier import BaseClassifier
 from diffwave_sde.clipping import CLIPS, Clip, DynamicThreshold, StaticClip
 from diffwave_sde.denoiser import BaseDenoiser, Condition, Denoiser, Wrapper
 from diffwave_sde.editing.posterior import GradientPosterior, LinearGaussian, LinearPosterior
 from diffwave_sde.editing.projection import Projected, known_samples
-from diffwave_sde.guidance import AutoGuidance, ClassifierFree, ClassMix, Guidance
+from diffwave_sde.guidance import AutoGuidance, ClassifierFree, ClassifierGuidance, ClassMix, Guidance
 from diffwave_sde.networks import UNet
 from diffwave_sde.parametrization import Karras
 from diffwave_sde.random import stream
@@ -282,6 +283,15 @@ def test_what_is_told_of_a_guidance(guidance, told):
     assert str(guidance) == told
 
 
+class Louder(BaseClassifier):
+    """It takes what is loud for class 1."""
+
+    classes = 2
+
+    def at(self, y, snr):
+        return (y.square().mean((1, 2))[:, None] * torch.tensor([0.0, 1.0])).log_softmax(1)
+
+
 LAST = LinearGaussian(lambda x: x[..., -10:], torch.full((1, 1, 10), 0.5), 0.1)
 WRAPPERS = {
     "StaticClip": lambda denoiser: StaticClip(denoiser, 1.1),
@@ -289,6 +299,7 @@ WRAPPERS = {
     "ClassifierFree": lambda denoiser: ClassifierFree(denoiser, 2.5, sigma_min=0.3),
     "ClassMix": lambda denoiser: ClassMix(denoiser, 3, [{0: 0.7, 1: 0.3}], 1.5, sigma_min=0.3),
     "AutoGuidance": lambda denoiser: AutoGuidance(denoiser, Oracle(denoiser.sde, MIXTURE), 1.7, sigma_max=3.0),
+    "ClassifierGuidance": lambda denoiser: ClassifierGuidance(denoiser, Louder(), 20.0, labels=[{0: 1.0}, {1: 0.6}]),
     "Projected": lambda denoiser: Projected(denoiser, known_samples(torch.full((50,), 0.25), torch.arange(50) > 20)),
     "LinearPosterior": lambda denoiser: LinearPosterior(denoiser, LAST, iterations=2),
     "GradientPosterior": lambda denoiser: GradientPosterior(denoiser, LAST),

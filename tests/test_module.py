@@ -14,10 +14,12 @@ from truth import GAUSSIAN, PROCESSES, Oracle
 from diffwave_sde.data.clips import Batch
 from diffwave_sde.guidance import Guidance
 from diffwave_sde.loss import HybridLoss, ImportanceTime, LikelihoodWeight, Loss, UniformTime
-from diffwave_sde.module import DiffusionModule, NoiseBuckets, check_fit
+from diffwave_sde.model import check_fit
+from diffwave_sde.module import DiffusionModule
 from diffwave_sde.networks import UNet
 from diffwave_sde.samplers import DDIM, DefaultSampler, DPMSolverSDE, LogNormalGrid
 from diffwave_sde.sde import CLD, VDM, VE, VP
+from diffwave_sde.training import NoiseBuckets
 
 
 def small(classes: int = 3, **options) -> UNet:

@@ -26,7 +26,7 @@ from torch.optim import Optimizer
 
 from diffwave_sde.atomic import atomic_write
 from diffwave_sde.bounds import positive
-from diffwave_sde.module import is_log_step
+from diffwave_sde.training import is_log_step
 
 MEASURES = ("loss", "grad_norm")
 FLOOR = 0.02  # nepers: a run of nearly equal losses has a MAD of 0, and 2 % is no spike

@@ -42,6 +42,7 @@ def parser() -> ArgumentParser:
         samplers.Sampler, "sampler", required=False, help="sampler (default: the one the model was trained with)"
     )
     guidance_options.add(p)
+    guidance_options.add_classifier(p)
     p.add_argument("--batch_size", type=int, default=16, help="sounds made at a time")
     p.add_argument("--device", type=model_options.Device, default="auto", help="where to compute")
     p.add_argument(
@@ -115,7 +116,7 @@ def _make(ckpt: str | Path, config: Namespace) -> Path:
     path = checkpoint.find(ckpt)
     folder = runs.output_dir(path, "evaluation") / f"{path.stem}-seed={config.seed}"
     options = {"ckpt": str(path), "out": str(folder)}
-    options |= {name: config[name] for name in ("n", "seed", "batch_size", "device", "weak")}
+    options |= {name: config[name] for name in ("n", "seed", "batch_size", "device", "weak", "classifier")}
     options["guidance"] = guidance_options.explicit_options(config)
     if config.sampler:
         options["sampler"] = config.sampler.as_dict()

@@ -1,4 +1,5 @@
-"""The options that say how far sounds are guided, `--guidance.*` and `--weak`; what is unsaid is the model's own."""
+"""The options that say how far sounds are guided, `--guidance.*`, `--weak` and `--classifier`; what is unsaid is the
+model's own."""
 
 from __future__ import annotations
 
@@ -10,6 +11,16 @@ from diffwave_sde.checkpoint import LoadedModel
 from diffwave_sde.guidance import Guidance
 
 WEAK = "checkpoint, or a run's folder, of a weaker model for --guidance.auto (default: what was trained beside --ckpt)"
+
+CLASSIFIER = (
+    "checkpoint, or a run's folder, of a classifier that sounds are guided by, as far as --guidance.classifier says: 1 "
+    "by default; train one with `make classifier` (default: none)"
+)
+
+
+def add_classifier(parser: ArgumentParser) -> None:
+    """Give a parser `--classifier`."""
+    parser.add_argument("--classifier", type=str | None, help=CLASSIFIER)
 
 
 def add(parser: ArgumentParser) -> None:
@@ -33,6 +44,13 @@ def resolve_guidance(model: LoadedModel, config: Namespace) -> Guidance | None:
         ValueError: if both contradict each other, or autoguidance is asked for with half of what it takes.
     """
     own, given = model.module.guidance, explicit_options(config)
+    if model.module.classifier is not None:
+        given.setdefault("classifier", (own and own.classifier) or 1.0)
+    elif given.get("classifier"):
+        raise ValueError(
+            f"--guidance.classifier {given['classifier']:g}: there is no classifier; add --classifier runs/NAME to "
+            "`sample`, `edit` or `evaluate`, or leave it out"
+        )
     guidance = replace(own or Guidance(weight=1.0), **given) if given else own
     if config.weak and (guidance is None or guidance.auto == 1):
         raise ValueError(f"--weak {config.weak} has no effect at a weight of 1: add --guidance.auto 1.5, say")

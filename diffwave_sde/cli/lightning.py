@@ -1,13 +1,18 @@
-"""`fit`, `validate`, `test` and `predict`: Lightning's command line, with a network that fits the machine."""
+"""`fit`, `validate`, `test` and `predict`: Lightning's command line, with a network that fits the machine.
+
+It trains models of sounds and classifiers: `--kind`, or a YAML file that says so, or the checkpoint that is gone on
+with, tells which.
+"""
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import re
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -20,15 +25,20 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from diffwave_sde import __version__, audio, callbacks, checkpoint  # noqa: F401  callbacks are values on the command line
 from diffwave_sde.atomic import atomic_write
 from diffwave_sde.callbacks.last_checkpoint import interrupted
+from diffwave_sde.classifier_module import ClassifierModule
 from diffwave_sde.cli import runs
 from diffwave_sde.cli.classes import class_of
-from diffwave_sde.cli.path_options import expand_options
+from diffwave_sde.cli.path_options import expand_options, expanded
 from diffwave_sde.compatibility import renew_arguments
 from diffwave_sde.data.module import AudioDataModule
 from diffwave_sde.finetuning import Start, told
 from diffwave_sde.machine import bfloat16_is_fast
 from diffwave_sde.module import DiffusionModule
 from diffwave_sde.names import listed
+from diffwave_sde.training import TrainingModule
+
+KINDS: dict[str, type[TrainingModule]] = {module.kind: module for module in (DiffusionModule, ClassifierModule)}
+"""What can be trained."""
 
 _HERE = Path(__file__).resolve().parents[1]
 CONFIGS = _HERE / "configs" if (_HERE / "configs").is_dir() else _HERE.parent / "configs"
@@ -36,7 +46,7 @@ CONFIGS = _HERE / "configs" if (_HERE / "configs").is_dir() else _HERE.parent / 
 
 
 def default_network() -> str:
-    """`base` with a CUDA GPU, `tiny` without."""
+    """`base` with a CUDA GPU, `tiny` without; a name in configs/network and in configs/classifier."""
     return "base" if torch.cuda.is_available() else "tiny"
 
 
@@ -66,24 +76,73 @@ class SaveConfig(SaveConfigCallback):
             temporary.write_text(text)
 
 
+def default_files(kind: str) -> list[Path]:
+    """The YAML files of defaults for what is trained, the general ones first."""
+    machine = f"{default_network()}.yaml"
+    if kind == "diffusion":
+        return [CONFIGS / "base.yaml", CONFIGS / "network" / machine]
+    return [CONFIGS / "base.yaml", CONFIGS / "experiment" / f"{kind}.yaml", CONFIGS / kind / machine]
+
+
+def defaults(kind: str) -> list[str]:
+    """What these files say, as arguments."""
+    base, *others = default_files(kind)
+    if kind == "diffusion":
+        return _configs(base, *others)
+    # Of the model's options in base.yaml those that every kind has; the network and the loss are other classes.
+    options = yaml.safe_load(base.read_text(encoding="utf-8"))
+    shared = inspect.signature(KINDS[kind]).parameters.keys() - {"net", "loss"}
+    options["model"] = {name: value for name, value in options["model"].items() if name in shared}
+    return ["--config", yaml.safe_dump({**options, "kind": kind}, sort_keys=False), *_configs(*others)]
+
+
+def kind_asked(argv: list[str]) -> str:
+    """What the arguments say is to be trained: `--kind`, a file's `kind`, or the checkpoint's path; the last counts.
+
+    A run that is meant by its name alone (`--ckpt_path last`) is looked up later.
+    """
+    kind = "diffusion"
+    for option, value in _options(argv):
+        if option == "--kind":
+            kind = value
+        elif option == "--config":
+            kind = _kind_in(value) or kind
+        elif option == "--ckpt_path" and value not in ("last", "best", "null"):
+            try:
+                kind = checkpoint.kind_of(checkpoint.find(expanded(option, value)))
+            except (OSError, ValueError):
+                continue  # told of when it is resolved
+    return kind if kind in KINDS else "diffusion"  # the parser tells which there are
+
+
+class OtherKind(ValueError):
+    """What is to be trained is of another kind than the parser was made for.
+
+    Args:
+        kind: the one that it is of.
+        why: a line for whoever said both.
+    """
+
+    def __init__(self, kind: str, why: str):
+        super().__init__(why)
+        self.kind = kind
+
+
 class CLI(LightningCLI):
-    """Lightning's command line for DiffusionModule and AudioDataModule.
+    """Lightning's command line for a module of a kind and AudioDataModule.
 
     A first pass over the arguments finds out whether a run goes on; if so its own configuration stands in for the
     project's defaults, so that going on needs nothing said twice. So does that of the model that `--init` starts from,
     with the defaults of fine-tuning.
     """
 
-    def __init__(self, argv: list[str]):
+    def __init__(self, argv: list[str], kind: str | None = None):
         self.verb, rest = argv[0], argv[1:]
-        self.argv = [
-            self.verb,
-            *_configs(CONFIGS / "base.yaml", CONFIGS / "network" / f"{default_network()}.yaml"),
-            *rest,
-        ]
+        self.kind = kind or kind_asked(rest)
+        self.argv = [self.verb, *defaults(self.kind), *rest]
         self.rest = rest
         super().__init__(
-            DiffusionModule,
+            KINDS[self.kind],
             AudioDataModule,
             save_config_callback=SaveConfig,
             seed_everything_default=0,
@@ -112,11 +171,23 @@ class CLI(LightningCLI):
             "with the program, such as drums; its network and process are taken, and classes of like names "
             "(default: start from nothing)",
         )
+        parser.add_argument(
+            "--kind",
+            type=Literal[tuple(KINDS)],
+            default="diffusion",
+            help="what is trained: diffusion, a model of sounds; or classifier, what tells noised sounds apart, for "
+            "classifier guidance (its options: --kind classifier --help)",
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = expand_options(parser.parse_args(args))
         options = self.config[self.verb]
-        self.name = runs.run_name(options.name) if options.name else runs.name_of(options.data.dataset)
+        if options.kind != self.kind:
+            raise OtherKind(
+                options.kind, f"--kind says {options.kind}, and the checkpoint is of a {self.kind}: leave --kind out"
+            )
+        ending = "" if self.kind == "diffusion" else f"-{self.kind}"
+        self.name = runs.run_name(options.name) if options.name else runs.name_of(options.data.dataset) + ending
         self.folder: Path | None = None
         self.start: Start | None = None
         if options.init and options.ckpt_path:
@@ -124,6 +195,8 @@ class CLI(LightningCLI):
                 f"--init {options.init} starts a training, and --ckpt_path {options.ckpt_path} goes on with one: give "
                 "only one of them; a fine-tuning that was stopped goes on with --ckpt_path alone"
             )
+        if options.init and self.kind != "diffusion":
+            raise ValueError(f"--init {options.init} starts from a model of sounds; a {self.kind} starts from nothing")
         if options.init:
             self.start = Start.read(options.init)
             model = yaml.safe_dump(self.start.options)
@@ -141,7 +214,9 @@ class CLI(LightningCLI):
                 )
         if not options.ckpt_path:
             return
-        ckpt = runs.resolve(options.ckpt_path, self.name)
+        ckpt = runs.resolve(options.ckpt_path, self.name, self.kind)
+        if (kind := checkpoint.kind_of(ckpt)) != self.kind:
+            raise OtherKind(kind, f"{ckpt} is of the kind {kind}, not {self.kind}: leave --kind out")
         self.folder = runs.folder_of(ckpt)
         if self.folder is not None:
             # An earlier version may have written its configuration.
@@ -157,13 +232,13 @@ class CLI(LightningCLI):
         trial = options.clone()
         if self.start is not None:
             _fill(trial.model, classes=len(self.start.labels))
-        model = checkpoint.build(self._plain(trial)["model"], DiffusionModule)
+        model = checkpoint.build(self._plain(trial)["model"], KINDS[self.kind])
         if self.start is not None:
             self.start.fill(model, self.start.labels)
         # The store comes next: its classes are the network's.
         data.prepare_data()
         data.setup("fit")
-        _fill(options.model, classes=len(data.labels))
+        _fill(options.model, **{KINDS[self.kind].class_count: len(data.labels)})
         given = options.trainer.get("default_root_dir")
         if given:
             folder = Path(given)
@@ -190,10 +265,10 @@ class CLI(LightningCLI):
         self.labels = data.labels
         if self.verb == "fit":
             network = options.model.net.get("class_path", "network").rsplit(".", 1)[-1]
-            defaults = f"network/{default_network()}.yaml" if self.start is None else "init.yaml"
+            last = default_files(self.kind)[-1].relative_to(CONFIGS) if self.start is None else "init.yaml"
             rank_zero_info(
                 f"{'CUDA GPU' if torch.cuda.is_available() else 'No CUDA GPU'}: defaults of "
-                f"configs/{defaults}; training a {network} on {len(data.store)} clips of "
+                f"configs/{last}; training a {network} on {len(data.store)} clips of "
                 f"{listed(data.labels)} in {options.trainer.precision}; the run is {folder}/"
             )
 
@@ -230,7 +305,10 @@ def run(argv: list[str]) -> None:
     )
     os.environ.setdefault("WANDB_SILENT", "true")
     try:
-        cli = CLI(argv)
+        try:
+            cli = CLI(argv)
+        except OtherKind as other:
+            cli = CLI(argv, other.kind)
         if interrupted(cli.trainer):
             raise KeyboardInterrupt
         if cli.verb == "fit" and cli.config[cli.verb].init:
@@ -252,6 +330,26 @@ def _tell_best(trainer: Trainer) -> None:
             )
 
 
+def _options(argv: list[str]) -> list[tuple[str, str]]:
+    """The options of a command line with their values, as far as it can be told without knowing them."""
+    pairs = zip(argv, [*argv[1:], ""], strict=True)
+    return [
+        (option, value) if equals else (text, following)
+        for text, following in pairs
+        for option, equals, value in [text.partition("=")]
+        if text.startswith("--")
+    ]
+
+
+def _kind_in(config: str) -> str | None:
+    """What a YAML file, or the text of one, says is to be trained."""
+    try:
+        options = yaml.safe_load(Path(config).read_text(encoding="utf-8") if "\n" not in config else config)
+    except (OSError, ValueError, yaml.YAMLError):
+        return None  # whoever reads it says what is wrong
+    return options.get("kind") if isinstance(options, dict) else None
+
+
 def _configs(*paths: Path | str) -> list[str]:
     """Options that name YAML files, or hold what would be in one."""
     return [argument for path in paths for argument in ("--config", str(path))]
@@ -264,7 +362,7 @@ def _blocks(sde: Namespace | None) -> int:
 
 def _fill(model: Namespace, **values: int) -> None:
     """Give the null ones of `values` in a model's networks their value."""
-    for network in (model.net, model.weak):
+    for network in (model.net, model.get("weak")):
         for key, value in values.items() if network is not None else ():
             if key in network.init_args and network.init_args[key] is None:
                 network.init_args[key] = value

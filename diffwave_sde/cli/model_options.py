@@ -24,6 +24,7 @@ def add(p: ArgumentParser) -> None:
         samplers.Sampler, "sampler", required=False, help="sampler (default: the one the model was trained with)"
     )
     guidance_options.add(p)
+    guidance_options.add_classifier(p)
     p.add_argument(
         "--clip",
         type=Literal["none", "static", "dynamic"],
@@ -65,7 +66,8 @@ def load(config: Namespace, purpose: str) -> checkpoint.LoadedModel:
     if config.batch_size < 1:
         raise ValueError(f"--batch_size {config.batch_size}: must be at least 1")
     ckpt = runs.given_or_newest(config.ckpt, purpose)
-    model = checkpoint.load(ckpt, config.weights, device(config.device), weak=config.weak)
+    where = device(config.device)
+    model = checkpoint.load(ckpt, config.weights, where, weak=config.weak, classifier=config.classifier)
     model.module.guidance = guidance_options.resolve_guidance(model, config)
     if config.precision == "bf16":
         generate.use_bfloat16(model)

@@ -72,8 +72,14 @@ def release() -> None:
         Path(folder).rmdir()
 
 
-def resolve(ckpt: str, name: str) -> Path:
+def resolve(ckpt: str, name: str, kind: str = "diffusion") -> Path:
     """The checkpoint that `--ckpt_path` means: a file, a run's folder, `last`, or `best` by validation loss.
+
+    Args:
+        ckpt: the option.
+        name: of the run, or what a launcher put its own number behind.
+        kind: what is trained. It chooses among the runs that a launcher numbered; one that is called by its own name
+            may be of another kind.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -90,7 +96,7 @@ def resolve(ckpt: str, name: str) -> Path:
     # NAME, NAME-2, ...: the newest of them; else one that a launcher gave its own number.
     literal = glob.escape(name)
     numbered = [c for c in (checkpoint.newest(RUNS, literal), checkpoint.newest(RUNS, f"{literal}-[0-9]*")) if c]
-    last = max(numbered, key=lambda c: c.stat().st_mtime, default=None) or checkpoint.newest(RUNS, f"{literal}-*")
+    last = max(numbered, key=lambda c: c.stat().st_mtime, default=None) or checkpoint.newest(RUNS, f"{literal}-*", kind)
     if last is None:
         raise FileNotFoundError(
             f"no run called {name} in {RUNS}/ to go on with: leave --ckpt_path out to start one, or give --name"
@@ -139,7 +145,7 @@ def given_or_newest(ckpt: str | None, purpose: str) -> str | Path:
     """
     if ckpt:
         return ckpt
-    if newest := checkpoint.newest(RUNS):
+    if newest := checkpoint.newest(RUNS, kind="diffusion"):
         print(f"no --ckpt: {newest}, the last of the newest run")
         return newest
     if DEFAULT in checkpoint.shipped():

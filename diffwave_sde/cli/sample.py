@@ -91,7 +91,9 @@ def _default_out(model: checkpoint.LoadedModel, config: Namespace) -> Path:
 
 def _record(config: Namespace) -> dict[str, Any]:
     """What the sounds follow from beside the model and the arguments of `make_sounds`."""
+    classifier = {"classifier": str(checkpoint.find(config.classifier))} if config.classifier else {}
     return {
+        **classifier,
         "weights": config.weights,
         "options": config.sampler.as_dict() if config.sampler else "the model's own",
         "weak": config.weak and str(checkpoint.find(config.weak)),

@@ -6,7 +6,8 @@ Every objective of the literature that is a regression is such a pair. A time sa
 [0, 1) to times; so each one can be stratified, put on a fixed grid, or shared out among processes in the same way.
 """
 
-from diffwave_sde.loss.objectives import HybridLoss, ImplicitLoss, Loss, NoiseDraw, Objective
+from diffwave_sde.loss.classification import CrossEntropy
+from diffwave_sde.loss.objectives import HybridLoss, ImplicitLoss, Loss, NoisedLoss, NoiseDraw, Objective
 from diffwave_sde.loss.times import DiscreteTime, ImportanceTime, LogNormalSigma, TimeSampler, UniformTime
 from diffwave_sde.loss.weights import (
     DataWeight,
@@ -23,6 +24,7 @@ from diffwave_sde.loss.weights import (
 )
 
 __all__ = [
+    "CrossEntropy",
     "DataWeight",
     "DiscreteTime",
     "EpsilonWeight",
@@ -36,6 +38,7 @@ __all__ = [
     "Loss",
     "MinSNRWeight",
     "NoiseDraw",
+    "NoisedLoss",
     "Objective",
     "P2Weight",
     "ScoreWeight",

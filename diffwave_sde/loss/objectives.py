@@ -38,28 +38,22 @@ class NoiseDraw:
         return NoiseDraw(**{k: None if v is None else v[rows] for k, v in vars(self).items()})
 
 
-class Objective(nn.Module, ABC):
-    """A loss, example by example, of a denoiser.
+class NoisedLoss(nn.Module):
+    """A loss of clips that are noised: how their times and noise are drawn.
 
     time: the law of the times.
     time_sampling: how a batch is spread over that law: one time in each of B equal parts ("stratified"); the same with
         one offset for all parts (VDM's "low-discrepancy", Kingma et al. 2021, app. I.1); or "independent".
     probes: random signs drawn for each number of the state.
-    invariant: whether its mean stays when a process runs otherwise between the same ends; only then can it teach one.
     """
 
     probes: int = 0
-    invariant: bool = False
 
     def __init__(self, time: TimeSampler, time_sampling: TimeSampling):
         super().__init__()
         if time_sampling not in TimeSampling.__args__:
             raise ValueError(f"time_sampling = {time_sampling!r}: choose one of {', '.join(TimeSampling.__args__)}")
         self.time, self.time_sampling = time, time_sampling
-
-    @abstractmethod
-    def at(self, denoiser: Denoiser, x: Tensor, draw: NoiseDraw, condition: Condition | None = None) -> Tensor:
-        """The loss of each example of x (B, C, T) for given times and noise: (B,)."""
 
     @final
     def draw(
@@ -94,6 +88,19 @@ class Objective(nn.Module, ABC):
         if self.probes:
             probes = 2 * rand((len(x), self.probes, *eps.shape[1:]), generator, x.dtype, x.device).round() - 1
         return NoiseDraw(t, eps, self.time.correction(sde, t), probes)
+
+
+class Objective(NoisedLoss, ABC):
+    """A loss, example by example, of a denoiser.
+
+    invariant: whether its mean stays when a process runs otherwise between the same ends; only then can it teach one.
+    """
+
+    invariant: bool = False
+
+    @abstractmethod
+    def at(self, denoiser: Denoiser, x: Tensor, draw: NoiseDraw, condition: Condition | None = None) -> Tensor:
+        """The loss of each example of x (B, C, T) for given times and noise: (B,)."""
 
     @final
     def forward(

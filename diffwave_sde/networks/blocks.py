@@ -217,6 +217,14 @@ def compressed(x: Tensor) -> Tensor:
     return x.sign() * (size + (size.square() + 1).sqrt()).log()
 
 
+def relative_gain(noise: Tensor) -> Tensor:
+    """What makes u / σ of an input of unit variance, (B, 1, 1), float32, from noise = -log(SNR σ_d²) / 8, (B,).
+
+    Where m = 1 noise = ¼ log(σ / σ_d), and c_in u √(1 + σ_d² / σ²) = u / σ.
+    """
+    return (1 + (-8 * noise.float()).clamp(max=40).exp()).sqrt()[:, None, None]
+
+
 def position_features(frames: int, hop: int, count: int, like: Tensor) -> Tensor:
     """(count, frames): e^(-τ / τ_k), τ the time since the start, τ_k geometric from 32 samples to 2¹⁶.
 

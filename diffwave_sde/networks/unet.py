@@ -22,6 +22,7 @@ from diffwave_sde.networks.blocks import (
     harmonic_features,
     normalise,
     position_features,
+    relative_gain,
     zeroed,
 )
 from diffwave_sde.networks.fronts import Front, Waveform
@@ -213,8 +214,7 @@ class UNet(Network):
         length = u.shape[-1]
         hop = self.front.hop * (self.stride if self.fronts else 1)
         u = functional.pad(u, (0, -length % hop))
-        # u / σ from the input of unit variance: noise = ¼ log(σ / σ_d), c_in u √(1 + σ_d² / σ²) = u / σ.
-        gain = (1 + (-8 * noise.float()).clamp(max=40).exp()).sqrt()[:, None, None]
+        gain = relative_gain(noise)
         looks = [self._analyse(front, u, gain) for front in (self.front, *self.fronts)]
         embedding = self.embed(noise, getattr(condition, "label", None))
         # As many as the longest frames of all need: a lapped transform has one more than the samples have hops.

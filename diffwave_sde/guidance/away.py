@@ -1,4 +1,4 @@
-r"""Guidance: wrappers, denoiser to denoiser, that guide sounds away from a worse answer. No sampler knows about them.
+r"""Wrappers that guide sounds away from a worse answer.
 
     D' = D + (w - 1) (D - worse)    at the noise levels between sigma_min and sigma_max
 
@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from diffwave_sde.denoiser import BaseDenoiser, Condition, Denoiser, Nodes, Wrapper
+from diffwave_sde.denoiser import BaseDenoiser, Condition, Nodes, Wrapper
 
 
 class GuidedDenoiser(Wrapper):
@@ -32,7 +31,7 @@ class GuidedDenoiser(Wrapper):
         self, denoiser: BaseDenoiser, weight: float = 1.5, sigma_min: float = 0.0, sigma_max: float = math.inf
     ):
         super().__init__(denoiser)
-        _check(weight=weight, sigma_min=sigma_min, sigma_max=sigma_max)
+        check(weight=weight, sigma_min=sigma_min, sigma_max=sigma_max)
         self.weight, self.sigma_min, self.sigma_max = weight, sigma_min, sigma_max
 
     def acts(self, t: Tensor) -> Tensor:
@@ -45,11 +44,11 @@ class GuidedDenoiser(Wrapper):
         return D + (self.weight - 1) * (D - worse)
 
 
-def _check(**options: float) -> None:
+def check(none: int = 1, **options: float) -> None:
     """Raises a ValueError of one line if a weight and two noise levels, by name, contradict each other."""
     (weight, w), (first, sigma_min), (last, sigma_max) = options.items()
-    if w < 0:
-        raise ValueError(f"{weight} = {w:g} must be at least 0; 1 is no guidance")
+    if not w >= 0:
+        raise ValueError(f"{weight} = {w:g} must be at least 0; {none} is no guidance")
     if not 0 <= sigma_min < sigma_max:
         raise ValueError(f"{first} = {sigma_min:g} and {last} = {sigma_max:g} are noise levels: 0 <= {first} < {last}")
 
@@ -227,69 +226,3 @@ def _stacked(condition: Condition, labels: Sequence[Tensor]) -> Condition:
     """The condition again for each of the labels (B,)."""
     repeated = {k: None if v is None else torch.cat([v] * len(labels)) for k, v in vars(condition).items()}
     return Condition(**{**repeated, "label": torch.cat(tuple(labels))})
-
-
-@dataclass(frozen=True)
-class Guidance:
-    """How far sounds are guided, and at which noise levels; what a configuration says.
-
-    Args:
-        weight: how far to the class that is asked for; 1 is not at all, more makes sounds clearer examples of their
-            class, and more alike.
-        sigma_min: noise level σ from which on that acts; each step that it acts at costs two passes of the network.
-        sigma_max: noise level σ up to which it acts; .inf for all.
-        auto: how far away from the errors of the model's weak network (autoguidance); 1 is not at all.
-        auto_sigma_min: noise level σ from which on that acts; each such step costs a pass of the weak network.
-        auto_sigma_max: noise level σ up to which it acts; .inf for all.
-
-    Raises:
-        ValueError: if they contradict each other.
-    """
-
-    weight: float = 1.5
-    sigma_min: float = 0.0
-    sigma_max: float = math.inf
-    auto: float = 1.0
-    auto_sigma_min: float = 0.0
-    auto_sigma_max: float = math.inf
-
-    def __post_init__(self) -> None:
-        _check(weight=self.weight, sigma_min=self.sigma_min, sigma_max=self.sigma_max)
-        _check(auto=self.auto, auto_sigma_min=self.auto_sigma_min, auto_sigma_max=self.auto_sigma_max)
-
-    def by_class(self, denoiser: BaseDenoiser) -> ClassifierFree:
-        """The part that guides towards a class."""
-        return ClassifierFree(denoiser, self.weight, self.sigma_min, self.sigma_max)
-
-    def by_weak(self, denoiser: BaseDenoiser, weak: BaseDenoiser) -> AutoGuidance:
-        """The part that guides away from what a weaker denoiser says."""
-        return AutoGuidance(denoiser, weak, self.auto, self.auto_sigma_min, self.auto_sigma_max)
-
-    def supported_by(self, denoiser: Denoiser) -> Guidance:
-        """As much of it as a model has the means for: one of no two classes has none to be guided towards."""
-        weight = self.weight if denoiser.net.classes > 1 else 1.0
-        return replace(self, weight=weight, auto=1.0 if denoiser.weak is None else self.auto)
-
-    def __call__(self, denoiser: Denoiser, mixes: Sequence[Mapping[int, float]] = ()) -> BaseDenoiser:
-        """The denoiser, guided as far as it has the means for; labels beyond its classes stand for `mixes`."""
-        own, guided, weak = self.supported_by(denoiser), denoiser, denoiser.weak
-        if mixes:
-            classes = denoiser.net.classes
-            guided = ClassMix(denoiser, classes, mixes, own.weight, own.sigma_min, own.sigma_max)
-            weak = weak and ClassMix(weak, classes, mixes)
-        elif own.weight != 1:
-            guided = own.by_class(guided)
-        if own.auto != 1:
-            guided = own.by_weak(guided, weak)
-        return guided
-
-    def __str__(self) -> str:
-        parts = [_told(self.weight, self.sigma_min, self.sigma_max)] if self.weight != 1 else []
-        if self.auto != 1:
-            parts.append(f"auto {_told(self.auto, self.auto_sigma_min, self.auto_sigma_max)}")
-        return ", ".join(parts) or "none"
-
-
-def _told(weight: float, sigma_min: float, sigma_max: float) -> str:
-    levels = [f"from σ = {sigma_min:g}"] * (sigma_min > 0) + [f"up to σ = {sigma_max:g}"] * (sigma_max < math.inf)
-    return " ".join([f"{weight:g}", *levels])
