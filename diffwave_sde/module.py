@@ -143,6 +143,8 @@ class DiffusionModule(Model, LightningModule):
                 denoiser.sigma_data.fill_(data.sigma_data)
         if stage == "fit" and data is not None:
             self.denoiser.sde.adapt(lambda: data.diameter)
+        if stage == "fit":
+            self.loss.begin(self.denoiser, self.sampler)
         length = getattr(data, "length", None)
         if stage == "fit" and length is not None:
             # One clip, from which Lightning's summary counts the operations of a call.
@@ -263,6 +265,7 @@ class DiffusionModule(Model, LightningModule):
         generators = [stream(self.seed, TRAINING, step, p, device=x.device) for p in places]
         position = sent(torch.tensor(places), x.device)
         shared = stream(self.seed, TRAINING, step, "shared", device=x.device)
+        self.loss.begin_step(step)
         draw = self.loss.draw(self.denoiser.sde, x, generators, position, total, shared)
         hidden = torch.rand(total, generator=stream(self.seed, "label", step))[places]
         label = torch.where(sent(hidden < self.label_dropout, x.device), -1, batch.label)
@@ -304,7 +307,7 @@ class DiffusionModule(Model, LightningModule):
         draw = self.loss.draw(self.denoiser.sde, x, noise)
         # Of the law that is meant, not of one that moves as training goes on.
         draw = replace(draw, t=self.loss.time.law(self.denoiser.sde, quantile), weight=None)
-        return self.loss.at(self.denoiser, x, draw, Condition(label=batch.label)), draw
+        return self.loss.validate(self.denoiser, x, draw, Condition(label=batch.label)), draw
 
     def _evaluate(self, batch: Any, name: str) -> None:
         losses, draw = self.fixed_noise_loss(batch)
