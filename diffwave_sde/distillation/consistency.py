@@ -13,14 +13,12 @@ make a sound: easier to learn for as many calls (Heek et al. 2024, algorithm 1).
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from diffwave_sde.bounds import not_negative, positive
 from diffwave_sde.denoiser import Condition, Denoiser
-from diffwave_sde.distillation.flow import Flow, scalar
+from diffwave_sde.distillation.flow import Flow, between, scalar
 from diffwave_sde.distillation.teacher import Teacher
 from diffwave_sde.loss import KarrasWeight, LogNormalSigma, NoiseDraw, Objective, TimeSampler, Weight
 from diffwave_sde.loss.objectives import TimeSampling, finish, mean_square, weight_inputs
@@ -69,10 +67,8 @@ class _Consistency(Objective):
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
 
     @abstractmethod
-    def guide(self, x: Tensor, condition: Condition | None) -> Callable[[Tensor, Tensor], Tensor]:
-        """What leads from t to r: (u, t) -> D (B, C, T)."""
-
-    substeps: int = 1
+    def lead(self, flow: Flow, x: Tensor, r: Tensor, condition: Condition | None) -> Tensor:
+        """Lead the flow of the sounds x (B, C, T) to r (B,); the state there, (B, 1, C, T)."""
 
     def begin(self, denoiser: Denoiser, sampler: Sampler) -> None:
         scalar(denoiser.sde, type(self).__name__)
@@ -118,7 +114,7 @@ class _Consistency(Objective):
         s = self.end(sde, t)
         r, gap = self.earlier(sde, t, s, float64(denoiser.sigma_data).to(t))
         flow = Flow(sde, u, t)
-        state = flow.walk(self.guide(x, condition), _between(sde, t, r, self.substeps), second_order=True)
+        state = self.lead(flow, x, r, condition)
         flow.step(denoiser(state, r.clamp_min(sde.t_min), condition), s)
         return flow.implied, gap
 
@@ -141,7 +137,7 @@ class _Consistency(Objective):
         kernel = sde.kernel(draw.t)
         u = kernel.sample(x, draw.eps)
         flow = Flow(sde, u, draw.t)
-        times = _between(sde, draw.t, self.end(sde, draw.t), JUDGED)
+        times = between(sde, draw.t, self.end(sde, draw.t), JUDGED)
         flow.walk(lambda state, at: self.teacher(state, at, condition), times, second_order=True)
         error = mean_square(denoiser(u, draw.t, condition) - flow.implied)
         return broadcast_like(self.weight(weight_inputs(denoiser, draw.t, kernel)), error) * error
@@ -157,7 +153,7 @@ class ConsistencyDistillation(_Consistency):
         teacher: a checkpoint, a run's folder, or the name of a model that comes with the program.
         guidance: weight of the teacher's classifier-free guidance, which the student has learned then; null for the
             teacher's own.
-        substeps: steps of the teacher, DPM-Solver++(2M)'s, from t to r.
+        substeps: steps of the teacher from t to r, of two calls each (DPM-Solver++(2S)).
         time: the law of t.
         weight: w, the weight of |D - x̃|²; KarrasWeight by default.
         closer: q; the gap 1 - σ_r / σ_t is 1 / q at first, and 1 / q as much with each stage.
@@ -174,7 +170,7 @@ class ConsistencyDistillation(_Consistency):
         self,
         teacher: str,
         guidance: float | None = None,
-        substeps: int = 2,
+        substeps: int = 1,
         time: TimeSampler | None = None,
         weight: Weight | None = None,
         closer: float = 2.0,
@@ -193,8 +189,9 @@ class ConsistencyDistillation(_Consistency):
         )
         self.substeps = substeps
 
-    def guide(self, x: Tensor, condition: Condition | None) -> Callable[[Tensor, Tensor], Tensor]:
-        return lambda u, t: self.teacher(u, t.clamp_min(1e-30), condition)
+    def lead(self, flow: Flow, x: Tensor, r: Tensor, condition: Condition | None) -> Tensor:
+        times = between(flow.sde, flow.t, r, self.substeps)
+        return flow.halve(lambda u, t: self.teacher(u, t, condition), times)
 
 
 class ConsistencyTuning(_Consistency):
@@ -244,16 +241,7 @@ class ConsistencyTuning(_Consistency):
             time_sampling,
         )
 
-    def guide(self, x: Tensor, condition: Condition | None) -> Callable[[Tensor, Tensor], Tensor]:
-        return lambda u, t: x
+    def lead(self, flow: Flow, x: Tensor, r: Tensor, condition: Condition | None) -> Tensor:
+        flow.step(x, r)
+        return flow.state
 
-
-def _between(sde: SDE, t: Tensor, r: Tensor, count: int) -> Tensor:
-    """`count` times after t (B,), equal steps of log σ, the last of them r (B,); to 0 by way of t_min: (count, B)."""
-    if count == 1:
-        return r[None]
-    first = sde.kernel(t).snr.log()
-    last = sde.kernel(r.clamp_min(sde.t_min)).snr.log()
-    share = torch.arange(1, count, dtype=first.dtype, device=first.device)[:, None] / count
-    inner = sde.time((first + share * (last - first)).exp().flatten()).reshape(count - 1, -1)
-    return torch.cat((torch.minimum(inner, t), r[None]))

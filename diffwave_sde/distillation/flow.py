@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -72,6 +73,28 @@ class Flow:
         for s in times:
             self.step(denoise(self.state, self.t), s, second_order)
         return self.state
+
+    def halve(self, denoise: Callable[[Tensor, Tensor], Tensor], times: Tensor) -> Tensor:
+        """As `walk`, each step by D halfway in log σ: DPM-Solver++(2S), two calls a step, order 2 from the first on.
+
+        Source: Lu et al. 2022b, algorithm 1.
+        """
+        for s in times:
+            middle, ahead = between(self.sde, self.t, s, 2)[0], copy.copy(self)
+            ahead.step(denoise(self.state, self.t), middle)
+            self.step(denoise(ahead.state, middle), s)
+        return self.state
+
+
+def between(sde: SDE, t: Tensor, r: Tensor, count: int) -> Tensor:
+    """`count` times after t (B,), equal steps of log σ, the last of them r (B,); to 0 by way of t_min: (count, B)."""
+    if count == 1:
+        return r[None]
+    first = sde.kernel(t).snr.log()
+    last = sde.kernel(r.clamp_min(sde.t_min)).snr.log()
+    share = torch.arange(1, count, dtype=first.dtype, device=first.device)[:, None] / count
+    inner = sde.time((first + share * (last - first)).exp().flatten()).reshape(count - 1, -1)
+    return torch.cat((torch.minimum(inner, t), r[None]))
 
 
 def scalar(sde: SDE, who: str) -> None:
