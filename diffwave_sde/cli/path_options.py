@@ -11,10 +11,10 @@ from diffwave_sde import paths
 KEYS = frozenset(
     (
         *("ckpt", "ckpt_path", "out", "weak", "real", "generated", "evaluation"),
-        *("default_root_dir", "dirpath", "save_dir", "folder", "file"),
+        *("default_root_dir", "dirpath", "save_dir", "folder", "file", "teacher"),
     )
 )
-"""Names of such options, of verbs and of classes: trainer, callbacks, loggers, grids. Data sets expand their own."""
+"""Names of such options, of verbs and of classes: trainer, callbacks, loggers, grids, losses. Data sets expand their own."""
 
 
 def expand_options(config: Any) -> Any:
