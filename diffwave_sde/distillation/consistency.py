@@ -244,4 +244,3 @@ class ConsistencyTuning(_Consistency):
     def lead(self, flow: Flow, x: Tensor, r: Tensor, condition: Condition | None) -> Tensor:
         flow.step(x, r)
         return flow.state
-

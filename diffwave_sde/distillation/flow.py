@@ -66,9 +66,7 @@ class Flow:
         self._last = D, h
         self.t, self.m, self.sigma = s, m, sigma
 
-    def walk(
-        self, denoise: Callable[[Tensor, Tensor], Tensor], times: Tensor, second_order: bool = False
-    ) -> Tensor:
+    def walk(self, denoise: Callable[[Tensor, Tensor], Tensor], times: Tensor, second_order: bool = False) -> Tensor:
         """To each of the times (K, B) in turn, by denoise(u, t) -> D; then the state, (B, 1, C, T)."""
         for s in times:
             self.step(denoise(self.state, self.t), s, second_order)

@@ -126,7 +126,9 @@ def test_a_consistency_loss_is_least_at_the_map_as_the_gap_closes(cls, name):
     assert best < at(0.05)[0]
 
 
-@pytest.mark.parametrize(("cls", "order", "reached"), [(ConsistencyDistillation, 2, 1e-3), (ConsistencyTuning, 1, 0.02)])
+@pytest.mark.parametrize(
+    ("cls", "order", "reached"), [(ConsistencyDistillation, 2, 1e-3), (ConsistencyTuning, 1, 0.02)]
+)
 def test_a_table_that_makes_the_loss_least_is_the_map_as_the_gap_closes(cls, order, reached):
     sde, errors = EDM(0.001, 20.0), []
     for knots in (70, 140):
