@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install data train classifier sample kit test test-slow oracles lint format bench gpu
+.PHONY: help install data train classifier distil sample kit test test-slow oracles lint format bench gpu
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -13,13 +13,14 @@ DATASET ?= drums
 CKPT ?=
 N ?= 16
 OUT ?=
+STEPS ?= 4
 ARGS ?=
 # A name in configs/data stands for its settings; anything else is a folder, or several names joined by +.
 DATA = $(if $(wildcard configs/data/$(DATASET).yaml),--config "configs/data/$(DATASET).yaml",--data.dataset="$(DATASET)")
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
-	@printf '\nVariables: DATASET=drums|drums-free|synth|hydrogen|sonic-pi|/any/folder|kit.sfz|x.sf2  CKPT=runs/NAME|model  N=16  OUT=folder\n'
+	@printf '\nVariables: DATASET=drums|drums-free|synth|hydrogen|sonic-pi|/any/folder|kit.sfz|x.sf2  CKPT=runs/NAME|model  N=16  STEPS=4  OUT=folder\n'
 	@printf '           ARGS="..." is passed on, e.g. ARGS="--trainer.max_steps=50 --model.sde=CLD"\n'
 	@printf 'More: $(BIN)/diffwave-sde --help (edit, evaluate, export, schedule)\n'
 
@@ -41,6 +42,10 @@ train: install  ## Train on DATASET; go on with ARGS="--ckpt_path last"
 
 classifier: install  ## Train a classifier of DATASET, to guide sounds by: sample ARGS="--classifier runs/DATASET-classifier"
 	@$(RUN) fit --config configs/experiment/classifier.yaml $(DATA) $(ARGS)
+
+distil: install  ## Train a student of CKPT (default: the model drums) on DATASET that takes STEPS calls
+	@$(RUN) fit $(DATA) --config configs/experiment/distil.yaml --model.loss.teacher="$(or $(CKPT),drums)" \
+	  --model.loss.steps=$(STEPS) --model.sampler.steps=$(STEPS) $(ARGS)
 
 sample: install  ## Make N sounds from CKPT (default: the newest run, else the model drums)
 	@$(RUN) sample $(if $(CKPT),--ckpt "$(CKPT)") --n $(N) $(if $(OUT),--out "$(OUT)") $(ARGS)

@@ -107,6 +107,11 @@ class DiffusionModule(Model, TrainingModule):
     def process(self) -> SDE:
         return self.denoiser.sde
 
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if stage == "fit":
+            self.loss.begin(self.denoiser, self.sampler)
+
     @property
     def trained(self) -> list[nn.Module]:
         return list(self.denoisers)
@@ -159,7 +164,7 @@ class DiffusionModule(Model, TrainingModule):
     def fixed_noise_loss(self, batch: Any, number: int = 0) -> tuple[Tensor, NoiseDraw]:
         """The losses (B,) of clips as validation takes them, and what was drawn for it: always the same."""
         draw = self.fixed_draw(batch, number)
-        return self.loss.at(self.denoiser, batch.audio, draw, Condition(label=batch.label)), draw
+        return self.loss.validate(self.denoiser, batch.audio, draw, Condition(label=batch.label)), draw
 
     def _evaluate(self, batch: Any, name: str) -> None:
         means = []

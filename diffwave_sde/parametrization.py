@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from diffwave_sde.bounds import not_negative
 from diffwave_sde.sde import Kernel
 
 
@@ -95,3 +96,25 @@ class Karras(Parametrization):
         c_skip = kernel.matched / precision[..., None]  # c_skip · u = σ_d² / (σ² + σ_d²) y
         c_out = precision.rsqrt()  # σ σ_d / √(σ² + σ_d²)
         return c_skip, c_out
+
+
+class Consistency(Parametrization):
+    """Karras's preconditioning with the states at the noise level `sigma_min` taken for the sounds: D = u there.
+
+    c_skip = σ_d² / ((σ - σ_min)² + σ_d²), c_out = σ_d (σ - σ_min) / √((σ - σ_min)² + σ_d²), in the matched statistic,
+    so c_skip = 1 and c_out = 0 at σ_min, and below it. Source: Song et al. 2023, eq. 8 and appendix C, but for their
+    c_out, in whose denominator σ_min is not taken off.
+
+    Args:
+        sigma_min: noise level, σ = 1 / √snr; at 0 it is Karras's, and no noise is left in sounds (Geng et al. 2024).
+    """
+
+    def __init__(self, sigma_min: float = 0.0):
+        not_negative(sigma_min=sigma_min)
+        self.sigma_min = sigma_min
+
+    def __call__(self, kernel: Kernel, sigma_data: Tensor) -> tuple[Tensor, Tensor]:
+        # (σ - σ_min)² = rest² / snr, so that an SNR of 0 stays finite.
+        rest = (1 - self.sigma_min * kernel.snr.sqrt()).clamp_min(0)
+        precision = rest.square() / sigma_data.square() + kernel.snr
+        return kernel.matched / precision[..., None], rest * precision.rsqrt()

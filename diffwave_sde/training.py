@@ -195,6 +195,7 @@ class TrainingModule(LightningModule):
         generators = streams(self.seed, TRAINING, step, rows=places, device=x.device)
         position = sent(torch.tensor(places), x.device)
         shared = stream(self.seed, TRAINING, step, "shared", device=x.device)
+        self.loss.begin_step(step)
         draw = self.loss.draw(self.process, x, generators, position, total, shared)
         return x, self.condition(batch, step, places, total), draw
 

@@ -90,6 +90,7 @@ TARGETS = {
     "MixedScore": target_mixed,
     "V": target_v,
     "Karras": target_karras,
+    "Consistency": target_karras,  # with no least noise level, as by default
 }
 
 

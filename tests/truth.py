@@ -19,7 +19,7 @@ from diffwave_sde.samplers import Grid, GridSampler, LearnedGrid, TimesGrid
 from diffwave_sde.sde import CLD, DDPM, SDE, VDM, Kernel, MeanSigma, broadcast_like
 
 # Where a plug-in may be written: a file added there is walked the day it is added.
-for room in ("sde", "denoiser", "loss", "samplers", "networks", "guidance", "clipping", "editing"):
+for room in ("sde", "denoiser", "loss", "distillation", "samplers", "networks", "guidance", "clipping", "editing"):
     module = importlib.import_module(f"diffwave_sde.{room}")
     for entry in pkgutil.walk_packages(getattr(module, "__path__", []), module.__name__ + "."):
         importlib.import_module(entry.name)

@@ -22,7 +22,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from diffwave_sde import __version__, audio, callbacks, checkpoint  # noqa: F401  callbacks are values on the command line
+from diffwave_sde import (  # noqa: F401  callbacks and distillation are values on the command line
+    __version__,
+    audio,
+    callbacks,
+    checkpoint,
+    distillation,
+)
 from diffwave_sde.atomic import atomic_write
 from diffwave_sde.callbacks.last_checkpoint import interrupted
 from diffwave_sde.classifier_module import ClassifierModule
@@ -35,6 +41,7 @@ from diffwave_sde.finetuning import Start, told
 from diffwave_sde.machine import bfloat16_is_fast
 from diffwave_sde.module import DiffusionModule
 from diffwave_sde.names import listed
+from diffwave_sde.resume import match_data
 from diffwave_sde.training import TrainingModule
 
 KINDS: dict[str, type[TrainingModule]] = {module.kind: module for module in (DiffusionModule, ClassifierModule)}
@@ -189,6 +196,7 @@ class CLI(LightningCLI):
         ending = "" if self.kind == "diffusion" else f"-{self.kind}"
         self.name = runs.run_name(options.name) if options.name else runs.name_of(options.data.dataset) + ending
         self.folder: Path | None = None
+        self.teacher: str | None = None
         self.start: Start | None = None
         if options.init and options.ckpt_path:
             raise ValueError(
@@ -213,6 +221,7 @@ class CLI(LightningCLI):
                     "asked for: leave data.mu out, or start from a model of that companding"
                 )
         if not options.ckpt_path:
+            self._follow_teacher(parser)
             return
         ckpt = runs.resolve(options.ckpt_path, self.name, self.kind)
         if (kind := checkpoint.kind_of(ckpt)) != self.kind:
@@ -223,6 +232,24 @@ class CLI(LightningCLI):
             self.argv = renew_arguments([self.verb, *_configs(self.folder / "config.yaml"), *self.rest])
             self.config = expand_options(parser.parse_args(self.argv))
         self.config[self.verb].ckpt_path = str(ckpt)
+
+    def _follow_teacher(self, parser: LightningArgumentParser) -> None:
+        """If the loss has a teacher, let its network, process and clips stand in for the project's defaults."""
+        loss = self.config[self.verb].model.loss
+        self.teacher = loss.init_args.get("teacher") if self.verb == "fit" and loss is not None else None
+        if self.teacher is None:
+            return
+        recipe = checkpoint.read(checkpoint.find(self.teacher))[checkpoint.KEY]
+        if "config" not in recipe:
+            raise ValueError(f"--model.loss.teacher {self.teacher} does not say what it is: train it through `fit`")
+        model, data = recipe["config"]["model"], recipe["config"]["data"]
+        student = {
+            "model": {key: model[key] for key in ("net", "sde", "parametrization") if model.get(key) is not None},
+            "data": {key: data[key] for key in ("length", "mu") if data.get(key) is not None},
+        }
+        defaults = self.argv[: len(self.argv) - len(self.rest)]
+        self.argv = [*defaults, "--config", yaml.safe_dump(student), *self.rest]
+        self.config = expand_options(parser.parse_args(self.argv))
 
     def before_instantiate_classes(self) -> None:
         options = self.config[self.verb]
@@ -279,6 +306,9 @@ class CLI(LightningCLI):
     def after_instantiate_classes(self) -> None:
         dump = self._plain(self.config[self.verb])
         data = self.datamodule
+        if self.teacher is not None:
+            match_data(checkpoint.read(checkpoint.find(self.teacher))[checkpoint.KEY], data)
+            self.labels = data.labels
         self.model.metadata = {
             "config": {"model": dump["model"], "data": dump["data"]},
             "labels": list(self.labels),

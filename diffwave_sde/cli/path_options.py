@@ -11,10 +11,10 @@ from diffwave_sde import paths
 KEYS = frozenset(
     (
         *("ckpt", "ckpt_path", "init", "out", "weak", "classifier", "real", "generated", "evaluation", "watch"),
-        *("default_root_dir", "dirpath", "save_dir", "folder", "file"),
+        *("default_root_dir", "dirpath", "save_dir", "folder", "file", "teacher"),
     )
 )
-"""Names of such options, of verbs and of classes: trainer, callbacks, loggers, grids. Data sets expand their own."""
+"""Names of such options, of verbs and classes: trainer, callbacks, loggers, grids, losses. A data set's are its own."""
 
 
 def expand_options(config: Any) -> Any:

@@ -24,6 +24,7 @@ from diffwave_sde.guidance import Guidance
 from diffwave_sde.samplers import Sampler
 
 STEPS = (10, 20, 35, 50)  # of the tables that go along, beside the model's own number
+FEW = (1, 2, 4, 8)  # those where a grid jumps to the sound, as that of a distilled model does
 
 
 class Graph(nn.Module):
@@ -92,7 +93,7 @@ def plan(denoiser: Denoiser, sampler: Sampler, guidance: Guidance) -> dict[str, 
     if not sampler.is_linear:
         raise ValueError(
             f"{type(sampler).__name__} cannot be written as a table: train with, or name in config.yaml, one of "
-            "DefaultSampler, DDIM, DPMSolver2M and DPMSolverSDE"
+            "ConsistencySampler, DefaultSampler, DDIM, DPMSolver2M and DPMSolverSDE"
         )
     times = sampler.grid(denoiser.sde, sampler.steps)
     blocks = denoiser.sde.blocks
@@ -119,7 +120,8 @@ def sampling(denoiser: Denoiser, sampler: Sampler, guidance: Guidance | None) ->
     guidance = (guidance or Guidance(1.0)).supported_by(denoiser)
     plans = {str(sampler.steps): plan(denoiser, sampler, guidance)}
     if sampler.grid.flexible:
-        for steps in STEPS:
+        few = sampler.grid.fewest == 1
+        for steps in (n for n in (FEW if few else STEPS) if n >= sampler.fewest):
             other = copy.copy(sampler)
             other.steps = steps
             plans[str(steps)] = plan(denoiser, other, guidance)

@@ -14,7 +14,8 @@ from diffwave_sde.samplers.grids import LearnedGrid
 def portable(recipe: dict[str, Any], model: LoadedModel) -> dict[str, Any]:
     """A checkpoint's recipe with its step and σ_data, without what holds on one machine alone.
 
-    The folder of the stores goes, of a data set's folder the name stays, and a learned grid becomes its times.
+    The folder of the stores goes, of the folders of a data set and of a teacher the name stays, and a learned grid
+    becomes its times.
 
     Raises:
         ValueError: if another value names a file.
@@ -38,6 +39,8 @@ def _inline_files(value: Any, where: str, model: LoadedModel, steps: int | None 
         if name == LearnedGrid.__name__:
             times = LearnedGrid(value["init_args"]["file"])(model.module.denoiser.sde, steps).tolist()
             return {"class_path": f"{kind}.TimesGrid", "init_args": {"times": times}}
+        # What a student learned from is told; nobody needs it to listen.
+        value = {k: Path(v).name if k == "teacher" and isinstance(v, str) else v for k, v in value.items()}
         return {k: _inline_files(v, f"{where}.{k}", model, steps) for k, v in value.items()}
     if isinstance(value, str) and ("/" in value or "\\" in value):
         raise ValueError(f"{model.path}: {where} is {value}, a file that others have not; train without it")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +55,9 @@ class NoisedLoss(nn.Module):
             raise ValueError(f"time_sampling = {time_sampling!r}: choose one of {', '.join(TimeSampling.__args__)}")
         self.time, self.time_sampling = time, time_sampling
 
+    def begin_step(self, step: int) -> None:
+        """Before the losses of the optimizer's step number `step`, from 0."""
+
     @final
     def draw(
         self,
@@ -102,6 +105,17 @@ class Objective(NoisedLoss, ABC):
     def at(self, denoiser: Denoiser, x: Tensor, draw: NoiseDraw, condition: Condition | None = None) -> Tensor:
         """The loss of each example of x (B, C, T) for given times and noise: (B,)."""
 
+    def validate(self, denoiser: Denoiser, x: Tensor, draw: NoiseDraw, condition: Condition | None = None) -> Tensor:
+        """What is reported of a validation, (B,): the loss, but for one that changes as training goes on."""
+        return self.at(denoiser, x, draw, condition)
+
+    def begin(self, denoiser: Denoiser, sampler: Any) -> None:
+        """Before training, and before a checkpoint is read to go on from: how the denoiser starts.
+
+        Raises:
+            ValueError: if the denoiser, or the sampler that it is to be heard by, is not one for this objective.
+        """
+
     @final
     def forward(
         self, denoiser: Denoiser, x: Tensor, condition: Condition | None = None, generator: Generator = None
@@ -110,7 +124,7 @@ class Objective(NoisedLoss, ABC):
         return self.at(denoiser, x, self.draw(denoiser.sde, x, generator), condition)
 
 
-def _finish(loss: Tensor, denoiser: Denoiser, draw: NoiseDraw) -> Tensor:
+def finish(loss: Tensor, denoiser: Denoiser, draw: NoiseDraw) -> Tensor:
     """The loss (B,), corrected for the law that its times were drawn from; a process that learns is shown it."""
     if draw.weight is not None:
         loss = broadcast_like(draw.weight, loss) * loss
@@ -118,11 +132,11 @@ def _finish(loss: Tensor, denoiser: Denoiser, draw: NoiseDraw) -> Tensor:
     return loss
 
 
-def _weight_inputs(denoiser: Denoiser, t: Tensor, kernel: Kernel) -> WeightInputs:
+def weight_inputs(denoiser: Denoiser, t: Tensor, kernel: Kernel) -> WeightInputs:
     return WeightInputs(denoiser.sde, t, kernel, float64(denoiser.sigma_data).to(kernel.M))
 
 
-def _mean_square(error: Tensor) -> Tensor:
+def mean_square(error: Tensor) -> Tensor:
     """(B, C, T) -> (B,)."""
     # In float32 at least: squares of small errors vanish in half precision.
     return error.to(torch.promote_types(error.dtype, torch.float32)).square().flatten(1).mean(1)
@@ -147,9 +161,9 @@ class Loss(Objective):
 
     def at(self, denoiser: Denoiser, x: Tensor, draw: NoiseDraw, condition: Condition | None = None) -> Tensor:
         kernel = denoiser.sde.kernel(draw.t)
-        error = _mean_square(denoiser(kernel.sample(x, draw.eps), draw.t, condition) - x)
-        return _finish(
-            broadcast_like(self.weight(_weight_inputs(denoiser, draw.t, kernel)), error) * error, denoiser, draw
+        error = mean_square(denoiser(kernel.sample(x, draw.eps), draw.t, condition) - x)
+        return finish(
+            broadcast_like(self.weight(weight_inputs(denoiser, draw.t, kernel)), error) * error, denoiser, draw
         )
 
 
@@ -195,10 +209,10 @@ class HybridLoss(Objective):
         D, share = denoiser.predict(u, draw.t, condition)
         if share is None:
             raise ValueError("HybridLoss needs a network with a second output: --model.net.variance=true")
-        error = _mean_square(D - x)
-        simple = broadcast_like(self.weight(_weight_inputs(denoiser, draw.t, kernel)), error) * error
+        error = mean_square(D - x)
+        simple = broadcast_like(self.weight(weight_inputs(denoiser, draw.t, kernel)), error) * error
         bound = self._bound(sde, x, u[:, 0], draw.t, D.detach(), share)
-        return _finish(simple + self.vlb * bound, denoiser, draw)
+        return finish(simple + self.vlb * bound, denoiser, draw)
 
     def _bound(self, sde: SDE, x: Tensor, u: Tensor, t: Tensor, D: Tensor, share: Tensor) -> Tensor:
         """N times the bound's term at t, in bits per sample: (B,)."""
@@ -281,9 +295,9 @@ class ImplicitLoss(Objective):
             loss = loss / x[0].numel()
             if self.perturb:
                 # |s - ∇ log p(u | x)|² = |Σ⁻¹M|² |D - x|²
-                weight = self.weight(_weight_inputs(denoiser, t, kernel)) / kernel.matched.square().sum(-1)
+                weight = self.weight(weight_inputs(denoiser, t, kernel)) / kernel.matched.square().sum(-1)
                 loss = broadcast_like(weight, loss) * loss
-        return _finish(loss, denoiser, draw)
+        return finish(loss, denoiser, draw)
 
     def _trace(self, score: Tensor, u: Tensor, probes: Tensor | None) -> Tensor:
         """tr ∂s/∂u, (B,)."""

@@ -4,6 +4,7 @@ from diffwave_sde.samplers.adaptive import GottaGoFast, ProbabilityFlow
 from diffwave_sde.samplers.ancestral import Ancestral
 from diffwave_sde.samplers.base import GridSampler, Sampler
 from diffwave_sde.samplers.capture import CapturedSampler
+from diffwave_sde.samplers.consistency import ConsistencySampler
 from diffwave_sde.samplers.default import DefaultSampler
 from diffwave_sde.samplers.exponential import DPMSolver2M, DPMSolver2S, DPMSolver3M, DPMSolverSDE
 from diffwave_sde.samplers.grids import (
@@ -11,6 +12,7 @@ from diffwave_sde.samplers.grids import (
     CrashGrid,
     DiscreteGrid,
     Grid,
+    JumpGrid,
     KarrasGrid,
     LearnedGrid,
     LogNormalGrid,
@@ -31,6 +33,7 @@ __all__ = [
     "Ancestral",
     "AnnealedLangevin",
     "CapturedSampler",
+    "ConsistencySampler",
     "CosineGrid",
     "CrashGrid",
     "DPMSolver2M",
@@ -44,6 +47,7 @@ __all__ = [
     "Grid",
     "GridSampler",
     "Heun",
+    "JumpGrid",
     "KarrasGrid",
     "LangevinCorrector",
     "LearnedGrid",

@@ -128,11 +128,18 @@ class GridSampler(Sampler):
     Args:
         steps: steps, the last of which is the noise-free denoising at t_min.
         grid: where the steps lie; Karras's spacing by default.
+
+    Attributes:
+        fewest: the least number of steps.
+        of_means: whether D is to be a mean, E[x | u]; else it is to be the end of the flow, a consistency function.
     """
 
+    fewest: int = 2
+    of_means: bool = True
+
     def __init__(self, steps: int = 50, grid: Grid | None = None):
-        if steps < 2:
-            raise ValueError(f"steps = {steps}: a sampler needs at least 2")
+        if steps < self.fewest:
+            raise ValueError(f"steps = {steps}: a sampler needs at least {self.fewest}")
         self.steps, self.grid = steps, grid or KarrasGrid()
 
     def intermediate_times(self, sde: SDE, times: Tensor) -> Tensor:

@@ -23,9 +23,11 @@ class Grid(ABC):
 
     Attributes:
         flexible: whether it has times for any number of steps.
+        fewest: the least number of steps.
     """
 
     flexible: bool = True
+    fewest: int = 2
 
     @abstractmethod
     def _times(self, sde: SDE, steps: int) -> Tensor:
@@ -36,10 +38,11 @@ class Grid(ABC):
         """The times (steps,), float64, strictly falling from the process's t_max to its t_min (or near it).
 
         Raises:
-            ValueError: if `steps` is less than 2, or the times do not fall.
+            ValueError: if `steps` is less than 2, where it jumps to the sound less than 1, or the times do not fall.
         """
-        if steps < 2:
-            raise ValueError(f"steps = {steps}: a sampler needs at least 2 (one at t_max, one at t_min)")
+        if steps < self.fewest:
+            ends = "one at t_max, one at t_min" if self.fewest > 1 else "at t_max"
+            raise ValueError(f"steps = {steps}: a sampler needs at least {self.fewest} ({ends})")
         times = self._times(sde, steps)
         if len(times) != steps or not bool((times.diff() < 0).all()):
             raise ValueError(f"{type(self).__name__} gives {times.tolist()}: need {steps} falling times")
@@ -134,6 +137,26 @@ class LogNormalGrid(Grid):
         return _ends(sde, sde.time(sigma**-2))
 
 
+class JumpGrid(Grid):
+    """The times of another grid without its last, from which a sampler jumps to the sound: for a few calls.
+
+    A call at t_min, where hardly anything is left to be done, is one of fifty, but not one of four.
+
+    Args:
+        grid: the other grid, of one step more; KarrasGrid by default.
+    """
+
+    fewest = 1
+
+    def __init__(self, grid: Grid | None = None):
+        self.grid = grid or KarrasGrid()
+        if not self.grid.flexible:
+            raise ValueError(f"{type(self.grid).__name__} has times of its own: leave JumpGrid out, and the last time")
+
+    def _times(self, sde: SDE, steps: int) -> Tensor:
+        return self.grid(sde, steps + 1)[:-1]
+
+
 class DiscreteGrid(Grid):
     """Steps of a discrete chain of N equal ones, evenly strided. Source: Nichol and Dhariwal 2021, § 4.
 
@@ -163,6 +186,7 @@ class TimesGrid(Grid):
     """
 
     flexible = False
+    fewest = 1
 
     def __init__(self, times: list[float]):
         self.times = times

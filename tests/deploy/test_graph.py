@@ -11,7 +11,7 @@ from diffwave_sde.guidance import Guidance
 from diffwave_sde.networks import MDCT, UNet
 from diffwave_sde.parametrization import Epsilon, V
 from diffwave_sde.random import randn, stream
-from diffwave_sde.samplers import DDIM, DefaultSampler, DPMSolver2M, DPMSolverSDE, Heun
+from diffwave_sde.samplers import DDIM, ConsistencySampler, DefaultSampler, DPMSolver2M, DPMSolverSDE, Heun, JumpGrid
 from diffwave_sde.samplers.grids import TimesGrid
 from diffwave_sde.sde import CLD, EDM, VP
 
@@ -100,6 +100,8 @@ def difference(denoiser, sampler, guidance, call=None, batch=3, weak=None):
 @pytest.mark.parametrize(("process", "sampler"), [
     ("edm", DPMSolverSDE(9, eta=0.3)), ("edm", DPMSolver2M(9)), ("vp", DDIM(9, eta=0.5)), ("vp", DefaultSampler(9)),
     ("cld", DDIM(9)), ("edm", DPMSolver2M(3, TimesGrid([1.0, 0.1, 0.001]))),
+    ("edm", ConsistencySampler(1)), ("vp", ConsistencySampler(4)), ("cld", ConsistencySampler(3)),
+    ("edm", DDIM(4, JumpGrid())),
 ], ids=lambda x: x if isinstance(x, str) else type(x).__name__)  # fmt: skip
 def test_a_table_and_a_loop_are_the_sampler(process, sampler):
     denoiser = model(process)
@@ -132,6 +134,9 @@ def test_a_table_for_each_number_of_steps_goes_along():
     found = graph.sampling(denoiser, DefaultSampler(35), None)
     assert {int(k): len(v["times"]) for k, v in found["plans"].items()} == {10: 10, 20: 20, 35: 35, 50: 50}
     assert found["default"] == 35
+    few = graph.sampling(denoiser, ConsistencySampler(3), None)
+    assert {int(k): len(v["times"]) for k, v in few["plans"].items()} == {1: 1, 2: 2, 3: 3, 4: 4, 8: 8}
+    assert list(graph.sampling(denoiser, DDIM(4, JumpGrid()), None)["plans"]) == ["4", "2", "8"]
     assert list(graph.sampling(denoiser, DPMSolver2M(2, TimesGrid([1.0, 0.1])), None)["plans"]) == ["2"]
 
 

@@ -246,7 +246,9 @@ OBJECTIVES = {
 
 
 def test_every_objective_is_tried():
-    assert {name.split("-")[0] for name in OBJECTIVES} == {cls.__name__ for cls in concrete(Objective)}
+    # Those of a teacher have another target: tests/distillation.
+    own = [cls for cls in concrete(Objective) if "distillation" not in cls.__module__]
+    assert {name.split("-")[0] for name in OBJECTIVES} == {cls.__name__ for cls in own}
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

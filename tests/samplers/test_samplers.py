@@ -53,6 +53,9 @@ KINDS = {
 RAW = ("EulerMaruyama", "EulerMaruyama-flow", "ReverseDiffusion", "Ancestral-large")
 # What chooses its steps by the state is no linear map of it, and Langevin steps have a bias that no grid takes away.
 LINEAR = [kind for kind in KINDS if kind not in ("PredictorCorrector", "AnnealedLangevin", "LangevinCorrector")]
+# Those of the law of the data where D is a mean; the others want a consistency function (tests/distillation).
+MEANS = [kind for kind in KINDS if KINDS[kind]().of_means]
+LINEAR = [kind for kind in LINEAR if kind in MEANS]
 
 
 # Samplers that need hundreds of steps: where it takes long, on four processes only.
@@ -157,7 +160,7 @@ def test_variance_converges_over_the_whole_range(variance_made, kind, name):
     assert fine < (0.15 if KINDS[kind]().order == 1 else 0.02)
 
 
-@pairs(DEFAULTS, slow=FOUR)
+@pairs(DEFAULTS, MEANS, slow=FOUR)
 def test_a_mixture_is_sampled_in_its_own_proportions(kind, name):
     sde = PROCESSES[name]
     n = 4000
@@ -433,9 +436,11 @@ def test_a_process_that_cannot_be_taken_is_refused_by_name():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_fewer_than_two_steps_are_refused(kind):
-    with pytest.raises(ValueError, match="steps = 1"):
-        KINDS[kind](1)
+def test_fewer_steps_than_a_sampler_needs_are_refused(kind):
+    few = KINDS[kind]().fewest - 1
+    assert few == (0 if kind == "ConsistencySampler" else 1)
+    with pytest.raises(ValueError, match=f"steps = {few}"):
+        KINDS[kind](few)
 
 
 def test_a_share_of_noise_outside_0_to_1_is_refused():

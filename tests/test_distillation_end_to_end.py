@@ -1,0 +1,111 @@
+"""A student through `fit`: it begins as its teacher, goes on where it was stopped, and is heard in its few calls."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from test_cli import SMALL
+
+from diffwave_sde import checkpoint
+from diffwave_sde.cli import main
+from diffwave_sde.cli.lightning import CONFIGS
+from diffwave_sde.model import KEY
+
+RUN = [o for o in SMALL if "model" not in o and not o.startswith(("--config", "--data.length"))]
+STUDENTS = {
+    "progressive": [f"--config={CONFIGS}/experiment/distil.yaml"],
+    "consistency": [f"--config={CONFIGS}/experiment/consistency.yaml"],
+    "tuning": [f"--config={CONFIGS}/experiment/consistency-tuning.yaml"],
+}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with runs/teacher, and two students."""
+    home = tmp_path_factory.mktemp("home")
+    before = os.getcwd()
+    os.chdir(home)
+    try:
+        main(["fit", f"--data.root={home}/stores", *SMALL, "--trainer.max_steps=2", "--name=teacher"])
+        for name in ("progressive", "consistency"):
+            fit(home, name, 2)
+    finally:
+        os.chdir(before)
+    return home
+
+
+def fit(home, name, steps, *more):
+    options = [
+        f"--data.root={home}/stores",
+        *RUN,
+        "--model.loss.teacher=runs/teacher",
+        "--model.optimizer=AdamW",
+        "--model.scheduler.decay=0",
+    ]
+    main(["fit", *STUDENTS[name], *options, f"--trainer.max_steps={steps}", f"--name={name}", *more])
+
+
+def state(path):
+    return torch.load(Path(path) / "checkpoints/last.ckpt", weights_only=True)
+
+
+@pytest.mark.parametrize("name", ["progressive", "consistency"])
+def test_a_student_is_a_model_of_its_own_that_is_heard_in_four_calls(name, home, monkeypatch):
+    monkeypatch.chdir(home)
+    saved, teacher = state(f"runs/{name}"), state("runs/teacher")
+    own = {k for k in teacher["state_dict"] if k.startswith("denoiser.") and ".weak." not in k}
+    assert {k for k in saved["state_dict"] if k.startswith("denoiser.")} == own
+    assert {k for k in saved["state_dict"] if k.startswith("loss.")} == (
+        {"loss.step"} if name != "progressive" else set()
+    )
+    # Two steps from the teacher, and not from a network of its own.
+    for k in own:
+        assert float((saved["state_dict"][k].float() - teacher["state_dict"][k].float()).abs().max()) < 0.01, k
+    assert saved[KEY]["length"] == 2000
+    assert saved[KEY]["config"]["model"]["loss"]["init_args"]["teacher"] == "runs/teacher"
+    main(["sample", f"--ckpt=runs/{name}", "--n=3", f"--out=sounds-{name}"])
+    assert json.loads((home / f"sounds-{name}" / "sounds.json").read_text())["nfe"] == 4
+
+
+def test_a_student_that_goes_on_is_the_one_that_never_stopped(home, monkeypatch):
+    monkeypatch.chdir(home)
+    fit(home, "tuning", 4, "--name=whole", "--model.loss.every=1")
+    fit(home, "tuning", 2, "--name=parts", "--model.loss.every=1")
+    main(["fit", "--ckpt_path=runs/parts", "--trainer.max_steps=4"])
+    whole, parts = (state(f"runs/{n}")["state_dict"] for n in ("whole", "parts"))
+    assert int(whole["loss.step"]) == 3
+    for k in whole:
+        torch.testing.assert_close(parts[k], whole[k], rtol=0, atol=0)
+
+
+def test_an_export_tells_whose_student_it_is_and_needs_no_teacher(home, monkeypatch, tmp_path):
+    monkeypatch.chdir(home)
+    main(["export", "--ckpt=runs/consistency", f"--out={tmp_path}/fast"])
+    monkeypatch.chdir(tmp_path)
+    recipe = yaml.safe_load(Path("fast/config.yaml").read_text())
+    assert recipe["config"]["model"]["loss"]["init_args"]["teacher"] == "teacher"
+    loaded = checkpoint.load("fast")
+    assert loaded.module.sampler.steps == 4
+    x = loaded.module.sample(2000, torch.tensor([0]), loaded.module.generators([0]))
+    assert x.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model.loss.teacher=nowhere"], "no checkpoint at nowhere"),
+        (["--model.sde=VP"], "the student's process is not that of the teacher"),
+        (["--model.net.channels=[8,8,16]"], "the student's network is not that of the teacher"),
+        (["--model.loss.steps=2"], "the student learns 2 steps"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(options, message, home, monkeypatch, capfd):
+    monkeypatch.chdir(home)
+    with pytest.raises(SystemExit):
+        fit(home, "progressive", 1, "--name=refused", *options)
+    said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("diffwave-sde: ")]
+    assert len(said) == 1
+    assert message in said[0]
