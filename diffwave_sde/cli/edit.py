@@ -185,9 +185,8 @@ _AGAIN = "Make an edit again from its record."
 def _encode(config: Namespace, editor: Editor, record: dict[str, Any]) -> Path:
     out = Path(config.out) if config.out else Path(f"{Path(config.file).stem}.latents.safetensors")
     with _shown("encode", editor):
-        beyond = files.write_latents(editor, config.file, out, record)
-    note = f"; the last {beyond:.2f} s of the file, beyond the model's window, are not in it" if beyond > 0.001 else ""
-    print(f"latents in {out}{note}; back: diffwave-sde edit decode {out}")
+        files.write_latents(editor, config.file, out, record)
+    print(f"latents in {out}; back: diffwave-sde edit decode {out}")
     return out
 
 
@@ -202,7 +201,7 @@ def _shown(name: str, editor: Editor) -> Iterator[None]:
 
 def _as_encoded(config: Namespace) -> Namespace:
     """The options that `encode` had, on this device: the same class, guidance and steps lead back to the sound."""
-    facts, _ = files.read_latents(config.file)
+    facts, *_ = files.read_latents(config.file)
     label = facts["label"] and facts["label"].replace(",", "\\,")
     options = {**facts["options"], "file": config.file, "label": label, "ckpt": config.ckpt or facts["model"]["path"]}
     options |= {name: config[name] for name in ("device", "batch_size", "subtype")}

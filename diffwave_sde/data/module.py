@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from multiprocessing.context import BaseContext
 
 import numpy as np
 import torch
@@ -198,6 +200,7 @@ class AudioDataModule(LightningDataModule):
             "prefetch_factor": 4 if self.workers else None,
             "pin_memory": torch.cuda.is_available(),
             "collate_fn": identity_collate,
+            "multiprocessing_context": _start_method() if self.workers else None,
         }
 
     def train_dataloader(self) -> ResumableLoader:
@@ -214,3 +217,17 @@ class AudioDataModule(LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader:
         return self.test_dataloader()
+
+
+def _start_method() -> BaseContext | None:
+    """How workers start: None for the platform's way.
+
+    A process of several that train together has threads that talk to the others. A fork copies the locks which they
+    hold at that moment, and a worker that asks for one waits for ever, as do then all the processes.
+    """
+    together = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if not together or "forkserver" not in multiprocessing.get_all_start_methods():
+        return None
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # so that only the first worker waits for the imports
+    return context

@@ -187,17 +187,17 @@ def restore(
     return _rows("restore", sound, [sound.give_back(one) for one in made])
 
 
-def write_latents(editor: Editor, file: str, out: Path, record: dict[str, Any]) -> float:
+def write_latents(editor: Editor, file: str, out: Path, record: dict[str, Any]) -> None:
     """Write the latents of a file with all that it takes to come back from them.
+
+    That is `latent`, the state at t_max that leads to the window, and `outside`, the file's samples less what the
+    window holds of them: what comes before it and after it, DC, and what was faded.
 
     Args:
         editor: its flow leads to them.
         file: the file of sound.
         out: the file of the latents.
         record: further facts, as JSON holds them: `read_latents` gives them back.
-
-    Returns:
-        seconds at the end of the file that the model's window does not hold
     """
     sound = _prepared(editor, file)
     u = editor.encode(sound.cut.window)
@@ -206,23 +206,24 @@ def write_latents(editor: Editor, file: str, out: Path, record: dict[str, Any]) 
         "rate": sound.rate,
         "samples": len(sound.original),
         "start": sound.cut.start,
-        "dc": sound.cut.dc,
         "gain": sound.cut.gain,
     }
+    outside = sound.original - _on_the_files_clock(sound.cut.window, facts, editor)
+    tensors = {"latent": u.cpu().contiguous(), "outside": outside}
     with atomic_write(out) as temporary:
-        temporary.write_bytes(save({"latent": u.cpu().contiguous()}, {"diffwave_sde": json.dumps(facts, default=str)}))
-    return sound.seconds - (sound.begin + _window(editor))
+        temporary.write_bytes(save(tensors, {"diffwave_sde": json.dumps(facts, default=str)}))
 
 
-def read_latents(file: str) -> tuple[dict[str, Any], Tensor]:
-    """What `write_latents` wrote: the facts, and the state.
+def read_latents(file: str) -> tuple[dict[str, Any], Tensor, Tensor]:
+    """What `write_latents` wrote: the facts, the state, and what lies outside of the window.
 
     Raises:
         ValueError: if it wrote none of it.
     """
     try:
         with safe_open(file, "pt") as latents:
-            return json.loads(latents.metadata()["diffwave_sde"]), latents.get_tensor("latent")
+            facts = json.loads(latents.metadata()["diffwave_sde"])
+            return facts, latents.get_tensor("latent"), latents.get_tensor("outside")
     except (SafetensorError, KeyError, TypeError, ValueError, OSError):
         raise ValueError(f"{file} holds no latents: make them with `diffwave-sde edit encode`") from None
 
@@ -233,21 +234,24 @@ def decode(editor: Editor, file: str) -> Made:
     Raises:
         ValueError: if they are of another model, or of another step of it.
     """
-    facts, u = read_latents(file)
+    facts, u, outside = read_latents(file)
     if facts["model"]["step"] != editor.model.step:
         theirs = facts["model"]
         raise ValueError(
             f"{file} is of {theirs['path']}, step {theirs['step']:,}, and {editor.model.path} is of step "
             f"{editor.model.step:,}: give the model that it was made with, --ckpt"
         )
-    window = editor.decode(u)[0]
-    rate, model_rate = facts["rate"], editor.model.rate
-    x = window / facts["gain"] + facts["dc"]
-    start = facts["start"]
-    x = torch.cat((x.new_full((max(start, 0),), facts["dc"]), x[max(-start, 0) :]))
-    x = audio.resample(x, model_rate, rate)[: facts["samples"]]
-    x = torch.cat((x, x.new_full((facts["samples"] - len(x),), facts["dc"])))
-    return Made([None], [Sound("000 decode", x, rate)])
+    x = outside + _on_the_files_clock(editor.decode(u)[0], facts, editor)
+    return Made([None], [Sound("000 decode", x, facts["rate"])])
+
+
+def _on_the_files_clock(window: Tensor, facts: dict[str, Any], editor: Editor) -> Tensor:
+    """A window at the file's rate, level, place and length, (samples,); zeros around it."""
+    start, samples = facts["start"], facts["samples"]
+    x = window / facts["gain"]
+    x = torch.cat((x.new_zeros(max(start, 0)), x[max(-start, 0) :]))
+    x = audio.resample(x, editor.model.rate, facts["rate"])[:samples]
+    return torch.cat((x, x.new_zeros(samples - len(x))))
 
 
 def _prepared(editor: Editor, file: str) -> Prepared:

@@ -213,7 +213,7 @@ class Editor:
             self.flow(),
             self._condition(1),
             iterations,
-            2e-6,
+            1e-8,  # of the state, whose noise is hundreds of times as loud as a sound
             self.progress,
         )
 

@@ -253,6 +253,18 @@ def test_epochs_cut_short_by_limit_train_batches_resume_as_well(root, tmp_path):
         assert run(root, tmp_path / "b", ckpt=str(tmp_path / "b" / f"step={step}.ckpt"), **limit) == whole[step:]
 
 
+def test_workers_of_a_process_in_a_group_are_no_forks_of_it(root):
+    alone = [batch.index.tolist() for batch in data(root, workers=0).train_dataloader()]
+    assert data(root, workers=1).train_dataloader().multiprocessing_context is None
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        loader = data(root, workers=1).train_dataloader()
+        assert loader.multiprocessing_context.get_start_method() == "forkserver"
+        assert [batch.index.tolist() for batch in loader] == alone
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 def test_overfitting_on_one_batch_is_left_to_lightning(root, tmp_path):
     assert len({tuple(batch) for batch in run(root, tmp_path, overfit_batches=1, max_steps=4)}) == 1
 
