@@ -181,12 +181,7 @@ def samplers() -> dict[str, tuple[Sampler | None, Guidance | None, bool]]:
 def qualities(options: argparse.Namespace, device: torch.device) -> Table:
     """The second table."""
     models = {half: model(options.ckpt, device, half) for half in (False, True)}
-    data = AudioDataModule(options.dataset, mu=0, workers=0)
-    data.prepare_data()
-    data.setup("fit")
-    rows = np.sort(np.concatenate([data.splits[part] for part in ("validation", "test")]))
-    clips = audio.from_int16(data.store.read(rows))
-    real = SoundSet(clips, tuple(data.labels[i] for i in data.store.label_ids[rows]), "held out")
+    real = held_out(options.dataset)
     embeddings, seeds = [kind() for kind in EMBEDDINGS.values()], [int(seed) for seed in options.seeds.split(",")]
     table = Table(
         "",
@@ -219,6 +214,16 @@ def qualities(options: argparse.Namespace, device: torch.device) -> Table:
         cells = [mean(v, 2) for v in ratios] + [f"{mean(v, 2)} floors" for v in floors]
         table.add_row(name, f"{len(times) + twice}" + (f" and {weakly}" if weakly else ""), *cells)
     return table
+
+
+def held_out(dataset: str) -> SoundSet:
+    """The clips of a data set that are not trained on."""
+    data = AudioDataModule(dataset, mu=0, workers=0)
+    data.prepare_data()
+    data.setup("fit")
+    rows = np.sort(np.concatenate([data.splits[part] for part in ("validation", "test")]))
+    clips = audio.from_int16(data.store.read(rows))
+    return SoundSet(clips, tuple(data.labels[i] for i in data.store.label_ids[rows]), "held out")
 
 
 def generated(

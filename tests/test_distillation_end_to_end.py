@@ -12,12 +12,14 @@ from test_cli import SMALL
 from diffwave_sde import checkpoint
 from diffwave_sde.cli import main
 from diffwave_sde.cli.lightning import CONFIGS
+from diffwave_sde.denoiser import Condition
 from diffwave_sde.model import KEY
 
 RUN = [o for o in SMALL if "model" not in o and not o.startswith(("--config", "--data.length"))]
 STUDENTS = {
     "progressive": [f"--config={CONFIGS}/experiment/distil.yaml"],
     "consistency": [f"--config={CONFIGS}/experiment/consistency.yaml"],
+    "told": [f"--config={CONFIGS}/experiment/distil-guidance.yaml"],
     "tuning": [f"--config={CONFIGS}/experiment/consistency-tuning.yaml"],
 }
 
@@ -68,6 +70,25 @@ def test_a_student_is_a_model_of_its_own_that_is_heard_in_four_calls(name, home,
     assert saved[KEY]["config"]["model"]["loss"]["init_args"]["teacher"] == "runs/teacher"
     main(["sample", f"--ckpt=runs/{name}", "--n=3", f"--out=sounds-{name}"])
     assert json.loads((home / f"sounds-{name}" / "sounds.json").read_text())["nfe"] == 4
+
+
+def test_a_student_of_a_range_of_guidance_is_told_the_weight_and_takes_one_pass(home, monkeypatch, tmp_path):
+    monkeypatch.chdir(home)
+    fit(home, "told", 3, "--model.optimizer.lr=0.05")
+    sounds = {}
+    for weight in (1, 4):
+        main(["sample", "--ckpt=runs/told", "--n=2", f"--out=told-{weight}", f"--guidance.weight={weight}"])
+        record = json.loads((home / f"told-{weight}" / "sounds.json").read_text())
+        assert record["nfe"] == 4
+        sounds[weight] = (home / f"told-{weight}" / record["sounds"][0]["file"]).read_bytes()
+    assert sounds[1] != sounds[4]
+    main(["export", "--ckpt=runs/told", "--format=program", "--guidance.weight=4", f"--out={tmp_path}/told"])
+    model = checkpoint.load("runs/told").module
+    u, t, label = torch.randn(2, 1, 1, 2000), torch.full((2,), 0.5).double(), torch.zeros(2, dtype=torch.long)
+    D = torch.export.load(tmp_path / "told/model.pt2").module()(u, t, label)
+    told = Condition(label=label, guidance=torch.full((2,), 4.0))
+    torch.testing.assert_close(D, model.denoiser(u, t, told), rtol=1e-4, atol=1e-5)
+    assert json.loads((tmp_path / "told/sampling.json").read_text())["guidance"] == 1
 
 
 def test_a_student_that_goes_on_is_the_one_that_never_stopped(home, monkeypatch):

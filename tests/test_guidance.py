@@ -11,7 +11,7 @@ from diffwave_sde.clipping import CLIPS, Clip, DynamicThreshold, StaticClip
 from diffwave_sde.denoiser import BaseDenoiser, Condition, Denoiser, Wrapper
 from diffwave_sde.editing.posterior import GradientPosterior, LinearGaussian, LinearPosterior
 from diffwave_sde.editing.projection import Projected, known_samples
-from diffwave_sde.guidance import AutoGuidance, ClassifierFree, ClassifierGuidance, ClassMix, Guidance
+from diffwave_sde.guidance import AutoGuidance, ClassifierFree, ClassifierGuidance, ClassMix, Guidance, GuidanceInput
 from diffwave_sde.networks import UNet
 from diffwave_sde.parametrization import Karras
 from diffwave_sde.random import stream
@@ -109,6 +109,8 @@ class Classes(BaseDenoiser):
         self.asked.append(len(u))
         rows = zip(u.split(1), t.split(1), condition.label.tolist(), strict=True)
         D = torch.cat([self.law(label).denoise(self.sde, one, at) for one, at, label in rows])
+        if condition.guidance is not None:  # as a student answers that is told the weight
+            D = condition.guidance[:, None, None].to(D) * D
         return D, u[:, 0]  # a learned variance's place, which wrappers are to pass on
 
 
@@ -283,6 +285,34 @@ def test_what_is_told_of_a_guidance(guidance, told):
     assert str(guidance) == told
 
 
+def test_a_network_that_takes_the_weight_is_told_it_and_asked_once():
+    torch.manual_seed(0)
+    plain = UNet(1, 3, channels=[8, 8], factors=[5], embedding=8, heads=2)
+    torch.manual_seed(0)
+    taught = UNet(1, 3, channels=[8, 8], factors=[5], embedding=8, heads=2, guidance=True)
+    assert set(taught.state_dict()) - set(plain.state_dict()) == {"embed.guidance.weight", "embed.guidance.bias"}
+    taught.load_state_dict(plain.state_dict(), strict=False)
+    for net in (plain, taught):
+        torch.nn.init.normal_(net.head[-1].weight, generator=stream("head"))
+    denoiser, u = Denoiser(taught, VP()), states(VP()).float()
+    t = T.float()
+    # At first any weight gives what there was before.
+    assert torch.equal(Guidance(4.0)(denoiser)(u, t, ASKED), Denoiser(plain, VP())(u, t, ASKED))
+    for parameter in taught.parameters():
+        torch.nn.init.normal_(parameter, std=0.1, generator=stream("taught"))
+    asked = []
+    taught.register_forward_hook(lambda _, given, out: asked.append((len(given[0]), given[2].guidance)))
+    weights = torch.tensor([4.0, 4.0, 4.0])
+    expected = denoiser(u, t, Condition(label=ASKED.label, guidance=weights))
+    assert torch.equal(Guidance(4.0)(denoiser)(u, t, ASKED), expected)
+    at_once = Guidance(4.0)(denoiser).nodes(T, u)(u, 1, ASKED)[0]
+    torch.testing.assert_close(at_once, Guidance(4.0)(denoiser)(u, t[1:2].expand(3), ASKED))
+    assert all(count == 3 and torch.equal(told, weights) for count, told in asked)
+    assert not torch.equal(expected, denoiser(u, t, ASKED))
+    # None is 1.
+    assert torch.equal(denoiser(u, t, ASKED), denoiser(u, t, Condition(label=ASKED.label, guidance=torch.ones(3))))
+
+
 class Louder(BaseClassifier):
     """It takes what is loud for class 1."""
 
@@ -297,6 +327,7 @@ WRAPPERS = {
     "StaticClip": lambda denoiser: StaticClip(denoiser, 1.1),
     "DynamicThreshold": DynamicThreshold,
     "ClassifierFree": lambda denoiser: ClassifierFree(denoiser, 2.5, sigma_min=0.3),
+    "GuidanceInput": lambda denoiser: GuidanceInput(denoiser, 1.2),
     "ClassMix": lambda denoiser: ClassMix(denoiser, 3, [{0: 0.7, 1: 0.3}], 1.5, sigma_min=0.3),
     "AutoGuidance": lambda denoiser: AutoGuidance(denoiser, Oracle(denoiser.sde, MIXTURE), 1.7, sigma_max=3.0),
     "ClassifierGuidance": lambda denoiser: ClassifierGuidance(denoiser, Louder(), 20.0, labels=[{0: 1.0}, {1: 0.6}]),

@@ -247,6 +247,8 @@ class CLI(LightningCLI):
             "model": {key: model[key] for key in ("net", "sde", "parametrization") if model.get(key) is not None},
             "data": {key: data[key] for key in ("length", "mu") if data.get(key) is not None},
         }
+        if isinstance(loss.init_args.get("guidance"), (list, tuple)):
+            student["model"]["net"].setdefault("init_args", {})["guidance"] = True
         defaults = self.argv[: len(self.argv) - len(self.rest)]
         self.argv = [*defaults, "--config", yaml.safe_dump(student), *self.rest]
         self.config = expand_options(parser.parse_args(self.argv))

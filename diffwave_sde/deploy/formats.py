@@ -45,14 +45,15 @@ def save_program(model: LoadedModel, folder: Path, dtype: str, length: int) -> N
 
 
 def _save_graphs(
-    save: Callable[[Denoiser, int, Path], None], name: str, model: LoadedModel, folder: Path, length: int
+    save: Callable[[Denoiser, int, Path, float], None], name: str, model: LoadedModel, folder: Path, length: int
 ) -> None:
     """The graph of the model, that of its weak network if sounds take it, and the numbers."""
     module = model.module
     guidance = module.guided()
-    save(module.denoiser, length, folder / name)
+    weight = guidance.weight if guidance else 1.0
+    save(module.denoiser, length, folder / name, weight)
     if guidance and guidance.auto != 1:
-        save(module.denoiser.weak, length, folder / name.replace("model", "weak"))
+        save(module.denoiser.weak, length, folder / name.replace("model", "weak"), weight)
     numbers = {
         "rate": model.rate,
         "length": length,

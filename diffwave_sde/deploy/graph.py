@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +29,22 @@ FEW = (1, 2, 4, 8)  # those where a grid jumps to the sound, as that of a distil
 
 
 class Graph(nn.Module):
-    """The denoiser as a function of tensors alone."""
+    """The denoiser as a function of tensors alone; `weight` is of the guidance that its network is told, if it is."""
 
-    def __init__(self, denoiser: Denoiser):
+    def __init__(self, denoiser: Denoiser, weight: float = 1.0):
         super().__init__()
+        self.weight = weight if denoiser.net.guidance else None
         # Without the weak one, which is no part of D; it has a graph of its own.
         self.denoiser = copy.copy(denoiser)
         self.denoiser._modules = {**denoiser._modules, "weak": None}
 
     def forward(self, u: Tensor, t: Tensor, label: Tensor) -> Tensor:
         """u (B, S, 1, T), t (B,), label (B,) -> D (B, 1, T)."""
-        return self.denoiser(u, t, Condition(label=label))
+        told = None if self.weight is None else u.new_full((u.shape[0],), self.weight)
+        return self.denoiser(u, t, Condition(label=label, guidance=told))
 
 
-def trace(denoiser: Denoiser, length: int) -> torch.export.ExportedProgram:
+def trace(denoiser: Denoiser, length: int, weight: float = 1.0) -> torch.export.ExportedProgram:
     """The program of `Graph` for sounds of `length` samples, in float32, any number of them at once."""
     example = (
         torch.zeros(2, denoiser.sde.blocks, 1, length),
@@ -49,18 +52,18 @@ def trace(denoiser: Denoiser, length: int) -> torch.export.ExportedProgram:
         torch.tensor([0, -1]),
     )
     many = {0: torch.export.Dim("batch", min=1, max=2**16)}
-    graph = Graph(denoiser).eval()
+    graph = Graph(denoiser, weight).eval()
     with torch.no_grad():
         graph(*example)  # once in earnest, so that what a process keeps for later is no tensor of the trace
         return torch.export.export(graph, example, dynamic_shapes=(many,) * 3)
 
 
-def save_program(denoiser: Denoiser, length: int, file: Path) -> None:
+def save_program(denoiser: Denoiser, length: int, file: Path, weight: float = 1.0) -> None:
     """Writes what `torch.export.load` reads, on any machine with PyTorch."""
-    torch.export.save(trace(denoiser, length), file)
+    torch.export.save(trace(denoiser, length, weight), file)
 
 
-def save_onnx(denoiser: Denoiser, length: int, file: Path) -> None:
+def save_onnx(denoiser: Denoiser, length: int, file: Path, weight: float = 1.0) -> None:
     """Writes an ONNX file, weights included.
 
     Raises:
@@ -75,7 +78,7 @@ def save_onnx(denoiser: Denoiser, length: int, file: Path) -> None:
     # Of operators that a network of ours has not.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     program = torch.onnx.export(
-        trace(denoiser, length), dynamo=True, input_names=["u", "t", "label"], output_names=["D"], verbose=False
+        trace(denoiser, length, weight), dynamo=True, input_names=["u", "t", "label"], output_names=["D"], verbose=False
     )
     program.save(str(file), external_data=False)
 
@@ -118,6 +121,8 @@ def sampling(denoiser: Denoiser, sampler: Sampler, guidance: Guidance | None) ->
     """
     sampler = sampler.resolve(denoiser.sde)
     guidance = (guidance or Guidance(1.0)).supported_by(denoiser)
+    if denoiser.net.guidance:  # the graph holds the weight that it is told
+        guidance = replace(guidance, weight=1.0)
     plans = {str(sampler.steps): plan(denoiser, sampler, guidance)}
     if sampler.grid.flexible:
         few = sampler.grid.fewest == 1

@@ -20,7 +20,7 @@ from torch import Tensor
 from diffwave_sde.bounds import not_negative, positive
 from diffwave_sde.denoiser import Condition, Denoiser
 from diffwave_sde.distillation.flow import Flow, between, scalar
-from diffwave_sde.distillation.teacher import Teacher
+from diffwave_sde.distillation.teacher import Teacher, Weights
 from diffwave_sde.loss import KarrasWeight, LogNormalSigma, NoiseDraw, Objective, TimeSampler, Weight
 from diffwave_sde.loss.objectives import TimeSampling, finish, mean_square, weight_inputs
 from diffwave_sde.samplers import Grid, JumpGrid, Sampler
@@ -122,6 +122,7 @@ class _Consistency(Objective):
     def at(self, denoiser: Denoiser, x: Tensor, draw: NoiseDraw, condition: Condition | None = None) -> Tensor:
         kernel = denoiser.sde.kernel(draw.t)
         u = kernel.sample(x, draw.eps)
+        condition = condition if self.teacher is None else self.teacher.told(draw, condition)
         D = denoiser(u, draw.t, condition)
         target, gap = self.target(denoiser, x, u, draw.t, condition)
         error = mean_square(D - target)
@@ -137,6 +138,7 @@ class _Consistency(Objective):
         sde = denoiser.sde
         kernel = sde.kernel(draw.t)
         u = kernel.sample(x, draw.eps)
+        condition = self.teacher.told(draw, condition)
         flow = Flow(sde, u, draw.t)
         times = between(sde, draw.t, self.end(sde, draw.t), JUDGED)
         flow.walk(lambda state, at: self.teacher(state, at, condition), times, second_order=True)
@@ -153,7 +155,8 @@ class ConsistencyDistillation(_Consistency):
     Args:
         teacher: a checkpoint, a run's folder, or the name of a model that comes with the program.
         guidance: weight of the teacher's classifier-free guidance, which the student has learned then; null for the
-            teacher's own.
+            teacher's own; two weights for a student that is told any weight between (`Network.guidance`; Meng et al.
+            2023, section 3.1).
         substeps: steps of the teacher from t to r, of two calls each (DPM-Solver++(2S)).
         time: the law of t.
         weight: w, the weight of |D - x̃|²; KarrasWeight by default.
@@ -170,7 +173,7 @@ class ConsistencyDistillation(_Consistency):
     def __init__(
         self,
         teacher: str,
-        guidance: float | None = None,
+        guidance: Weights = None,
         substeps: int = 1,
         time: TimeSampler | None = None,
         weight: Weight | None = None,

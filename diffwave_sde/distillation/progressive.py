@@ -7,7 +7,7 @@ from torch import Tensor
 
 from diffwave_sde.denoiser import BaseDenoiser, Condition, Denoiser
 from diffwave_sde.distillation.flow import Flow, scalar
-from diffwave_sde.distillation.teacher import Teacher
+from diffwave_sde.distillation.teacher import Teacher, Weights
 from diffwave_sde.loss import KarrasWeight, NoiseDraw, Objective, TimeSampler, Weight
 from diffwave_sde.loss.objectives import TimeSampling, finish, mean_square, weight_inputs
 from diffwave_sde.samplers import Grid, JumpGrid, Sampler
@@ -58,7 +58,8 @@ class ProgressiveDistillation(Objective):
         grid: where both lie; JumpGrid by default.
         second_order: whether the teacher's steps are DPM-Solver++(2M)'s, as good as twice as many of DDIM.
         guidance: weight of the teacher's classifier-free guidance, which the student has learned then; null for the
-            teacher's own.
+            teacher's own; two weights for a student that is told any weight between (`Network.guidance`; Meng et al.
+            2023, section 3.1).
         weight: the weight of |D - x̃|²; KarrasWeight by default.
         time_sampling: how a batch is spread over the N times.
     """
@@ -70,7 +71,7 @@ class ProgressiveDistillation(Objective):
         substeps: int = 2,
         grid: Grid | None = None,
         second_order: bool = False,
-        guidance: float | None = None,
+        guidance: Weights = None,
         weight: Weight | None = None,
         time_sampling: TimeSampling = "stratified",
     ):
@@ -124,6 +125,7 @@ class ProgressiveDistillation(Objective):
     def at(self, denoiser: Denoiser, x: Tensor, draw: NoiseDraw, condition: Condition | None = None) -> Tensor:
         kernel = denoiser.sde.kernel(draw.t)
         u = kernel.sample(x, draw.eps)
+        condition = self.teacher.told(draw, condition)
         target = self.target(denoiser.sde, u, draw.t, condition)
         error = mean_square(denoiser(u, draw.t, condition) - target)
         weight = broadcast_like(self.weight(weight_inputs(denoiser, draw.t, kernel)), error)

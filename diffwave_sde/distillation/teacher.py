@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +15,11 @@ from diffwave_sde.denoiser import BaseDenoiser, Condition, Denoiser
 from diffwave_sde.guidance import Guidance
 
 if TYPE_CHECKING:
+    from diffwave_sde.loss import NoiseDraw
     from diffwave_sde.model import Model
+
+Weights = float | tuple[float, float] | None
+"""A weight of guidance, a range of them, or the model's own."""
 
 
 class Teacher:
@@ -23,11 +30,19 @@ class Teacher:
 
     Args:
         path: a checkpoint, a run's folder, or the name of a model that comes with the program.
-        guidance: weight of the classifier-free guidance, 1 for none; null for the guidance that the model has.
+        guidance: weight of the classifier-free guidance, 1 for none; null for the guidance that the model has; or two,
+            a range from which `told` draws one for each example.
+
+    Raises:
+        ValueError: if a weight is negative, or a range has none between.
     """
 
-    def __init__(self, path: str, guidance: float | None = None):
-        self.path, self.weight = path, guidance
+    def __init__(self, path: str, guidance: Weights = None):
+        self.range = tuple(guidance) if isinstance(guidance, Sequence) else None
+        if self.range is not None and not (len(self.range) == 2 and 0 < self.range[0] < self.range[1] < math.inf):
+            raise ValueError(f"guidance = {list(self.range)}: a range is two weights, the lower first, above 0")
+        self.path, self.given = path, guidance
+        self.weight = self.range[1] if self.range else guidance
         self.denoiser: BaseDenoiser | None = None
         self.model: Model | None = None
         self.guidance: Guidance | None = None
@@ -43,7 +58,19 @@ class Teacher:
         return self  # an average of the student has the same teacher
 
     def __reduce__(self):
-        return Teacher, (self.path, self.weight)
+        return Teacher, (self.path, self.given)
+
+    def told(self, draw: NoiseDraw, condition: Condition | None) -> Condition | None:
+        """The condition with a weight of guidance for each example, log-uniform in the range; or as it is without one.
+
+        It follows from the mean of the noise that is drawn already, which is a standard normal number.
+        """
+        if self.range is None:
+            return condition
+        eps = draw.eps[:, 0].flatten(1).double()
+        share = torch.special.ndtr(eps.mean(1) * math.sqrt(eps.shape[1]))
+        low, high = (math.log(w) for w in self.range)
+        return replace(condition or Condition(), guidance=(low + share * (high - low)).exp().float())
 
     def load(self) -> Teacher:
         """Read the checkpoint, once.
@@ -71,6 +98,15 @@ class Teacher:
         if not isinstance(denoiser, Denoiser):
             return
         mine, theirs = ({k: v.shape for k, v in d.net.state_dict().items()} for d in (student, denoiser))
+        own = set()
+        if self.range is not None:
+            if not student.net.guidance:
+                raise ValueError(
+                    "a range of guidance takes a network that is told its weight: set --model.net.guidance"
+                )
+            # What the weight goes through is the student's own, and changes nothing yet.
+            own = {name for name in mine.keys() - theirs.keys() if ".guidance." in f".{name}"}
+        mine = {name: shape for name, shape in mine.items() if name not in own}
         wrong = next((k for k in sorted(mine.keys() | theirs.keys()) if mine.get(k) != theirs.get(k)), None)
         if wrong:
             raise ValueError(
@@ -84,12 +120,15 @@ class Teacher:
                 f"the student's process is not that of the teacher {self.path}: leave --model.sde out, and the student "
                 "has the teacher's"
             )
-        student.net.load_state_dict(denoiser.net.state_dict())
+        student.net.load_state_dict(denoiser.net.state_dict(), strict=not own)
         student.sigma_data.copy_(denoiser.sigma_data)
 
     @torch.no_grad()
     def __call__(self, u: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
-        """D of the teacher, guided where it is: u (B, 1, C, T), t (B,) -> (B, C, T)."""
+        """D of the teacher, guided where it is: u (B, 1, C, T), t (B,) -> (B, C, T).
+
+        `condition.guidance`, where it is given, takes the place of the weight.
+        """
         denoiser = self.load().denoiser
         if self.guidance is None:
             return denoiser(u, t, condition)

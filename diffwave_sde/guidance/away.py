@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -39,9 +40,9 @@ class GuidedDenoiser(Wrapper):
         sigma = self.sde.kernel(t).snr.rsqrt()
         return (sigma >= self.sigma_min) & (sigma <= self.sigma_max) & (self.weight != 1)
 
-    def away(self, D: Tensor, worse: Tensor) -> Tensor:
-        """The new D (B, C, T)."""
-        return D + (self.weight - 1) * (D - worse)
+    def away(self, D: Tensor, worse: Tensor, weight: Tensor | None = None) -> Tensor:
+        """The new D (B, C, T); `weight` (B,) in place of one for all."""
+        return D + (self.weight - 1 if weight is None else weight[:, None, None].to(D) - 1) * (D - worse)
 
 
 def check(none: int = 1, **options: float) -> None:
@@ -57,7 +58,8 @@ class ClassifierFree(GuidedDenoiser):
     """D guided away from what it would be without a class: D + (w - 1) (D - D without the class).
 
     It takes a second pass of the network wherever it acts; both are made in one call, of twice the batch. Where nothing
-    is asked for, nothing changes. The network must be trained with some of the classes hidden.
+    is asked for, nothing changes. The network must be trained with some of the classes hidden. `condition.guidance`,
+    where it is given, takes the place of w, example by example.
 
     Source: Ho and Salimans 2022, eq. 6 (their w is ours less 1); at some noise levels alone: Kynkäänniemi et al. 2024.
     """
@@ -68,7 +70,8 @@ class ClassifierFree(GuidedDenoiser):
         acts = self.acts(t)[:, None, None].to(u.device)
         both, share = self.denoiser.predict(torch.cat((u, u)), torch.cat((t, t)), _and_without(condition))
         D, without = both.chunk(2)
-        return torch.where(acts, self.away(D, without), D), None if share is None else share[: len(u)]
+        D = torch.where(acts, self.away(D, without, condition.guidance), D)
+        return D, None if share is None else share[: len(u)]
 
     def nodes(self, times: Tensor, like: Tensor) -> Nodes:
         inner, acts = self.denoiser.nodes(times, like), self.acts(times).tolist()
@@ -77,12 +80,37 @@ class ClassifierFree(GuidedDenoiser):
             if not acts[i] or not self._asked(condition):
                 return inner(u, i, condition)
             both, share = inner(torch.cat((u, u)), i, _and_without(condition))
-            return self.away(*both.chunk(2)), None if share is None else share[: len(u)]
+            return self.away(*both.chunk(2), condition.guidance), None if share is None else share[: len(u)]
 
         return at
 
     def _asked(self, condition: Condition | None) -> bool:
         return self.weight != 1 and condition is not None and condition.label is not None
+
+
+class GuidanceInput(Wrapper):
+    """A network that has learned guidance, told its weight: one pass a call, at the noise levels of its teacher.
+
+    Source: Meng et al. 2023, section 3.1.
+
+    Args:
+        denoiser: of a network that takes the weight (`Network.guidance`).
+        weight: w, as of `GuidedDenoiser`.
+    """
+
+    def __init__(self, denoiser: BaseDenoiser, weight: float):
+        super().__init__(denoiser)
+        self.weight = weight
+
+    def predict(self, u: Tensor, t: Tensor, condition: Condition | None = None) -> tuple[Tensor, Tensor | None]:
+        return self.denoiser.predict(u, t, self._told(u, condition))
+
+    def nodes(self, times: Tensor, like: Tensor) -> Nodes:
+        inner = self.denoiser.nodes(times, like)
+        return lambda u, i, condition=None: inner(u, i, self._told(u, condition))
+
+    def _told(self, u: Tensor, condition: Condition | None) -> Condition:
+        return replace(condition or Condition(), guidance=u.new_full((u.shape[0],), self.weight))
 
 
 class ClassMix(GuidedDenoiser):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from diffwave_sde.classifier import BaseClassifier, Classifier
 from diffwave_sde.denoiser import BaseDenoiser, Denoiser
-from diffwave_sde.guidance.away import AutoGuidance, ClassifierFree, ClassMix, check
+from diffwave_sde.guidance.away import AutoGuidance, ClassifierFree, ClassMix, GuidanceInput, check
 from diffwave_sde.guidance.towards import ClassifierGuidance
 
 
@@ -18,7 +18,7 @@ class Guidance:
 
     Args:
         weight: how far to the class that is asked for; 1 is not at all, more makes sounds clearer examples of their
-            class, and more alike.
+            class, and more alike. A network that takes it as an input is told it instead, and needs no second pass.
         sigma_min: noise level σ from which on that acts; each step that it acts at costs two passes of the network.
         sigma_max: noise level σ up to which it acts; .inf for all.
         auto: how far away from the errors of the model's weak network (autoguidance); 1 is not at all.
@@ -86,7 +86,7 @@ class Guidance:
             guided = ClassMix(denoiser, classes, mixes, own.weight, own.sigma_min, own.sigma_max)
             weak = weak and ClassMix(weak, classes, mixes)
         elif own.weight != 1:
-            guided = own.by_class(guided)
+            guided = GuidanceInput(guided, own.weight) if denoiser.net.guidance else own.by_class(guided)
         if own.auto != 1:
             guided = own.by_weak(guided, weak)
         if own.classifier:

@@ -169,17 +169,18 @@ MIXERS = {"attention": (Attention,), "fnet": (Fourier,), "both": (Fourier, Atten
 
 
 class NoiseEmbedding(nn.Module):
-    """Features of the noise level and of the class.
+    """Features of the noise level, of the class, and of the weight of guidance.
 
     Args:
         size: width of the embedding.
         features: "fourier", random frequencies (Song et al. 2021), or "sinusoidal", geometric ones (Vaswani 2017).
         classes: number of classes; there is one more row for "no class".
+        guidance: whether the weight of guidance is taken, in features of its logarithm; at first it changes nothing.
     """
 
     frequencies: Tensor
 
-    def __init__(self, size: int, features: str, classes: int):
+    def __init__(self, size: int, features: str, classes: int, guidance: bool = False):
         super().__init__()
         half = 32
         if features == "fourier":
@@ -193,16 +194,24 @@ class NoiseEmbedding(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(2 * half, size), nn.SiLU(), nn.Linear(size, size))
         self.classes = classes
         self.label = nn.Embedding(classes + 1, size) if classes else None
+        self.guidance = zeroed(nn.Linear(2 * half, size)) if guidance else None
 
-    def forward(self, noise: Tensor, label: Tensor | None) -> Tensor:
-        """noise (B,), label (B,) long, negative for none, or None -> (B, size)."""
-        phase = noise[:, None] * self.frequencies.to(noise)
-        out = self.mlp(torch.cat((phase.sin(), phase.cos()), 1))
+    def forward(self, noise: Tensor, label: Tensor | None, guidance: Tensor | None = None) -> Tensor:
+        """noise (B,), label (B,) long, negative for none, or None, guidance (B,), or None for 1 -> (B, size)."""
+        out = self.mlp(self._phases(noise))
+        if self.guidance is not None:
+            # From 1/16 on, since there is no logarithm of 0.
+            weight = torch.ones_like(noise) if guidance is None else guidance.to(noise)
+            out = out + self.guidance(self._phases(weight.clamp_min(1 / 16).log()))
         if self.label is not None:
             if label is None:
                 label = torch.full((noise.shape[0],), -1, device=noise.device)
             out = out + self.label(torch.where(label < 0, self.classes, label))
         return functional.silu(out)
+
+    def _phases(self, x: Tensor) -> Tensor:
+        phase = x[:, None] * self.frequencies.to(x)
+        return torch.cat((phase.sin(), phase.cos()), 1)
 
 
 def compressed(x: Tensor) -> Tensor:

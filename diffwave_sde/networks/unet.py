@@ -47,11 +47,13 @@ class Network(nn.Module, ABC):
     classes: classes that it can be asked for; 0 if none.
     outputs: channels of its output: 1, or 2 if beside the prediction it gives one free number a sample, for instance
         for a learned variance.
+    guidance: whether it takes the weight of guidance as an input, `condition.guidance`, so that a call is one pass.
     """
 
     inputs: int
     classes: int
     outputs: int = 1
+    guidance: bool = False
 
     @abstractmethod
     def forward(self, u: Tensor, noise: Tensor, condition: object | None = None) -> Tensor:
@@ -107,6 +109,8 @@ class UNet(Network):
         norm: normalisation of the features: "group" over all frames, or "frame" by frame.
         variance: whether there is a second output, free, ungated and zero at the start, for a learned variance
             (Nichol and Dhariwal 2021, section 3.1).
+        guidance: whether the weight of guidance is an input, which distillation from a range of weights teaches (Meng
+            et al. 2023, section 3.1).
         recompute: whether a training step keeps only what goes into each block, and computes the rest again on its way
             back: the same gradient in less memory, for about a third more time (Chen et al. 2016).
 
@@ -144,6 +148,7 @@ class UNet(Network):
         lowest: int | None = None,
         norm: Literal["group", "frame"] = "group",
         recompute: bool = False,
+        guidance: bool = False,
     ):
         super().__init__()
         if len(channels) != len(factors) + 1:
@@ -163,12 +168,13 @@ class UNet(Network):
         check("bottleneck", bottleneck, MIXERS)
         check("norm", norm, ("group", "frame"))
         self.inputs, self.classes, self.outputs = inputs or 1, classes or 0, 2 if variance else 1
+        self.guidance = guidance
         self.front = front or Waveform()
         self.position, self.compress, self.recompute = position, compress, recompute
         self.rescale, self.harmonics, self.concat = rescale, tuple(harmonics), skips == "concat"
         self.stride = math.prod(factors)
         bands = self.front.bands
-        self.embed = NoiseEmbedding(embedding, features, self.classes)
+        self.embed = NoiseEmbedding(embedding, features, self.classes, guidance)
 
         def dilate(block: int) -> tuple[int, int]:
             return dilations[2 * block % len(dilations)], dilations[(2 * block + 1) % len(dilations)]
@@ -216,7 +222,7 @@ class UNet(Network):
         u = functional.pad(u, (0, -length % hop))
         gain = relative_gain(noise)
         looks = [self._analyse(front, u, gain) for front in (self.front, *self.fronts)]
-        embedding = self.embed(noise, getattr(condition, "label", None))
+        embedding = self.embed(noise, getattr(condition, "label", None), getattr(condition, "guidance", None))
         # As many as the longest frames of all need: a lapped transform has one more than the samples have hops.
         frames = max(looks[0][0].shape[-1], looks[-1][0].shape[-1] * (self.stride if self.fronts else 1))
         frames += -frames % self.stride

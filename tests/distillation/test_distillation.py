@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
-from truth import GAUSSIAN, MIXTURE, PARAMETRIZATIONS, PROCESSES, Oracle, close, concrete, tensor
+from truth import GAUSSIAN, MIXTURE, PARAMETRIZATIONS, PROCESSES, Mixture, Oracle, close, concrete, tensor
 
 from diffwave_sde import checkpoint
 from diffwave_sde.denoiser import BaseDenoiser, Condition, Denoiser
@@ -94,6 +94,55 @@ def test_a_walk_is_the_sampler_s_and_one_step_of_its_implied_x_ends_there(name, 
     close(flow.state[:, 0], x)
     close(flow.implied, x, 1e-9, 1e-12)
     assert a.snr > 0
+
+
+# -------------------------------------------------------------------------------------- guidance as an input
+
+
+class Classes(BaseDenoiser):
+    """Gaussian classes of two means; the data together where none is told."""
+
+    def __init__(self, sde):
+        super().__init__()
+        self.sde, self.sigma_data = sde, torch.tensor(0.5)
+        self.net = nn.Identity()
+        self.net.classes, self.net.guidance, self.weak = 2, False, None
+
+    def predict(self, u, t, condition=None):
+        laws = [GAUSSIAN if c < 0 else Mixture((1.0,), (c + 1.0,), (STD,)) for c in condition.label.tolist()]
+        rows = zip(laws, u.split(1), t.split(1), strict=True)
+        return torch.cat([law.denoise(self.sde, one, at) for law, one, at in rows]), None
+
+
+def test_a_range_of_weights_is_drawn_evenly_in_log_and_each_row_has_the_target_of_its_own():
+    sde = SCALAR["EDM"]
+    x, draw = drawn(ProgressiveDistillation("exact"), sde, 4, 16)
+    label = Condition(label=torch.tensor([0, 1, 0, -1]))
+
+    def objective(guidance):
+        made = ProgressiveDistillation("exact", guidance=guidance)
+        made.teacher.denoiser = Classes(sde)
+        made.teacher.guidance = Guidance(made.teacher.weight)
+        return made
+
+    ranged = objective((1.5, 6.0))
+    told = ranged.teacher.told(draw, label)
+    u = sde.kernel(draw.t).sample(x, draw.eps)
+    target = ranged.target(sde, u, draw.t, told)
+    for i, weight in enumerate(told.guidance.double().tolist()):
+        assert 1.5 < weight < 6
+        alone = objective(weight).target(sde, u, draw.t, label)
+        close(target[i], alone[i], 1e-5, 1e-6)
+    assert not torch.allclose(target, objective(1.0).target(sde, u, draw.t, label), atol=1e-3)
+    many = NoiseDraw(torch.zeros(4000), torch.randn(4000, 1, 1, 50, generator=torch.Generator().manual_seed(0)))
+    share = (ranged.teacher.told(many, None).guidance.log() - math.log(1.5)) / math.log(4)
+    assert (share.sort().values - torch.linspace(0, 1, 4000)).abs().max() < 0.03  # Kolmogorov and Smirnov's distance
+
+
+@pytest.mark.parametrize("wrong", [(3.0, 1.0), (0.0, 2.0), (1.0, math.inf)])
+def test_a_range_of_weights_that_is_none_is_refused(wrong):
+    with pytest.raises(ValueError, match="a range is two weights, the lower first"):
+        ProgressiveDistillation("exact", guidance=wrong)
 
 
 # -------------------------------------------------------------------------------------- minimisers
