@@ -68,7 +68,9 @@ def main(argv: list[str] | None = None) -> None:
 def _expected(error: Exception) -> bool:
     """Whether the error tells a user what to do, and not a programmer."""
     names = {c.__name__ for c in type(error).__mro__}
-    return bool(names & {"ValueError", "OSError", "ArgumentError", "ArgumentTypeError", "MisconfigurationException"})
+    return bool(
+        names & {"ValueError", "OSError", "ArgumentError", "ArgumentTypeError", "MisconfigurationException", "Diverged"}
+    )
 
 
 def _complain(message: str, code: int = 2) -> int:
