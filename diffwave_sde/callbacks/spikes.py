@@ -199,10 +199,13 @@ class SpikeDetector(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._settle(trainer, pl_module)
-        never = self._broken and not self._finite
-        if never or not all_finite(pl_module.parameters()):
-            what = f"none of its {self._broken} steps was finite" if never else "its weights are not finite"
-            raise Diverged(f"training has diverged: {what}. {self._remedy(trainer)}")
+        if self._broken > 1 or (self._broken and not self._finite):
+            why = f"its last {self._broken} steps were not finite"
+        elif not all_finite(pl_module.parameters()):
+            why = "its weights are not finite"
+        else:
+            return
+        raise Diverged(f"training has diverged: {why}. {self._remedy(trainer)}")
 
     def _keep(self, trainer: Trainer, module: LightningModule) -> None:
         if self.patience and self.retries and len(trainer.optimizers) == 1 and all_finite(module.parameters()):

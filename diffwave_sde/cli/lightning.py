@@ -10,6 +10,7 @@ import inspect
 import logging
 import os
 import re
+import signal
 import warnings
 from pathlib import Path
 from typing import Any, Literal
@@ -220,6 +221,9 @@ class CLI(LightningCLI):
                     f"--init {options.init} was trained with data.mu = {self.start.recipe['mu']:g}, and {mu:g} is "
                     "asked for: leave data.mu out, or start from a model of that companding"
                 )
+        if not options.ckpt_path and self.verb == "fit" and (requeued := runs.requeued(self.name)):
+            rank_zero_info(f"the job is back from SLURM's queue: going on with {requeued}")
+            options.ckpt_path = str(requeued)
         if not options.ckpt_path:
             self._follow_teacher(parser)
             return
@@ -339,8 +343,10 @@ def run(argv: list[str]) -> None:
             cli = CLI(argv)
         except OtherKind as other:
             cli = CLI(argv, other.kind)
-        if interrupted(cli.trainer):
-            raise KeyboardInterrupt
+        if number := interrupted(cli.trainer):
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            raise SystemExit(128 + number)  # as a shell tells of what a signal has ended
         if cli.verb == "fit" and cli.config[cli.verb].init:
             _tell_best(cli.trainer)
     finally:
