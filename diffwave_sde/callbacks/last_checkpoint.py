@@ -87,9 +87,8 @@ class LastCheckpoint(ModelCheckpoint):
         super().on_train_batch_end(trainer, pl_module, *args)
         if trainer.world_size > 1 and not self.interrupted:
             self._agree(trainer, pl_module)
-        if self.interrupted or (
-            self._failed_at is not None and time.monotonic() - self._failed_at > RETRY
-        ):  # before anything that a second signal might cut short
+        late = self._failed_at is not None and time.monotonic() - self._failed_at > RETRY
+        if self.interrupted or late:  # before anything that a second signal might cut short
             self._save(trainer)
 
     def _agree(self, trainer: Trainer, module: LightningModule) -> None:

@@ -7,7 +7,7 @@ import importlib
 import os
 import sys
 
-from diffwave_sde import compatibility, names
+from diffwave_sde import compatibility, names, trust
 from diffwave_sde.cli import cores, messages
 
 VERBS = {
@@ -24,9 +24,16 @@ VERBS = {
     "export": ("diffwave_sde.cli.export", "write a model for others to use: weights, what they are, and a card"),
 }
 
+TRUST = "--trust"
+TRUST_HELP = (
+    "with any verb: a model may run code of your own or of somebody else, which its configuration names (default: this "
+    "program's classes alone, and modules that the command line names)"
+)
+
 USAGE = "usage: diffwave-sde VERB [options]\n\nScore-based diffusion on raw audio.\n\nverbs:\n" + "".join(
     f"  {verb:<10}{text}\n" for verb, (_, text) in VERBS.items()
 )
+USAGE += f"\n  {TRUST}   {TRUST_HELP}\n"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -54,6 +61,9 @@ def main(argv: list[str] | None = None) -> None:
 
             argv = expand_files(argv)
         argv = compatibility.renew_arguments(argv)
+        trust.reset()
+        trust.allow(trust.named_in(argv), everything=TRUST in argv)
+        argv = [text for text in argv if text != TRUST]
         importlib.import_module(VERBS[verb][0]).run(argv)
     except BrokenPipeError:
         sys.exit(1)

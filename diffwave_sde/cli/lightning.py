@@ -29,6 +29,7 @@ from diffwave_sde import (  # noqa: F401  callbacks and distillation are values 
     callbacks,
     checkpoint,
     distillation,
+    trust,
 )
 from diffwave_sde.atomic import atomic_write
 from diffwave_sde.callbacks.last_checkpoint import interrupted
@@ -232,6 +233,7 @@ class CLI(LightningCLI):
             raise OtherKind(kind, f"{ckpt} is of the kind {kind}, not {self.kind}: leave --kind out")
         self.folder = runs.folder_of(ckpt)
         if self.folder is not None:
+            trust.check(_plain_file(self.folder / "config.yaml"), self.folder / "config.yaml")
             # An earlier version may have written its configuration.
             self.argv = renew_arguments([self.verb, *_configs(self.folder / "config.yaml"), *self.rest])
             self.config = expand_options(parser.parse_args(self.argv))
@@ -247,6 +249,7 @@ class CLI(LightningCLI):
         if "config" not in recipe:
             raise ValueError(f"--model.loss.teacher {self.teacher} does not say what it is: train it through `fit`")
         model, data = recipe["config"]["model"], recipe["config"]["data"]
+        trust.check(model, f"--model.loss.teacher {self.teacher}")
         student = {
             "model": {key: model[key] for key in ("net", "sde", "parametrization") if model.get(key) is not None},
             "data": {key: data[key] for key in ("length", "mu") if data.get(key) is not None},
@@ -375,6 +378,15 @@ def _options(argv: list[str]) -> list[tuple[str, str]]:
         for option, equals, value in [text.partition("=")]
         if text.startswith("--")
     ]
+
+
+def _plain_file(path: Path) -> Any:
+    """What a YAML file holds."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", 0) + 1
+        raise ValueError(f"{path}, line {line}: no YAML of plain values ({str(error).splitlines()[0]})") from None
 
 
 def _kind_in(config: str) -> str | None:
