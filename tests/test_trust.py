@@ -166,3 +166,9 @@ def test_the_flag_works_with_a_verb(here):
 def test_what_the_program_writes_itself_is_not_refused():
     for file in lightning.CONFIGS.rglob("*.yaml"):
         trust.check(yaml.safe_load(file.read_text()), file)
+
+
+def test_the_help_of_a_verb_tells_of_the_flag(capsys):
+    with pytest.raises(SystemExit):
+        main(["sample", "--help"])
+    assert "--trust" in capsys.readouterr().out

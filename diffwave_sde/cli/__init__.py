@@ -65,6 +65,10 @@ def main(argv: list[str] | None = None) -> None:
         trust.allow(trust.named_in(argv), everything=TRUST in argv)
         argv = [text for text in argv if text != TRUST]
         importlib.import_module(VERBS[verb][0]).run(argv)
+    except SystemExit as stop:
+        if not stop.code and {"-h", "--help"} & set(argv):  # it is no option of the verb, whose values are recorded
+            print(f"\n  {TRUST}   {TRUST_HELP}")
+        raise
     except BrokenPipeError:
         sys.exit(1)
     except KeyboardInterrupt:
