@@ -1,5 +1,6 @@
 """Models from elsewhere run no code: hostile folders and checkpoints, against every verb that loads a model."""
 
+import json
 import pickle
 import shutil
 from pathlib import Path
@@ -10,7 +11,7 @@ import yaml
 from refusal import refusal
 
 from diffwave_sde import checkpoint, trust
-from diffwave_sde.cli import lightning, main
+from diffwave_sde.cli import edit, lightning, main
 from diffwave_sde.model import KEY
 
 DRUMS = checkpoint.MODELS / "drums"
@@ -114,6 +115,21 @@ def test_no_verb_runs_what_a_folder_names(verb, here, capfd):
     said = refusal(VERBS[verb], capfd)
     assert "evil.Fade" in said
     assert "--trust" in said
+    assert not (here / "ran").exists()
+
+
+@pytest.mark.parametrize("how", ["again", "decode"])
+def test_the_record_of_an_edit_names_no_other_code(how, here, capfd, monkeypatch):
+    options = {"sampler": {"class_path": "evil.Fade"}, "ckpt": "drums", "label": None, "config": ["more.yaml"]}
+    (here / "more.yaml").write_text("sampler: evil.Fade\n")
+    if how == "again":
+        (here / "edit.json").write_text(json.dumps({"operation": "vary", "options": options, "files": []}))
+    facts = {"label": None, "options": options, "model": {"path": "drums"}}
+    monkeypatch.setattr(edit.files, "read_latents", lambda file: (facts, None))
+    (here / "x.safetensors").touch()
+    file = {"again": "edit.json", "decode": "x.safetensors"}[how]
+    assert "evil.Fade" in refusal(["edit", how, file], capfd)
+    assert "config" not in edit._own({"config": ["more.yaml"]}, here)
     assert not (here / "ran").exists()
 
 
