@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from diffwave_sde import compatibility
+from diffwave_sde import compatibility, trust
 from diffwave_sde.classifier import Classifier
 from diffwave_sde.model import KEY, Model, check_fit, first_mismatch
 from diffwave_sde.names import listed
@@ -235,8 +235,19 @@ def data(path: str | Path, **changes: Any) -> AudioDataModule:
 M = TypeVar("M", bound=nn.Module)
 
 
-def build(config: dict[str, Any], kind: type[M]) -> M:
-    """What the `model` part of a configuration describes, of this kind: as much of it as the kind has arguments for."""
+def build(config: dict[str, Any], kind: type[M], origin: Path | None = None) -> M:
+    """What the `model` part of a configuration describes, of this kind: as much of it as the kind has arguments for.
+
+    Args:
+        config: in plain types.
+        kind: the class that it describes.
+        origin: the file that it came from, whose classes are to be this program's own (`trust`); null for one's own.
+
+    Raises:
+        Untrusted: if it names others.
+    """
+    if origin is not None:
+        trust.check(config, origin)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(kind, "model")
     known = inspect.signature(kind).parameters
@@ -296,7 +307,7 @@ def _model(path: Path, state: dict[str, Any], weights: str, kind: type[M]) -> M:
     if "config" not in state[KEY]:
         raise ValueError(f"{path} holds weights without a configuration: train it through `diffwave-sde fit`")
     if not is_export(path):
-        module = build(state[KEY]["config"]["model"], kind)
+        module = build(state[KEY]["config"]["model"], kind, path)
         _fill(module, state, weights)
         return module
     if weights == "raw":
@@ -341,7 +352,7 @@ def load_classifier(path: str | Path, model: LoadedModel | None = None) -> Class
     recipe = state[KEY]
     if recipe.get("kind") != "classifier":
         raise ValueError(f"{path} is of a model of sounds, not of a classifier: train one with `make classifier`")
-    classifier = build(recipe["config"]["model"], Classifier)
+    classifier = build(recipe["config"]["model"], Classifier, path)
     prefix = "classifier."
     weights = {k.removeprefix(prefix): v for k, v in state["state_dict"].items() if k.startswith(prefix)}
     check_fit(classifier, weights)
@@ -394,7 +405,9 @@ def _complete(path: Path, recipe: dict[str, Any], weights: dict[str, Tensor], ki
     try:
         # Nobody listens with the optimizer, which may be a class of one's own, or of another version.
         config = {k: v for k, v in recipe["config"]["model"].items() if k not in ("optimizer", "scheduler")}
-        module = build(config, kind)
+        module = build(config, kind, beside)
+    except trust.Untrusted:
+        raise
     except (ArgumentError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         by = recipe.get("version", "another version")
         raise ValueError(f"{beside}, written by {by}, describes no model that can be made: {_first(error)}") from None

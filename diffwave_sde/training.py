@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 
+from diffwave_sde.checkpoint_io import protect
 from diffwave_sde.compatibility import renew_checkpoint
 from diffwave_sde.denoiser import Condition
 from diffwave_sde.loss import NoisedLoss, NoiseDraw
@@ -122,6 +123,8 @@ class TrainingModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         data = getattr(self.trainer, "datamodule", None)
+        if stage == "fit":
+            protect(self.trainer, self)
         if stage == "fit" and self.measure and data is not None:
             for part in self.trained:
                 part.sigma_data.fill_(data.sigma_data)

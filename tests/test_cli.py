@@ -628,26 +628,63 @@ def test_a_name_becomes_a_folder():
     assert runs.name_of("drums") == "drums"
 
 
-def test_ctrl_c_saves_the_step_at_hand_and_the_run_goes_on_from_there(run, store, here):
+def stopped_by(number: int, store, *more: str, env: dict[str, str] | None = None) -> tuple[int, str]:
+    """The status and the words of a run that is sent a signal after its first step."""
     command = [
         sys.executable, "-m", "diffwave_sde", "fit", f"--data.root={store}", *SMALL, "--name=stopped",
-        "--trainer.max_steps=100000", "--trainer.val_check_interval=100000",
+        "--trainer.max_steps=100000", "--trainer.val_check_interval=100000", *more,
     ]  # fmt: skip
     # On one thread, as the tests are: sums shared out among threads are rounded otherwise, and AdamW's first steps, of
     # one length whatever the gradient, make much of it.
-    alone = os.environ | {"OMP_NUM_THREADS": "1"}
+    alone = os.environ | {"OMP_NUM_THREADS": "1"} | (env or {})
     process = subprocess.Popen(command, env=alone, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     for line in process.stdout:
         if line.startswith("step 1/"):
             break
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     said = process.communicate(timeout=120)[0]
-    assert process.returncode == 130, said
+    return process.returncode, said
+
+
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), pytest.param(signal.SIGUSR1, 138, marks=pytest.mark.slow)],
+    ids=str,
+)
+def test_a_signal_saves_the_step_at_hand_and_the_run_goes_on_from_there(number, status, store, here):
+    code, said = stopped_by(number, store)
+    assert code == status, said
     step = weights(here / "runs" / "stopped")["global_step"]
-    assert f"stopped after step {step}" in said
-    main(["fit", "--name=stopped", "--ckpt_path=last", f"--trainer.max_steps={step + 2}"])
+    assert f"stopped after step {step}; to go on: diffwave-sde fit --ckpt_path runs/stopped" in said
+    main(["fit", "--ckpt_path", "runs/stopped", f"--trainer.max_steps={step + 2}"])
     fit(store, f"--trainer.max_steps={step + 2}", "--name=unstopped", "--trainer.val_check_interval=100000")
-    assert difference(weights(here / "runs" / "stopped"), weights(here / "runs" / "unstopped")) < 1e-6
+    assert difference(weights(here / "runs" / "stopped"), weights(here / "runs" / "unstopped")) == 0
+
+
+@pytest.mark.slow
+def test_a_job_of_slurm_that_is_warned_goes_back_into_the_queue_and_goes_on(store, here):
+    scontrol = here / "scontrol"
+    scontrol.write_text('#!/bin/sh\necho "$@" > asked\n')
+    scontrol.chmod(0o755)
+    job = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "1", "PATH": f"{here}:{os.environ['PATH']}"}
+    code, said = stopped_by(signal.SIGUSR1, store, env=job)
+    assert code == 138, said
+    assert (here / "asked").read_text() == "requeue 7\n"
+    step = weights(here / "runs" / "stopped-7")["global_step"]
+    again = [sys.executable, "-m", "diffwave_sde", "fit", f"--data.root={store}", *SMALL, "--name=stopped"]
+    env = os.environ | job | {"SLURM_RESTART_COUNT": "1", "OMP_NUM_THREADS": "1"}
+    subprocess.run([*again, f"--trainer.max_steps={step + 1}"], env=env, check=True, timeout=120)
+    assert weights(here / "runs" / "stopped-7")["global_step"] == step + 1
+
+
+def test_an_absurd_learning_rate_fails_and_leaves_no_number_that_is_not_finite(store, here, capfd):
+    with pytest.raises(SystemExit) as stop:
+        fit(store, "--trainer.max_steps=60", "--name=absurd", "--model.optimizer.lr=1e35", "--model.scheduler.warmup=0")
+    assert stop.value.code == 2
+    assert "training has diverged" in capfd.readouterr().err.splitlines()[-1]
+    for path in here.rglob("*.ckpt"):
+        state = torch.load(path, weights_only=True)
+        assert all(x.isfinite().all() for x in [*state["state_dict"].values(), *state["current_model_state"].values()])
 
 
 def test_the_last_checkpoint_is_the_last_also_where_validation_gets_no_better(store, here):

@@ -1,11 +1,12 @@
-r"""Loss and gradient spikes: found, kept so that they can be replayed, and skipped if asked.
+r"""Loss and gradient spikes: found, kept so that they can be replayed, and kept from the weights.
 
 A step is a spike when its log loss or log gradient norm stands out from those of the last `window` steps,
 
     log x - median > threshold · 1.4826 · MAD
 
-or when either is not finite. Median and median absolute deviation in the log domain know nothing of the loss's own
-scale, and single outliers do not move them. A new level that stays is learned within half a window.
+or when either is not finite: such a step never reaches weights, moments or average. Median and median absolute
+deviation in the log domain know nothing of the loss's own scale, and single outliers do not move them. A new level
+that stays is learned within half a window.
 """
 
 from __future__ import annotations
@@ -26,11 +27,18 @@ from torch.optim import Optimizer
 
 from diffwave_sde.atomic import atomic_write
 from diffwave_sde.bounds import positive
+from diffwave_sde.callbacks.training_state import TrainingState
+from diffwave_sde.checkpoint_io import all_finite
 from diffwave_sde.training import is_log_step
 
 MEASURES = ("loss", "grad_norm")
 FLOOR = 0.02  # nepers: a run of nearly equal losses has a MAD of 0, and 2 % is no spike
+SEARCH = 40  # steps in a row that a loss scaler may halve its scale: from 2^16 to where no gradient overflows by it
 ALERT_INTERVAL = 60.0  # s between two alerts: a run that diverges says so once
+
+
+class Diverged(RuntimeError):
+    """Training has left all that is finite, and going back did not help."""
 
 
 class SpikeDetector(Callback):
@@ -48,15 +56,24 @@ class SpikeDetector(Callback):
     and `module.replay(batch of those rows, counter, rank, world, parts)` draws what it drew. `train/grad_norm` and the
     number of spikes so far, `train/spikes`, are logged every `log_every_n_steps`.
 
+    **A step whose loss or gradient is not finite** is left out: weights, moments and average stay as they are. On a GPU
+    its two numbers are read one step late, so that nothing waits; the state of before is put back then, and the step
+    that had begun from it is left out too. After `patience` such steps in a row, or where the weights themselves are
+    not finite, weights, moments and average go back to those of the last checkpoint (at first those of the start), or
+    of the one before where that has not helped, and the learning rate is multiplied by `cut`. After `retries` of these
+    the run gives up with an error. All ranks see the same numbers, and do the same.
+
     Args:
         threshold: how far from the median a spike is, in robust standard deviations of the logarithm.
         window: steps that the median and the deviation are taken over.
         warmup: steps before anything finite can be a spike; at most `window`.
-        skip: whether the optimizer leaves out a step that spikes: weights, moments and average stay as they are, the
-            learning rate's schedule and the count of steps go on. It reads the loss at every step, which on a GPU costs
-            the time of waiting for it; without it the values are looked at one step late and nothing waits.
+        skip: whether the optimizer leaves out a finite step that spikes too: weights, moments and average stay as they
+            are, the learning rate's schedule and the count of steps go on. It reads the loss at every step, which on a
+            GPU costs the time of waiting for it.
         keep: records kept, the newest.
-        patience: steps in a row without a finite loss or gradient that stop the run with an error; 0 for never.
+        patience: steps in a row without a finite loss or gradient that the run goes back for; 0 for never.
+        retries: times that it goes back before it gives up.
+        cut: what the learning rate is multiplied by each time, above 0, at most 1.
         folder: the run's folder; null for the trainer's default_root_dir.
     """
 
@@ -67,21 +84,34 @@ class SpikeDetector(Callback):
         warmup: int = 50,
         skip: bool = False,
         keep: int = 20,
-        patience: int = 100,
+        patience: int = 10,
         folder: str | None = None,
+        retries: int = 3,
+        cut: float = 0.5,
     ):
         positive(threshold=threshold)
+        if not 0 < cut <= 1:
+            raise ValueError(f"cut = {cut:g} multiplies the learning rate: choose it above 0, at most 1")
+        if retries < 0:
+            raise ValueError(f"retries = {retries} times that training goes back must be at least 0")
         if not 2 <= warmup <= window:
             raise ValueError(f"warmup = {warmup} steps must lie between 2 and the window of {window}")
         if keep < 1 or patience < 0:
             raise ValueError(f"keep = {keep} records must be at least 1, and patience = {patience} steps at least 0")
         self.threshold, self.warmup, self.skip = threshold, warmup, skip
         self.keep, self.patience, self.folder = keep, patience, folder
+        self.retries, self.cut = retries, cut
         self.history = {name: deque(maxlen=window) for name in MEASURES}
         """Logarithms of the last values, by name."""
         self.count = 0
         """Spikes so far."""
+        self.returns = 0
+        """Times that training has gone back so far."""
         self._broken = 0  # steps in a row that were not finite
+        self._searched = 0  # steps in a row that the loss scaler has left out
+        self._finite = 0  # steps since the start that were finite
+        self._before: TrainingState | None = None  # of the step that is not judged yet
+        self._good: deque[TrainingState] = deque(maxlen=2)  # of the last checkpoints, in the host's memory
         self._parts: list[dict[str, Any]] = []  # of this step, one for each accumulated batch
         self._pending: tuple[_Reading, int, list[dict[str, Any]]] | None = None
 
@@ -116,47 +146,136 @@ class SpikeDetector(Callback):
         values = trainer.strategy.reduce(torch.stack([loss, norm]), reduce_op="mean")
         if is_log_step(trainer):
             pl_module.log_dict({"train/grad_norm": norm, "train/spikes": float(self.count)})
-        if self.skip or not values.is_cuda:
-            if self._examine(trainer, pl_module, values.tolist(), trainer.global_step, parts) and self.skip:
-                # An optimizer passes over parameters without a gradient, moments and decay and all; and so do the loss
-                # scaler, which has looked for infinities already, and the average of the weights.
-                optimizer.zero_grad(set_to_none=True)
+        if self.skip or not self._late(values):
+            if self._examine(trainer, pl_module, values.tolist(), trainer.global_step, parts):
+                self._drop(optimizer)
+        elif self._settle(trainer, pl_module):
+            self._drop(optimizer)  # a gradient at weights that are gone
         else:
             # The GPU has a whole step queued behind the values of the last one: they are there by now.
-            self._flush(trainer, pl_module)
+            if self._before is None:
+                self._before = TrainingState(trainer, pl_module)
+            else:
+                self._before.take(trainer, pl_module)
             self._pending = _Reading(values), trainer.global_step, parts
 
-    def _flush(self, trainer: Trainer, module: LightningModule) -> None:
-        if self._pending is not None:
-            (reading, step, parts), self._pending = self._pending, None
-            self._examine(trainer, module, reading.tolist(), step, parts)
+    @staticmethod
+    def _late(values: Tensor) -> bool:
+        """Whether reading the numbers would wait for what is queued."""
+        return values.is_cuda
+
+    @staticmethod
+    def _drop(optimizer: Optimizer) -> None:
+        # An optimizer passes over parameters without a gradient, moments and decay and all; and so do the loss scaler,
+        # which has looked for infinities already, and the average of the weights.
+        optimizer.zero_grad(set_to_none=True)
+
+    def _settle(self, trainer: Trainer, module: LightningModule) -> bool:
+        """Judge the step that is still open; whether it has been taken back."""
+        if self._pending is None:
+            return False
+        (reading, step, parts), self._pending = self._pending, None
+        values = reading.tolist()
+        broken = not all(map(math.isfinite, values)) and not self._is_search(trainer, values)
+        if broken:
+            self._before.restore(trainer, module)
+        self._examine(trainer, module, values, step, parts)
+        return broken
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._good.clear()
+        self._before, self._pending, self._finite = None, None, 0
+        self._keep(trainer, pl_module)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._settle(trainer, pl_module)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        # In place, so that what the checkpoint has of the weights already is put right too.
+        self._settle(trainer, pl_module)
+        if trainer.training and not self._broken and (not self._good or self._good[-1].step != trainer.global_step):
+            self._keep(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._flush(trainer, pl_module)
+        self._settle(trainer, pl_module)
+        if self._broken > 1 or (self._broken and not self._finite):
+            why = f"its last {self._broken} steps were not finite"
+        elif not all_finite(pl_module.parameters()):
+            why = "its weights are not finite"
+        else:
+            return
+        raise Diverged(f"training has diverged: {why}. {self._remedy(trainer)}")
+
+    def _keep(self, trainer: Trainer, module: LightningModule) -> None:
+        if self.patience and self.retries and len(trainer.optimizers) == 1 and all_finite(module.parameters()):
+            self._good.append(TrainingState(trainer, module, device="cpu"))
+
+    def _is_search(self, trainer: Trainer, values: list[float]) -> bool:
+        """Whether the loss scaler's search for its scale has left the step out by itself."""
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        return bool(scaler) and math.isfinite(values[0]) and self._searched < SEARCH
 
     def _examine(self, trainer: Trainer, module: LightningModule, values: list[float], step: int, parts: list) -> bool:
-        loss, norm = values
-        if math.isfinite(loss) and not math.isfinite(norm) and getattr(trainer.precision_plugin, "scaler", None):
-            return False  # the loss scaler's search for its scale: it leaves the step out by itself
+        """Judge a step; whether it is to be left out."""
+        broken = not all(map(math.isfinite, values))
+        if broken and self._is_search(trainer, values):
+            self._searched += 1
+            return False
+        self._searched = self._searched if broken else 0
         reasons = self.detect(values)
-        self._broken = self._broken + 1 if math.inf in reasons.values() else 0
+        self._broken = self._broken + 1 if broken else 0
+        self._finite += not broken
+        skipped = broken or (self.skip and bool(reasons))
         if reasons:
             self.count += 1
-            self._record(trainer, values, step, parts, reasons)
-        if self.patience and self._broken >= self.patience:
-            raise RuntimeError(
-                f"{self._broken} steps in a row without a finite loss and gradient (now {loss:g} and {norm:g}): "
-                "training has diverged. Go on from an earlier checkpoint with a lower learning rate; "
-                f"see {self._home(trainer)}"
+            self._record(trainer, values, step, parts, reasons, skipped)
+        if broken and self.patience and (self._broken >= self.patience or not all_finite(module.parameters())):
+            self._go_back(trainer, module, values)
+        return skipped
+
+    def _go_back(self, trainer: Trainer, module: LightningModule, values: list[float]) -> None:
+        """Put the last good state back at a lower learning rate, or give up."""
+        if self.returns >= self.retries or not self._good:
+            loss, norm = values
+            after = f", after going back {self.returns} times" if self.returns else ""
+            raise Diverged(
+                f"{self._broken} steps in a row without a finite loss and gradient (now {loss:g} and {norm:g}){after}: "
+                f"training has diverged. {self._remedy(trainer)}"
             )
-        return bool(reasons)
+        state = self._good[-1]
+        if len(self._good) > 1:
+            self._good.pop()  # where it fails again before another checkpoint, the one before is next
+        state.restore(trainer, module)
+        for group in trainer.optimizers[0].param_groups:
+            for key in ("lr", "initial_lr"):
+                if key in group:
+                    group[key] = group[key] * self.cut
+        for config in trainer.lr_scheduler_configs:
+            if hasattr(config.scheduler, "base_lrs"):
+                config.scheduler.base_lrs = [rate * self.cut for rate in config.scheduler.base_lrs]
+        self.returns += 1
+        rank_zero_warn(
+            f"step {trainer.global_step}: {self._broken} steps in a row were not finite; back to the weights of step "
+            f"{state.step} at {self.cut:g} times the learning rate ({self.returns} of {self.retries})"
+        )
+        self._broken = 0
+
+    def _remedy(self, trainer: Trainer) -> str:
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        return (
+            f"Start anew, or go on from an earlier checkpoint, with a lower learning rate than {rate:.3g}; what broke "
+            f"it is in {self._home(trainer)}"
+        )
 
     # Records
 
     def _home(self, trainer: Trainer) -> Path:
         return Path(self.folder or trainer.default_root_dir) / "spikes"
 
-    def _record(self, trainer: Trainer, values: list[float], step: int, parts: list, reasons: dict) -> None:
+    def _record(
+        self, trainer: Trainer, values: list[float], step: int, parts: list, reasons: dict, skipped: bool
+    ) -> None:
         batches = [{k: v.detach().cpu() if isinstance(v, Tensor) else v for k, v in part.items()} for part in parts]
         if trainer.world_size > 1:
             gathered: list = [None] * trainer.world_size
@@ -166,7 +285,7 @@ class SpikeDetector(Callback):
             return
         name_rows(batches, getattr(trainer, "datamodule", None))
         record = {
-            "step": step, "loss": values[0], "grad_norm": values[1], "reasons": reasons, "skipped": self.skip,
+            "step": step, "loss": values[0], "grad_norm": values[1], "reasons": reasons, "skipped": skipped,
             "world": trainer.world_size, "parts": trainer.accumulate_grad_batches, "batches": batches,
         }  # fmt: skip
         home = self._home(trainer)
@@ -181,7 +300,7 @@ class SpikeDetector(Callback):
             for name, score in reasons.items()
         )
         text = f"step {step}: {what} (loss {values[0]:.4g}, gradient norm {values[1]:.4g}); kept in {path}"
-        rank_zero_warn(text + ("; step skipped" if self.skip else ""))
+        rank_zero_warn(text + ("; step skipped" if skipped else ""))
         for logger in trainer.loggers:
             alert = getattr(logger.experiment, "alert", None)
             if alert is not None:
@@ -193,13 +312,14 @@ class SpikeDetector(Callback):
             # Not judged yet, but the run that goes on from here is to remember it.
             for past, value in zip(history.values(), self._pending[0].tolist(), strict=True):
                 past += [math.log(max(value, 1e-30))] if math.isfinite(value) else []
-        return {"history": history, "count": self.count, "broken": self._broken}
+        return {"history": history, "count": self.count, "broken": self._broken, "returns": self.returns}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         for name, past in self.history.items():
             past.clear()
             past.extend(state_dict["history"][name])
         self.count, self._broken = state_dict["count"], state_dict["broken"]
+        self.returns = state_dict.get("returns", 0)  # an earlier version did not go back
 
 
 class _Reading:

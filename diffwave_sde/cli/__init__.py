@@ -7,7 +7,7 @@ import importlib
 import os
 import sys
 
-from diffwave_sde import compatibility, names
+from diffwave_sde import compatibility, names, trust
 from diffwave_sde.cli import cores, messages
 
 VERBS = {
@@ -24,9 +24,16 @@ VERBS = {
     "export": ("diffwave_sde.cli.export", "write a model for others to use: weights, what they are, and a card"),
 }
 
+TRUST = "--trust"
+TRUST_HELP = (
+    "with any verb: a model may run code of your own or of somebody else, which its configuration names (default: this "
+    "program's classes alone, and modules that the command line names)"
+)
+
 USAGE = "usage: diffwave-sde VERB [options]\n\nScore-based diffusion on raw audio.\n\nverbs:\n" + "".join(
     f"  {verb:<10}{text}\n" for verb, (_, text) in VERBS.items()
 )
+USAGE += f"\n  {TRUST}   {TRUST_HELP}\n"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -54,7 +61,14 @@ def main(argv: list[str] | None = None) -> None:
 
             argv = expand_files(argv)
         argv = compatibility.renew_arguments(argv)
+        trust.reset()
+        trust.allow(trust.named_in(argv), everything=TRUST in argv)
+        argv = [text for text in argv if text != TRUST]
         importlib.import_module(VERBS[verb][0]).run(argv)
+    except SystemExit as stop:
+        if not stop.code and {"-h", "--help"} & set(argv):  # it is no option of the verb, whose values are recorded
+            print(f"\n  {TRUST}   {TRUST_HELP}")
+        raise
     except BrokenPipeError:
         sys.exit(1)
     except KeyboardInterrupt:
@@ -68,7 +82,9 @@ def main(argv: list[str] | None = None) -> None:
 def _expected(error: Exception) -> bool:
     """Whether the error tells a user what to do, and not a programmer."""
     names = {c.__name__ for c in type(error).__mro__}
-    return bool(names & {"ValueError", "OSError", "ArgumentError", "ArgumentTypeError", "MisconfigurationException"})
+    return bool(
+        names & {"ValueError", "OSError", "ArgumentError", "ArgumentTypeError", "MisconfigurationException", "Diverged"}
+    )
 
 
 def _complain(message: str, code: int = 2) -> int:

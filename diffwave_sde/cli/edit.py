@@ -12,7 +12,7 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor
 
-from diffwave_sde import __version__, audio
+from diffwave_sde import __version__, audio, trust
 from diffwave_sde.checkpoint import LoadedModel
 from diffwave_sde.cli import model_options, neighbour_options, runs
 from diffwave_sde.cli.edit_operations import OPERATIONS
@@ -169,7 +169,20 @@ def again(record: Path, out: str | None) -> Path | None:
     for one in sources:
         if not Path(one["path"]).is_file() or digest(Path(one["path"]).read_bytes()) != one["digest"]:
             raise ValueError(f"{one['path']} is not the file that it was: an edit is made again of the same")
+    options = _own(options, file)
     return make(name, parser(name).parse_object({**options, "out": out or options.get("out")}))
+
+
+def _own(options: dict[str, Any], where: Path | str) -> dict[str, Any]:
+    """The options of a record, which may be somebody else's: they name this program's classes, and no further files.
+
+    Raises:
+        Untrusted: if they name other classes.
+    """
+    options = {key: value for key, value in options.items() if key != "config"}
+    # The others are numbers and text, which nothing imports.
+    trust.check({key: value for key, value in options.items() if key.startswith("sampler")}, where)
+    return options
 
 
 def _again() -> ArgumentParser:
@@ -205,7 +218,7 @@ def _as_encoded(config: Namespace) -> Namespace:
     label = facts["label"] and facts["label"].replace(",", "\\,")
     options = {**facts["options"], "file": config.file, "label": label, "ckpt": config.ckpt or facts["model"]["path"]}
     options |= {name: config[name] for name in ("device", "batch_size", "subtype")}
-    return parser("encode").parse_object(options)
+    return parser("encode").parse_object(_own(options, config.file))
 
 
 def _class_by_name(model: LoadedModel, path: Path) -> str | None:

@@ -10,6 +10,7 @@ import inspect
 import logging
 import os
 import re
+import signal
 import warnings
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +29,7 @@ from diffwave_sde import (  # noqa: F401  callbacks and distillation are values 
     callbacks,
     checkpoint,
     distillation,
+    trust,
 )
 from diffwave_sde.atomic import atomic_write
 from diffwave_sde.callbacks.last_checkpoint import interrupted
@@ -220,6 +222,9 @@ class CLI(LightningCLI):
                     f"--init {options.init} was trained with data.mu = {self.start.recipe['mu']:g}, and {mu:g} is "
                     "asked for: leave data.mu out, or start from a model of that companding"
                 )
+        if not options.ckpt_path and self.verb == "fit" and (requeued := runs.requeued(self.name)):
+            rank_zero_info(f"the job is back from SLURM's queue: going on with {requeued}")
+            options.ckpt_path = str(requeued)
         if not options.ckpt_path:
             self._follow_teacher(parser)
             return
@@ -228,6 +233,7 @@ class CLI(LightningCLI):
             raise OtherKind(kind, f"{ckpt} is of the kind {kind}, not {self.kind}: leave --kind out")
         self.folder = runs.folder_of(ckpt)
         if self.folder is not None:
+            trust.check(_plain_file(self.folder / "config.yaml"), self.folder / "config.yaml")
             # An earlier version may have written its configuration.
             self.argv = renew_arguments([self.verb, *_configs(self.folder / "config.yaml"), *self.rest])
             self.config = expand_options(parser.parse_args(self.argv))
@@ -243,6 +249,7 @@ class CLI(LightningCLI):
         if "config" not in recipe:
             raise ValueError(f"--model.loss.teacher {self.teacher} does not say what it is: train it through `fit`")
         model, data = recipe["config"]["model"], recipe["config"]["data"]
+        trust.check(model, f"--model.loss.teacher {self.teacher}")
         student = {
             "model": {key: model[key] for key in ("net", "sde", "parametrization") if model.get(key) is not None},
             "data": {key: data[key] for key in ("length", "mu") if data.get(key) is not None},
@@ -341,8 +348,10 @@ def run(argv: list[str]) -> None:
             cli = CLI(argv)
         except OtherKind as other:
             cli = CLI(argv, other.kind)
-        if interrupted(cli.trainer):
-            raise KeyboardInterrupt
+        if number := interrupted(cli.trainer):
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            raise SystemExit(128 + number)  # as a shell tells of what a signal has ended
         if cli.verb == "fit" and cli.config[cli.verb].init:
             _tell_best(cli.trainer)
     finally:
@@ -371,6 +380,15 @@ def _options(argv: list[str]) -> list[tuple[str, str]]:
         for option, equals, value in [text.partition("=")]
         if text.startswith("--")
     ]
+
+
+def _plain_file(path: Path) -> Any:
+    """What a YAML file holds."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", 0) + 1
+        raise ValueError(f"{path}, line {line}: no YAML of plain values ({str(error).splitlines()[0]})") from None
 
 
 def _kind_in(config: str) -> str | None:

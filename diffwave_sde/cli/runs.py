@@ -57,6 +57,15 @@ def claim(name: str) -> Path:
     raise OSError(f"{RUNS} holds ten thousand runs called {name}: choose another --name")
 
 
+def requeued(name: str) -> Path | None:
+    """The last checkpoint of a job that SLURM starts once more; None where it is its first start, or has saved none."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if not job or os.environ.get("SLURM_RESTART_COUNT", "0") == "0" or "TORCHELASTIC_RUN_ID" in os.environ:
+        return None
+    last = RUNS / f"{name}-{job[:12]}" / "checkpoints" / "last.ckpt"
+    return last if last.is_file() else None
+
+
 def numbered(home: Path, name: str) -> Iterator[Path]:
     """NAME, NAME-2, NAME-3 and so on in a folder, of which the first that is free is to be taken."""
     yield home / name

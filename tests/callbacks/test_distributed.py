@@ -29,7 +29,7 @@ def run(tmp_path_factory, sounds):
 
 def test_weights_and_average_are_the_same_on_both_processes(run):
     (raw0, average0, updates0), (raw1, average1, updates1) = (torch.load(run / f"rank-{r}.pt") for r in (0, 1))
-    assert updates0 == updates1 == 7  # eight steps, one of them skipped
+    assert updates0 == updates1 == 6  # eight steps, two of them skipped
     assert all(torch.equal(a, b) for a, b in zip(raw0, raw1, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(average0, average1, strict=True))
 
@@ -43,11 +43,18 @@ def test_all_sounds_are_written_once_into_the_folder_of_rank_0(run):
 
 
 def test_a_spike_of_one_process_is_skipped_by_both_and_recorded_once_with_the_clips_of_both(run):
-    (path,) = (run / "spikes").iterdir()
-    record = torch.load(path, weights_only=True)
+    assert sorted(path.name for path in (run / "spikes").iterdir()) == ["step=5.pt", "step=6.pt"]
+    record = torch.load(run / "spikes" / "step=5.pt", weights_only=True)
     assert (record["step"], record["world"], record["skipped"]) == (5, 2, True)
     assert [(part["rank"], part["counter"]) for part in record["batches"]] == [(0, 5), (1, 5)]
     assert record["batches"][1]["losses"].mean() > 1e3 * record["batches"][0]["losses"].mean()
+
+
+def test_a_loss_of_one_process_that_is_not_finite_is_left_out_by_both(run):
+    record = torch.load(run / "spikes" / "step=6.pt", weights_only=True)
+    assert (record["skipped"], record["reasons"]["loss"]) == (True, float("inf"))
+    assert [bool(part["losses"].isfinite().all()) for part in record["batches"]] == [True, False]
+    assert all(x.isfinite().all() for x in torch.load(run / "rank-0.pt")[0])
 
 
 def test_an_error_of_one_process_while_listening_ends_both(sounds, tmp_path, data):

@@ -14,11 +14,13 @@ SOUNDS, FOLDER, CASE = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 
 
 class Jump(Callback):
-    """A clip of rank 1 alone is beyond measure."""
+    """A clip of rank 1 alone is beyond measure, and at another step no number."""
 
     def on_train_batch_start(self, trainer, module, batch, _):
         if trainer.global_step == 5 and trainer.global_rank == 1:
             batch.audio.mul_(1e3)
+        if trainer.global_step == 6 and trainer.global_rank == 1:
+            batch.audio.mul_(float("nan"))
 
 
 class Break(Callback):
