@@ -34,7 +34,6 @@ class Proxy(Estimator):
     def kind(self, sde: SDE) -> str:
         return "proxy"
 
-    @torch.no_grad()
     def __call__(
         self,
         denoiser: BaseDenoiser,
@@ -44,13 +43,24 @@ class Proxy(Estimator):
         edges: tuple[Tensor, Tensor] | None = None,
         progress: Progress | None = None,
     ) -> Estimate:
+        return Estimate(-self.profile(denoiser, x, condition, progress).sum(1, keepdim=True))
+
+    @torch.no_grad()
+    def profile(
+        self,
+        denoiser: BaseDenoiser,
+        x: Tensor,
+        condition: Condition | None = None,
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """The terms, (B, terms), nats, from the quietest noise to the loudest; x (B, C, T) as the denoiser sees it."""
         sde = denoiser.sde
         high, low = sde.kernel(float64(torch.tensor([sde.t_min, sde.t_max], device=x.device))).snr.log().tolist()
         if self.lowest > 0:
             high = min(high, -2 * math.log(float(denoiser.sigma_data) * self.lowest))
         if high <= low:
             raise ValueError(f"lowest = {self.lowest:g} leaves no noise level of {type(sde).__name__}: lower it")
-        total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        terms = []
         for i in range(self.terms):
             log_snr = high + (low - high) * (i + 0.5) / self.terms
             t = sde.time(float64(torch.full((1,), math.exp(log_snr), device=x.device))).expand(len(x))
@@ -59,7 +69,7 @@ class Proxy(Estimator):
             eps = randn(shape, stream(self.seed, "proxy", i), x.dtype, x.device).expand(len(x), *shape[1:])
             D = denoiser(kernel.sample(x, eps), t, condition)
             weight = 0.5 * kernel.snr * (high - low) / self.terms
-            total -= weight * float64(x - D).square().flatten(1).sum(1)
+            terms.append(weight * float64(x - D).square().flatten(1).sum(1))
             if progress is not None:
                 progress(i + 1, self.terms)
-        return Estimate(total[:, None])
+        return torch.stack(terms, 1)
