@@ -19,7 +19,7 @@ from diffwave_sde.atomic import atomic_write
 from diffwave_sde.checkpoint import LoadedModel
 from diffwave_sde.denoiser import Condition
 from diffwave_sde.library.clips import Library, known
-from diffwave_sde.likelihood import Estimator, Levels, Proxy
+from diffwave_sde.likelihood import Estimator, Levels, Proxy, bits_per_sample
 from diffwave_sde.random import stream
 
 RECORD = "likelihood.json"
@@ -76,39 +76,6 @@ def class_doubts(model: LoadedModel, x: Tensor, label: Tensor) -> tuple[Tensor, 
     return doubt, [model.labels[k] for k in best.indices.tolist()]
 
 
-@torch.no_grad()
-def score_sounds(
-    model: LoadedModel, estimator: Estimator, x: Tensor, label: Tensor, digests: Sequence[str], seed: int
-) -> tuple[Tensor, Tensor]:
-    """Bits per sample of sounds and their standard errors, (B,) each.
-
-    What is drawn for a sound follows from the seed and its content, not from what stands beside it.
-
-    Args:
-        model: the model.
-        estimator: how.
-        x: waveforms (B, 1, T) on the grid of 16 bits.
-        label: classes (B,), negative for none.
-        digests: of the sounds' contents.
-        seed: of the draws.
-    """
-    levels, denoiser = Levels(model.mu), model.module.denoiser
-    device, count = denoiser.sigma_data.device, x[0].numel()
-    generators = [stream(seed, "likelihood", digest) for digest in digests]
-    condition = Condition(label=label.to(device))
-    if estimator.takes_edges:
-        seen = levels.compress(x).float().to(device)
-        edges = tuple(edge.to(device) for edge in levels.edges(x.double()))
-        found = estimator(denoiser, seen, condition, generators, edges)
-        nats = found.nats.cpu()
-    else:
-        moved = levels.dequantise(x, generators)
-        found = estimator(denoiser, levels.compress(moved).float().to(device), condition, generators)
-        nats = found.nats.cpu() + levels.log_slope(moved)
-    error = found.error.cpu() / (count * math.log(2))
-    return levels.bits_of(nats, count, estimator.takes_edges), error
-
-
 def score_library(
     model: LoadedModel,
     estimator: Estimator,
@@ -147,7 +114,9 @@ def score_library(
     for first in range(0, len(todo), batch):
         rows = todo[first : first + batch]
         x = library.sounds(rows)
-        bits, errors = score_sounds(model, estimator, x, label[rows], [library.digests[i] for i in rows], seed)
+        # What is drawn for a sound follows from its content, not from what stands beside it.
+        generators = [stream(seed, "likelihood", library.digests[i]) for i in rows]
+        bits, errors = bits_per_sample(model.module.denoiser, estimator, x, label[rows], generators, model.mu)
         asked = classes and len(model.labels) > 1
         doubts, others = class_doubts(model, x, label[rows]) if asked else ([math.nan] * len(rows), [""] * len(rows))
         for place, i in enumerate(rows):
