@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from pathlib import Path
-from typing import Literal
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
@@ -51,9 +50,7 @@ def parser() -> ArgumentParser:
     p.add_argument("--shown", type=int, default=60, help="suspects that the page has at most")
     p.add_argument("--root", type=str, default="data", help="folder for downloads")
     p.add_argument("--out", type=str | None, help="folder for the findings (default: doctor/DATASET)")
-    p.add_argument(
-        "--device", type=Literal["auto", "cpu", "cuda", "mps"], default="auto", help="where a model computes"
-    )
+    p.add_argument("--device", type=model_options.Device, default="auto", help="where a model computes")
     return p
 
 

@@ -80,9 +80,9 @@ def low_passed(x: Tensor, rate: int) -> str | None:
     width = max(1, round(200 * len(x) / rate))  # 200 Hz
     bands = power[: len(power) // width * width].view(-1, width).mean(1)
     level = 10 * (bands + 1e-30).log10()
-    for k in range(15, int(len(level) * 0.9)):  # from 3 kHz on
-        below, above = level[k - 10 : k], level[k + 2 :]
-        if float(below.min() - above.max()) > 25 and float(below.max() - below.min()) < 25:
+    for k in range(25, int(len(level) * 0.8)):  # from 5 kHz on; above 17 kHz an end may be the recording's own
+        below, above = level[k - 10 : k], level[k + 4 :]
+        if float(below.min() - above.max()) > 20 and float(below.max() - below.min()) < 20:
             return f"nothing above {k * 200 / 1000:.1f} kHz"
     return None
 
