@@ -22,7 +22,7 @@ help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
 	@printf '\nVariables: DATASET=drums|drums-free|synth|hydrogen|sonic-pi|/any/folder|kit.sfz|x.sf2  CKPT=runs/NAME|model  N=16  STEPS=4  OUT=folder\n'
 	@printf '           ARGS="..." is passed on, e.g. ARGS="--trainer.max_steps=50 --model.sde=CLD"\n'
-	@printf 'More: $(BIN)/diffwave-sde --help (edit, evaluate, export, schedule)\n'
+	@printf 'More: $(BIN)/diffwave-sde --help (edit, evaluate, likelihood, doctor, export, schedule)\n'
 
 $(BIN)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
@@ -72,7 +72,7 @@ format: install  ## Put the code into that style
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
 # Not what trains for hours, `benchmarks/ablation.py --help` and finetune.py; nor what needs a GPU.
-BENCHES := $(filter-out %/ablation.py %/finetune.py %/gpu.py %/peers.py %/tables.py, $(wildcard benchmarks/*.py))
+BENCHES := $(filter-out %/ablation.py %/finetune.py %/gpu.py %/peers.py %/planted.py %/tables.py, $(wildcard benchmarks/*.py))
 bench: install  ## Run the benchmarks, one table each
 	@for file in $(BENCHES); do echo "== $$file"; $(BIN)/python "$$file" $(ARGS); done
 

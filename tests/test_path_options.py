@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from diffwave_sde.cli import evaluate, export, kit, main, sample, schedule
+from diffwave_sde.cli import evaluate, export, kit, likelihood, main, sample, schedule
 from diffwave_sde.cli.lightning import CLI
 from diffwave_sde.cli.path_options import expand_files, expand_options
 
@@ -12,6 +12,7 @@ VERBS = {
     "evaluate": (evaluate, ["ckpt", "real", "generated", "out"]),
     "schedule": (schedule, ["ckpt", "out"]),
     "kit": (kit, ["ckpt", "out", "weak", "watch"]),
+    "likelihood": (likelihood, ["ckpt", "out"]),
     "export": (export, ["ckpt", "out", "evaluation", "weak"]),
 }
 

@@ -44,6 +44,8 @@ OUTSIDE = {
     "denoiser": {"torch"},
     "clipping": {"torch"},
     "model": {"torch"},  # without Lightning: who listens does not wait for it
+    "divergence": {"torch"},
+    "likelihood": {"torch", "torchdiffeq", "numpy", "soundfile"},
     "loss": {"torch"},
     "samplers": {"torch", "torchdiffeq", "yaml"},
     "guidance": {"torch"},

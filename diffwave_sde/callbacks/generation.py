@@ -55,7 +55,7 @@ def generate(
     made: dict[int, Tensor] = {}
     with gather_across_ranks(trainer, title) as share:
         display = progress_bar("sounds", Console(), transient=True, show=trainer.is_global_zero)
-        with isolate_rng(), averaged(trainer, module), _evaluating(module), display:
+        with isolate_rng(), averaged(trainer, module), evaluating(module), display:
             task = display.add_task(title, total=len(mine))
             for first in range(0, len(mine), batch):
                 places = mine[first : first + batch]
@@ -101,7 +101,7 @@ def gather_across_ranks(trainer: Trainer, title: str) -> Iterator[dict]:
 
 
 @contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
+def evaluating(module: nn.Module) -> Iterator[None]:
     """Evaluation mode, in eager mode: other batch sizes would make a compiled network compile again."""
     modes = {m: m.training for m in module.modules()}
     module.eval()

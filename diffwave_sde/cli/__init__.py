@@ -20,6 +20,8 @@ VERBS = {
     "edit": ("diffwave_sde.cli.edit", "change a given sound: inpaint, vary, interpolate, extend, restore"),
     "kit": ("diffwave_sde.cli.kit", "make a drum kit to take away: SFZ, Hydrogen, Decent Sampler, WAV files"),
     "evaluate": ("diffwave_sde.cli.evaluate", "lay generated sounds against real ones: distances, levels, neighbours"),
+    "likelihood": ("diffwave_sde.cli.likelihood", "how probable a model finds sounds; --rank lists the odd ones"),
+    "doctor": ("diffwave_sde.cli.doctor", "what is wrong with the files of a data set: copies, clipping, labels, ..."),
     "schedule": ("diffwave_sde.cli.schedule", "learn time grids for a model, for any number of steps"),
     "export": ("diffwave_sde.cli.export", "write a model for others to use: weights, what they are, and a card"),
 }
@@ -31,7 +33,7 @@ TRUST_HELP = (
 )
 
 USAGE = "usage: diffwave-sde VERB [options]\n\nScore-based diffusion on raw audio.\n\nverbs:\n" + "".join(
-    f"  {verb:<10}{text}\n" for verb, (_, text) in VERBS.items()
+    f"  {verb:<12}{text}\n" for verb, (_, text) in VERBS.items()
 )
 USAGE += f"\n  {TRUST}   {TRUST_HELP}\n"
 

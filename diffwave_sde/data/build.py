@@ -49,6 +49,7 @@ def prepare(
     classes: Iterable[str] = (),
     licence: str | None = None,
     disks: Iterable[str] = (),
+    exclude: Iterable[str] = (),
     workers: int | None = None,
     progress: bool = True,
 ) -> Store:
@@ -66,6 +67,7 @@ def prepare(
         licence: regular expression that the licence of a recording begins with; None for any
         disks: folders on other disks, over which a new store's clips are spread in equal shards; none keeps them
             under root
+        exclude: files to leave out, relative to the data set
         workers: processes; None takes one per core where there is enough to do, 0 and 1 none beside this
         progress: False says nothing
 
@@ -84,7 +86,7 @@ def prepare(
     def say(line: str) -> None:
         console.print(line, markup=False, soft_wrap=True)
 
-    only = Filter(tuple(classes), licence)
+    only = Filter(tuple(classes), licence, tuple(exclude))
     source = sources.find(dataset, root, count, seed, say, only)
     settings = {
         "version": VERSION, "name": source.name, "length": length, "rate": audio.RATE, "pre_roll": audio.PRE_ROLL,

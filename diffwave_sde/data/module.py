@@ -20,6 +20,7 @@ from diffwave_sde import audio
 from diffwave_sde.data.augment import Augment
 from diffwave_sde.data.build import prepare
 from diffwave_sde.data.clips import Batch, Clips, identity_collate
+from diffwave_sde.data.filter import read_exclusions
 from diffwave_sde.data.loader import EpochSampler, ResumableLoader
 from diffwave_sde.data.split import split
 from diffwave_sde.data.store import Store
@@ -54,6 +55,8 @@ class AudioDataModule(LightningDataModule):
             of any licence, and of none
         disks: folders on other disks, over which the clips of a new store are spread in equal shards; null keeps them
             under root
+        exclude: a text file that names the files to leave out, one a line, relative to the dataset, as `diffwave-sde
+            doctor` writes it; null leaves out none
 
     Raises:
         ValueError: if an argument is out of its range
@@ -76,6 +79,7 @@ class AudioDataModule(LightningDataModule):
         classes: list[str | int | float | bool | None] | str | int | float | bool | None = None,
         licence: str | None = None,
         disks: list[str] | None = None,
+        exclude: str | None = None,
     ) -> None:
         super().__init__()
         if length <= audio.PRE_ROLL:
@@ -96,7 +100,7 @@ class AudioDataModule(LightningDataModule):
         self.batch_size, self.workers, self.count, self.seed = batch_size, workers, count, seed
         self.group_by, self.validation, self.test = group_by, validation, test
         self.classes = classes if isinstance(classes, (list, tuple)) else () if classes is None else (classes,)
-        self.licence, self.disks = licence, disks or ()
+        self.licence, self.disks, self.exclude = licence, disks or (), exclude
         # a configuration, such as a checkpoint's, holds its options only
         self.augment = augment if augment is None or callable(augment) else Augment(**augment)
         if self.augment and self.augment.shift * 1e-3 * audio.RATE > length // 2:
@@ -110,6 +114,7 @@ class AudioDataModule(LightningDataModule):
         return prepare(
             *(self.dataset, self.root, self.length, self.count, self.seed),
             *(self.group_by, self.classes, self.licence, self.disks),
+            exclude=read_exclusions(self.exclude) if self.exclude else (),
             progress=progress,
         )
 

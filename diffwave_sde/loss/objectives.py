@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from diffwave_sde.denoiser import Condition, Denoiser
+from diffwave_sde.divergence import draw_probes, estimates, trace
 from diffwave_sde.loss.times import DiscreteTime, LogNormalSigma, TimeSampler
 from diffwave_sde.loss.weights import EpsilonWeight, KarrasWeight, Weight, WeightInputs
 from diffwave_sde.random import Generator, rand, randn
@@ -89,7 +90,8 @@ class NoisedLoss(nn.Module):
         eps = randn((len(x), sde.blocks, *x.shape[1:]), generator, x.dtype, x.device)
         probes = None
         if self.probes:
-            probes = 2 * rand((len(x), self.probes, *eps.shape[1:]), generator, x.dtype, x.device).round() - 1
+            shape = (len(x), self.probes, *eps.shape[1:])
+            probes = draw_probes("rademacher", shape, generator, x.dtype, x.device)
         return NoiseDraw(t, eps, self.time.correction(sde, t), probes)
 
 
@@ -291,22 +293,14 @@ class ImplicitLoss(Objective):
             u = u.detach().requires_grad_()
             probes = None if draw.probes is None else draw.probes.clone()
             score = denoiser.score(u, t, condition)
-            loss = score.square().flatten(1).sum(1) + 2 * self._trace(score, u, probes)
+            if probes is None:
+                divergence = trace(score, u, create_graph=True)
+            else:
+                divergence = estimates(score, u, probes, create_graph=True).mean(1)
+            loss = score.square().flatten(1).sum(1) + 2 * divergence
             loss = loss / x[0].numel()
             if self.perturb:
                 # |s - ∇ log p(u | x)|² = |Σ⁻¹M|² |D - x|²
                 weight = self.weight(weight_inputs(denoiser, t, kernel)) / kernel.matched.square().sum(-1)
                 loss = broadcast_like(weight, loss) * loss
         return finish(loss, denoiser, draw)
-
-    def _trace(self, score: Tensor, u: Tensor, probes: Tensor | None) -> Tensor:
-        """tr ∂s/∂u, (B,)."""
-
-        def along(v: Tensor) -> Tensor:
-            (gradient,) = torch.autograd.grad((score * v).sum(), u, create_graph=True)
-            return (gradient * v).flatten(1).sum(1)
-
-        if probes is not None:
-            return torch.stack([along(v) for v in probes.unbind(1)]).mean(0)
-        units = torch.eye(u[0].numel(), dtype=u.dtype, device=u.device).reshape(-1, *u.shape[1:])
-        return torch.stack([along(unit) for unit in units]).sum(0)

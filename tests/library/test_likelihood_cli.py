@@ -1,0 +1,105 @@
+"""`diffwave-sde likelihood` from the command line."""
+
+import csv
+import json
+
+import pytest
+import torch
+from refusal import refusal
+
+from diffwave_sde import audio, checkpoint
+from diffwave_sde.checkpoint import LoadedModel
+from diffwave_sde.cli import main
+from diffwave_sde.data.items import Rendered
+from diffwave_sde.library import scores
+from diffwave_sde.model import Model
+from diffwave_sde.networks import UNet
+from diffwave_sde.sounds import page
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """A small network in the place of the model that comes with the program."""
+    torch.manual_seed(0)
+    net = UNet(1, 3, channels=(8, 8), factors=(5,), blocks=1, embedding=16, heads=2)
+    model = LoadedModel(Model(net).eval(), ("cymbal", "kick", "snare"), 44_100, 2000, 0.0, 1, checkpoint.find("drums"))
+    monkeypatch.setattr(checkpoint, "load", lambda *_, **__: model)
+    monkeypatch.setattr(page, "spectrogram_png", lambda *_: None)  # a second each
+
+
+SMALL = ["--ckpt=drums", "--probes=1", "--terms=1", "--device=cpu"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Nine short drums, one of them of a class that the model does not know."""
+    home = tmp_path_factory.mktemp("drums")
+    for i in range(9):
+        clip = Rendered("drums", i, 7).load(2000)
+        label = clip.label if i else "cowbell"
+        audio.write(home / label / f"{i}.wav", audio.from_int16(clip.window), subtype="PCM_16")
+    return home
+
+
+def rows(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_table_a_line_for_each_sound_and_a_stop_that_changes_nothing(folder, tmp_path, capsys, monkeypatch):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    main(["likelihood", *SMALL, f"--data={folder}", f"--out={whole}", "--rank", "--ends=2"])
+    said = capsys.readouterr().out
+    assert "bits per" in said
+    assert "cowbell" in said
+    assert len(rows(whole / "likelihood.csv")) == 9
+    assert [float(r["suspicion"]) for r in rows(whole / "rank.csv")] == sorted(
+        (float(r["suspicion"]) for r in rows(whole / "rank.csv")), reverse=True
+    )
+    assert "least expected" in (whole / "index.html").read_text(encoding="utf-8")
+
+    calls = []
+    own = scores.bits_per_sample
+
+    def interrupted(*arguments):
+        calls.append(len(arguments[2]))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return own(*arguments)
+
+    monkeypatch.setattr(scores, "bits_per_sample", interrupted)
+    again = ["likelihood", *SMALL, f"--data={folder}", f"--out={parts}", "--rank", "--batch_size=4"]
+    with pytest.raises(SystemExit):
+        main(again)
+    assert len(rows(parts / "likelihood.csv")) == 4
+    main(again)
+    assert calls == [4, 4, 4, 1]  # what was scored is not scored again
+    one, two = ({r["id"]: float(r["bits"]) for r in rows(out / "likelihood.csv")} for out in (whole, parts))
+    assert one.keys() == two.keys()
+    assert all(one[k] == pytest.approx(two[k], rel=1e-4) for k in one)
+
+
+def test_files_and_the_flow_and_what_it_is_called(folder, tmp_path, capsys):
+    files = [str(path) for path in sorted(folder.rglob("*.wav"))[:2]]
+    options = ["--method=flow", "--steps=2", "--noise=gaussian", f"--out={tmp_path}"]
+    main(["likelihood", "--ckpt=drums", "--probes=2", "--device=cpu", *options, "--data", *files])
+    found = rows(tmp_path / "likelihood.csv")
+    assert all(float(r["bits_error"]) > 0 for r in found)
+    assert json.loads((tmp_path / "likelihood.json").read_text())["steps"] == 2
+    assert "at most" not in capsys.readouterr().out  # a density of one block is no bound
+
+
+def test_bad_input_is_one_line(folder, tmp_path, capsys):
+    assert "--data" in refusal(["likelihood", *SMALL, "--data", "none.wav", "other.wav"], capsys)
+    assert "--n 0: must be at least 1" in refusal(["likelihood", *SMALL, "--n=0", f"--data={folder}"], capsys)
+    assert "probes = 0" in refusal(["likelihood", "--ckpt=drums", "--probes=0", f"--data={folder}"], capsys)
+    out = tmp_path / "held"
+    main(["likelihood", *SMALL, f"--data={folder}", "--n=1", f"--out={out}"])
+    other = ["likelihood", *SMALL, "--seed=3", f"--data={folder}", "--n=1", f"--out={out}"]
+    assert "scores made otherwise (seed was 0): choose another --out" in refusal(other, capsys)
+
+
+def test_classes_of_any_case_are_the_models_own():
+    from diffwave_sde.library.clips import known
+
+    assert torch.equal(known(["Kick", "tom", "snare"], ("kick", "snare")), torch.tensor([0, -1, 1]))
