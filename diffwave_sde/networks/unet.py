@@ -109,6 +109,8 @@ class UNet(Network):
             (Nichol and Dhariwal 2021, section 3.1).
         recompute: whether a training step keeps only what goes into each block, and computes the rest again on its way
             back: the same gradient in less memory, for about a third more time (Chen et al. 2016).
+        told: whether it is told the noise level of what it is given beside the noised sound, `condition.level` (B,): a
+            stage of a cascade.
 
     Raises:
         ValueError: if the layout contradicts itself.
@@ -144,6 +146,7 @@ class UNet(Network):
         lowest: int | None = None,
         norm: Literal["group", "frame"] = "group",
         recompute: bool = False,
+        told: bool = False,
     ):
         super().__init__()
         if len(channels) != len(factors) + 1:
@@ -169,6 +172,9 @@ class UNet(Network):
         self.stride = math.prod(factors)
         bands = self.front.bands
         self.embed = NoiseEmbedding(embedding, features, self.classes)
+        self.told = told
+        if told:
+            self.embed_level = NoiseEmbedding(embedding, features, 0)
 
         def dilate(block: int) -> tuple[int, int]:
             return dilations[2 * block % len(dilations)], dilations[(2 * block + 1) % len(dilations)]
@@ -217,6 +223,8 @@ class UNet(Network):
         gain = relative_gain(noise)
         looks = [self._analyse(front, u, gain) for front in (self.front, *self.fronts)]
         embedding = self.embed(noise, getattr(condition, "label", None))
+        if self.told:
+            embedding = embedding + self.embed_level(condition.level, None)
         # As many as the longest frames of all need: a lapped transform has one more than the samples have hops.
         frames = max(looks[0][0].shape[-1], looks[-1][0].shape[-1] * (self.stride if self.fronts else 1))
         frames += -frames % self.stride
