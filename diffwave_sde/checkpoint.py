@@ -284,7 +284,7 @@ def load(
     module = _model(path, state, weights, kind)
     if complete and isinstance(module, CascadeModel) and module.missing:
         raise ValueError(
-            f"{path} is of a cascade whose stage {module.missing[0]} was never trained: train it with `diffwave-sde fit "
+            f"{path} is of a cascade whose stage {module.missing[0]} was never trained: train it, `diffwave-sde fit "
             f"--config configs/experiment/cascade.yaml --model.train=[{module.missing[0]}] --model.start=[RUN]`"
         )
     if weak is not None:

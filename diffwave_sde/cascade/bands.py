@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -95,6 +96,6 @@ def join(parts: Sequence[Tensor]) -> Tensor:
 
 def check_lengths(lengths: Sequence[int], total: int) -> None:
     """Raise a ValueError of one line if the lengths of the stages do not rise to `total`."""
-    rising = all(a < b for a, b in zip(lengths, lengths[1:], strict=False))
+    rising = all(a < b for a, b in pairwise(lengths))
     if not lengths or not rising or lengths[0] < 1 or lengths[-1] != total:
         raise ValueError(f"stages of {', '.join(map(str, lengths))} samples: the lengths must rise to {total}")

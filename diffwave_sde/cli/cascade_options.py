@@ -26,7 +26,7 @@ def apply(model: LoadedModel, config: Namespace) -> None:
     Raises:
         ValueError: if the model has no stages, or they did not learn such a level.
     """
-    said = {name: value for name, value in (config.cascade.as_dict() if config.cascade else {}).items()}
+    said = config.cascade.as_dict() if config.cascade else {}  # null, in a file
     given = {name: value for name, value in said.items() if value is not None}
     if not given:
         return

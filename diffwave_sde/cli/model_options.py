@@ -57,9 +57,10 @@ def add_output(p: ArgumentParser) -> None:
 
 
 def load(config: Namespace, purpose: str, cascade: bool = False) -> checkpoint.LoadedModel:
-    """The model that the options ask for, with the guidance that it is to have; `purpose` is for a complaint.
+    """The model that the options ask for, with the guidance that it is to have.
 
     Args:
+        purpose: what it is wanted for, for a complaint.
         cascade: whether a cascade will do.
 
     Raises:
