@@ -20,8 +20,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from diffwave_sde import compatibility, trust
+from diffwave_sde.cascade import CascadeModel
 from diffwave_sde.classifier import Classifier
-from diffwave_sde.model import KEY, Model, check_fit, first_mismatch
+from diffwave_sde.model import KEY, Model, SoundModel, check_fit, first_mismatch
 from diffwave_sde.names import listed
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ WEIGHTS, RECIPE = "model.safetensors", "config.yaml"
 
 MODELS = Path(__file__).with_name("models")
 """The models that come with the program, a folder each."""
+
+CASCADE = "cascade"
+"""The kind of a checkpoint that holds a cascade."""
 
 _NEEDED = ("step", "labels", "rate", "length", "mu", "config")
 
@@ -47,7 +51,7 @@ class LoadedModel:
     path: the checkpoint, or the weights of an exported model.
     """
 
-    module: Model
+    module: SoundModel
     labels: tuple[str, ...]
     rate: int
     length: int
@@ -262,6 +266,8 @@ def load(
     kind: type[Model] = Model,
     weak: str | Path | None = None,
     classifier: str | Path | None = None,
+    cascade: bool = False,
+    complete: bool = True,
 ) -> LoadedModel:
     """The model of a checkpoint.
 
@@ -273,14 +279,25 @@ def load(
         weak: the checkpoint of a weaker model to be guided away from (autoguidance), in place of its own if it has one.
         classifier: the checkpoint of a classifier to be guided by, where `guidance.classifier` is not 0; its classes
             are the model's by name.
+        cascade: whether a cascade will do, a `CascadeModel`.
+        complete: whether all of its stages must have been trained.
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: if it is damaged, or its parts do not fit one another.
+        ValueError: if it is damaged, its parts do not fit one another, or a stage is missing.
     """
     path = find(path)
     state = read(path)
-    recipe, module = state[KEY], _model(path, state, weights, kind)
+    recipe = state[KEY]
+    if recipe.get("kind") == CASCADE:
+        _check_cascade(path, cascade, weak, classifier)
+        kind = CascadeModel if kind is Model else kind
+    module = _model(path, state, weights, kind)
+    if complete and isinstance(module, CascadeModel) and module.missing:
+        raise ValueError(
+            f"{path} is of a cascade whose stage {module.missing[0]} was never trained: train it, `diffwave-sde fit "
+            f"--config configs/experiment/cascade.yaml --model.train=[{module.missing[0]}] --model.start=[RUN]`"
+        )
     if weak is not None:
         _attach_weak(module, recipe, path, find(weak))
     model = LoadedModel(
@@ -297,9 +314,21 @@ def load(
     return model
 
 
+def _check_cascade(path: Path, wanted: bool, weak: str | Path | None, classifier: str | Path | None) -> None:
+    """Raise a ValueError of one line where a cascade will not do."""
+    if not wanted:
+        raise ValueError(
+            f"{path} is of a cascade, which `sample`, `evaluate` and `export` take and nothing else yet: give a model "
+            "of one stage here"
+        )
+    for name, value in {"weak": weak, "classifier": classifier}.items():
+        if value is not None:
+            raise ValueError(f"--{name} {value}: {path} is of a cascade, which is not guided by it yet: leave it out")
+
+
 def _model(path: Path, state: dict[str, Any], weights: str, kind: type[M]) -> M:
     """The model of what `read` found at `path`."""
-    if state[KEY].get("kind", "diffusion") != "diffusion":
+    if state[KEY].get("kind", "diffusion") not in ("diffusion", CASCADE):
         raise ValueError(
             f"{path} is of a {state[KEY]['kind']}, which makes no sounds: give a model of sounds there, and this one "
             "as --classifier"
@@ -411,7 +440,7 @@ def _complete(path: Path, recipe: dict[str, Any], weights: dict[str, Tensor], ki
     except (ArgumentError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         by = recipe.get("version", "another version")
         raise ValueError(f"{beside}, written by {by}, describes no model that can be made: {_first(error)}") from None
-    if wrong := first_mismatch(module.denoiser, weights):
+    if wrong := first_mismatch(module.exported, weights):
         raise ValueError(f"{path} is not of the model in {beside} ({wrong} differs): take both from one export")
-    module.denoiser.load_state_dict(weights)
+    module.exported.load_state_dict(weights)
     return module

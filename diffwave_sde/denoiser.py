@@ -36,11 +36,13 @@ class Condition:
     label: class of each example, (B,), long; negative where it has none. Or None.
     audio: a sound to go by, (B, C', T). Or None.
     guidance: weight of the classifier-free guidance that a network which takes it answers with, (B,). Or None, for 1.
+    level: noise level σ of that sound, (B,). Or None.
     """
 
     label: Tensor | None = None
     audio: Tensor | None = None
     guidance: Tensor | None = None
+    level: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Condition:
         """The same on `device`."""

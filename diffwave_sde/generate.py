@@ -91,9 +91,8 @@ def ask(model: LoadedModel, n: int, text: str | None = None) -> Labels:
 
 def use_bfloat16(model: LoadedModel) -> None:
     """Let the products of the model's networks be of bfloat16 numbers from now on."""
-    for denoiser in (model.module.denoiser, model.module.denoiser.weak):
-        if denoiser is not None:
-            denoiser.net = BFloat16Network(denoiser.net)
+    for denoiser in model.module.denoisers:
+        denoiser.net = BFloat16Network(denoiser.net)
 
 
 def make_sounds(

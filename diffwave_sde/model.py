@@ -27,7 +27,44 @@ Mixes = Sequence[Mapping[int, float]]
 """Class mixes: of each the shares by class."""
 
 
-class Model(nn.Module):
+class SoundModel(nn.Module):
+    """What every model of sounds has: of one network, and of several.
+
+    denoiser: the one that knows the process and the classes.
+    sampler: what it is heard by.
+    guidance: how far sounds are guided, or None.
+    seed: of every draw.
+    classifier: what sounds are guided by where `guidance.classifier` is not 0; no part of what was trained.
+    """
+
+    denoiser: Denoiser
+    sampler: Sampler
+    guidance: Guidance | None
+    seed: int
+    classifier: Classifier | None
+
+    @property
+    def denoisers(self) -> list[nn.Module]:
+        """All that have a network: the denoiser, and the weak one if there is one."""
+        return [d for d in (self.denoiser, self.denoiser.weak) if d is not None]
+
+    @property
+    def exported(self) -> nn.Module:
+        """Whose weights an export holds."""
+        return self.denoiser
+
+    def generators(self, numbers: Sequence[int], seed: int | None = None) -> list[torch.Generator]:
+        """One generator for each sound, by its number: it does not matter what is made beside it, nor where."""
+        seed = self.seed if seed is None else seed
+        return [stream(seed, SAMPLING, int(n)) for n in numbers]
+
+    def guided(self, asked: Guidance | None = None) -> Guidance | None:
+        """The guidance that sounds are made with: as asked for, else the model's own; as far as there are means."""
+        guidance = asked or self.guidance
+        return guidance and guidance.supported_by(self.denoiser, self.classifier)
+
+
+class Model(SoundModel):
     """A network, the process that it was trained for, and the sampler that it is heard by.
 
     Args:
@@ -66,18 +103,7 @@ class Model(nn.Module):
         less = None if weak is None else Denoiser(weak, sde, parametrization, sigma_data or 0.5)
         self.denoiser = Denoiser(net, sde, parametrization, sigma_data or 0.5, less)
         self.sampler, self.guidance, self.seed = sampler or DefaultSampler(), guidance, seed
-        self.classifier: Classifier | None = None
-        """What sounds are guided by where `guidance.classifier` is not 0; no part of what was trained."""
-
-    def generators(self, numbers: Sequence[int], seed: int | None = None) -> list[torch.Generator]:
-        """One generator for each sound, by its number: it does not matter what is made beside it, nor where."""
-        seed = self.seed if seed is None else seed
-        return [stream(seed, SAMPLING, int(n)) for n in numbers]
-
-    def guided(self, asked: Guidance | None = None) -> Guidance | None:
-        """The guidance that sounds are made with: as asked for, else the model's own; as far as there are means."""
-        guidance = asked or self.guidance
-        return guidance and guidance.supported_by(self.denoiser, self.classifier)
+        self.classifier = None
 
     def sample(
         self,

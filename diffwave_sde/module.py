@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from diffwave_sde.denoiser import Condition, Denoiser
+from diffwave_sde.denoiser import Condition
 from diffwave_sde.guidance import Guidance
 from diffwave_sde.loss import Loss, NoiseDraw, Objective
 from diffwave_sde.machine import sent
@@ -114,12 +114,7 @@ class DiffusionModule(Model, TrainingModule):
 
     @property
     def trained(self) -> list[nn.Module]:
-        return list(self.denoisers)
-
-    @property
-    def denoisers(self) -> list[Denoiser]:
-        """All that is trained: the denoiser, and the weak one if there is one."""
-        return [d for d in (self.denoiser, self.denoiser.weak) if d is not None]
+        return self.denoisers
 
     def forward(self, u: Tensor, t: Tensor, condition: Condition | None = None) -> Tensor:
         return self.denoiser(u, t, condition)

@@ -71,6 +71,7 @@ class TrainingModule(LightningModule):
 
     kind: what it trains, as a checkpoint says.
     class_count: the argument of its networks that the number of the data's classes is, where it is null.
+    apart: options of the model that are not those of base.yaml.
     loss: it draws times and noise.
     optimizer: given the parameters.
     scheduler: the learning rate's schedule, given the optimizer, or None.
@@ -82,6 +83,7 @@ class TrainingModule(LightningModule):
 
     kind: str
     class_count: str
+    apart: frozenset[str] = frozenset({"net", "loss"})
     loss: NoisedLoss
     optimizer: Callable[[Iterable], Optimizer]
     scheduler: Callable[[Optimizer], LRScheduler] | None
@@ -147,8 +149,12 @@ class TrainingModule(LightningModule):
             for part in self.trained:
                 part.net.compile()
 
+    def optimized(self) -> Iterable[nn.Parameter]:
+        """The parameters that the optimizer is given."""
+        return self.trained[0].parameters()
+
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(self.trained[0].parameters())
+        optimizer = self.optimizer(self.optimized())
         if self.scheduler is None:
             return optimizer
         scheduler = self.scheduler(optimizer)

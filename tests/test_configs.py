@@ -37,13 +37,15 @@ def test_every_configuration_makes_a_model_that_denoises_or_a_classifier(file):
     _fill(options.model, inputs=_blocks(options.model.sde), **{module_class.class_count: 3})
     with torch.device("meta"):
         module = build(cli._plain(options)["model"], module_class)
-    assert cli.kind == ("classifier" if "classifier" in (file.parent.name, file.stem) else "diffusion")
+    others = [kind for kind in KINDS if kind in (file.parent.name, file.stem)]
+    assert cli.kind == (others or ["diffusion"])[0]
     if cli.kind == "classifier":
         assert module.classifier.classes == 3
         module.configure_optimizers()
         return
     assert isinstance(module.denoiser.sde, SDE)
     assert module.denoiser.net.inputs == module.denoiser.sde.blocks
+    assert module.denoiser.net.classes == 3
     assert sum(p.numel() for p in module.denoiser.net.parameters()) > 1e6
     module.configure_optimizers()
 

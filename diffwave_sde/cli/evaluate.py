@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from diffwave_sde import audio, checkpoint, paths, samplers
-from diffwave_sde.cli import cores, guidance_options, model_options, runs, sample
+from diffwave_sde.cli import cascade_options, cores, guidance_options, model_options, runs, sample
 from diffwave_sde.cli.path_options import expand_options
 from diffwave_sde.metrics import CHOICES, EMBEDDINGS, Embedding, SoundSet, embedding, evaluate, report
 from diffwave_sde.metrics.sets import Reader
@@ -43,6 +43,7 @@ def parser() -> ArgumentParser:
     )
     guidance_options.add(p)
     guidance_options.add_classifier(p)
+    cascade_options.add(p)
     p.add_argument("--batch_size", type=int, default=16, help="sounds made at a time")
     p.add_argument("--device", type=model_options.Device, default="auto", help="where to compute")
     p.add_argument(
@@ -118,6 +119,7 @@ def _make(ckpt: str | Path, config: Namespace) -> Path:
     options = {"ckpt": str(path), "out": str(folder)}
     options |= {name: config[name] for name in ("n", "seed", "batch_size", "device", "weak", "classifier")}
     options["guidance"] = guidance_options.explicit_options(config)
+    options["cascade"] = config.cascade.as_dict() if config.cascade else {}
     if config.sampler:
         options["sampler"] = config.sampler.as_dict()
     return sample.make(sample.parser().parse_object(options))

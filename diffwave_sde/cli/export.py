@@ -14,10 +14,10 @@ from rich.console import Console
 from diffwave_sde import checkpoint
 from diffwave_sde.checkpoint import RECIPE
 from diffwave_sde.cli import guidance_options, runs
+from diffwave_sde.cli.lightning import KINDS
 from diffwave_sde.cli.path_options import expand_options
 from diffwave_sde.deploy.export import CARD, Export
 from diffwave_sde.deploy.formats import DTYPES, FORMATS
-from diffwave_sde.module import DiffusionModule
 
 
 def parser() -> ArgumentParser:
@@ -57,7 +57,8 @@ def run(argv: list[str]) -> None:
         evaluation=None if config.evaluation is None else Path(config.evaluation),
         **{name: config[name] for name in ("format", "dtype", "length", "licence", "command", "overwrite")},
     )
-    model = checkpoint.load(config.ckpt, kind=DiffusionModule, weak=config.weak)  # the card tells its loss
+    kind = KINDS[checkpoint.kind_of(checkpoint.find(config.ckpt))]
+    model = checkpoint.load(config.ckpt, kind=kind, weak=config.weak, cascade=True)  # the card tells its loss
     guidance = guidance_options.resolve_guidance(model, config)
     said = guidance_options.explicit_options(config)  # without any the recipe keeps the model's own, as it was written
     runs.writable(export.out.resolve().parent)

@@ -1,7 +1,7 @@
 """`fit`, `validate`, `test` and `predict`: Lightning's command line, with a network that fits the machine.
 
-It trains models of sounds and classifiers: `--kind`, or a YAML file that says so, or the checkpoint that is gone on
-with, tells which.
+It trains models of sounds, of one network or in stages, and classifiers: `--kind`, or a YAML file that says so, or the
+checkpoint that is gone on with, tells which.
 """
 
 from __future__ import annotations
@@ -27,12 +27,14 @@ from diffwave_sde import (  # noqa: F401  callbacks and distillation are values 
     __version__,
     audio,
     callbacks,
+    cascade,
     checkpoint,
     distillation,
     trust,
 )
 from diffwave_sde.atomic import atomic_write
 from diffwave_sde.callbacks.last_checkpoint import interrupted
+from diffwave_sde.cascade_module import CascadeModule
 from diffwave_sde.classifier_module import ClassifierModule
 from diffwave_sde.cli import runs
 from diffwave_sde.cli.classes import class_of
@@ -46,7 +48,9 @@ from diffwave_sde.names import listed
 from diffwave_sde.resume import match_data
 from diffwave_sde.training import TrainingModule
 
-KINDS: dict[str, type[TrainingModule]] = {module.kind: module for module in (DiffusionModule, ClassifierModule)}
+KINDS: dict[str, type[TrainingModule]] = {
+    module.kind: module for module in (DiffusionModule, ClassifierModule, CascadeModule)
+}
 """What can be trained."""
 
 _HERE = Path(__file__).resolve().parents[1]
@@ -100,7 +104,7 @@ def defaults(kind: str) -> list[str]:
         return _configs(base, *others)
     # Of the model's options in base.yaml those that every kind has; the network and the loss are other classes.
     options = yaml.safe_load(base.read_text(encoding="utf-8"))
-    shared = inspect.signature(KINDS[kind]).parameters.keys() - {"net", "loss"}
+    shared = inspect.signature(KINDS[kind]).parameters.keys() - KINDS[kind].apart
     options["model"] = {name: value for name, value in options["model"].items() if name in shared}
     return ["--config", yaml.safe_dump({**options, "kind": kind}, sort_keys=False), *_configs(*others)]
 
@@ -184,8 +188,8 @@ class CLI(LightningCLI):
             "--kind",
             type=Literal[tuple(KINDS)],
             default="diffusion",
-            help="what is trained: diffusion, a model of sounds; or classifier, what tells noised sounds apart, for "
-            "classifier guidance (its options: --kind classifier --help)",
+            help="what is trained: diffusion, a model of sounds; cascade, one in stages of rising rate; or classifier, "
+            "what tells noised sounds apart, for classifier guidance (its options: --kind classifier --help)",
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -300,7 +304,7 @@ class CLI(LightningCLI):
                     logger.init_args[key] = value
         self.labels = data.labels
         if self.verb == "fit":
-            network = options.model.net.get("class_path", "network").rsplit(".", 1)[-1]
+            (network, *_) = (net.get("class_path", "network").rsplit(".", 1)[-1] for net in _networks(options.model))
             last = default_files(self.kind)[-1].relative_to(CONFIGS) if self.start is None else "init.yaml"
             rank_zero_info(
                 f"{'CUDA GPU' if torch.cuda.is_available() else 'No CUDA GPU'}: defaults of "
@@ -412,10 +416,15 @@ def _blocks(sde: Namespace | None) -> int:
 
 def _fill(model: Namespace, **values: int) -> None:
     """Give the null ones of `values` in a model's networks their value."""
-    for network in (model.net, model.get("weak")):
-        for key, value in values.items() if network is not None else ():
+    for network in _networks(model):
+        for key, value in values.items():
             if key in network.init_args and network.init_args[key] is None:
                 network.init_args[key] = value
+
+
+def _networks(model: Namespace) -> list[Namespace]:
+    """The networks of a model: that of a single one and its weak one, or those of the stages of a cascade."""
+    return [net for name in ("net", "weak", *cascade.NAMES) if (net := model.get(name)) is not None]
 
 
 def _place(options: Namespace, folder: Path) -> None:

@@ -56,8 +56,12 @@ def add_output(p: ArgumentParser) -> None:
     p.add_argument("--device", type=Device, default="auto", help="where to compute; auto is a CUDA GPU if there is one")
 
 
-def load(config: Namespace, purpose: str) -> checkpoint.LoadedModel:
-    """The model that the options ask for, with the guidance that it is to have; `purpose` is for a complaint.
+def load(config: Namespace, purpose: str, cascade: bool = False) -> checkpoint.LoadedModel:
+    """The model that the options ask for, with the guidance that it is to have.
+
+    Args:
+        purpose: what it is wanted for, for a complaint.
+        cascade: whether a cascade will do.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -67,7 +71,9 @@ def load(config: Namespace, purpose: str) -> checkpoint.LoadedModel:
         raise ValueError(f"--batch_size {config.batch_size}: must be at least 1")
     ckpt = runs.given_or_newest(config.ckpt, purpose)
     where = device(config.device)
-    model = checkpoint.load(ckpt, config.weights, where, weak=config.weak, classifier=config.classifier)
+    model = checkpoint.load(
+        ckpt, config.weights, where, weak=config.weak, classifier=config.classifier, cascade=cascade
+    )
     model.module.guidance = guidance_options.resolve_guidance(model, config)
     if config.precision == "bf16":
         generate.use_bfloat16(model)

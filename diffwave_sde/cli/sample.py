@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from diffwave_sde import checkpoint, generate
-from diffwave_sde.cli import model_options, neighbour_options, runs
+from diffwave_sde.cli import cascade_options, model_options, neighbour_options, runs
 from diffwave_sde.cli.path_options import expand_options
 from diffwave_sde.progress import progress_bar
 from diffwave_sde.sounds.folder import Filled, SoundFolder
@@ -30,7 +30,8 @@ def make(config: Namespace) -> Path:
     if config.length is not None and config.length < 1:
         raise ValueError(f"--length {config.length}: a sound has at least one sample")
     sampler = parser().instantiate_classes(config).sampler
-    model = model_options.load(config, "sample from")
+    model = model_options.load(config, "sample from", cascade=True)
+    cascade_options.apply(model, config)
     label = model_options.labels(model, config.n, config.label)
     out = Path(config.out) if config.out else _default_out(model, config)
     runs.writable(out)
@@ -45,7 +46,7 @@ def make(config: Namespace) -> Path:
             label,
             sampler=sampler,
             **{name: config[name] for name in ("seed", "length", "clip", "batch_size", "cuda_graphs", "subtype")},
-            record=_record(config) | ({"without_copies_of": index.about} if copies else {}),
+            record=_record(config, model) | ({"without_copies_of": index.about} if copies else {}),
             progress=lambda done, total: progress.update(task, completed=done, total=total),
             refused=copies,
         )
@@ -63,6 +64,7 @@ def parser() -> ArgumentParser:
     p = ArgumentParser(prog="diffwave-sde sample", description=__doc__, exit_on_error=False)
     p.add_argument("--config", action="config", help="YAML file with values of these options")
     model_options.add(p)
+    cascade_options.add(p)
     p.add_argument("--n", type=int, default=16, help="number of sounds")
     p.add_argument(
         "--label",
@@ -89,11 +91,12 @@ def _default_out(model: checkpoint.LoadedModel, config: Namespace) -> Path:
     return runs.output_dir(model.path, "sounds") / f"step={model.step}-seed={config.seed}"
 
 
-def _record(config: Namespace) -> dict[str, Any]:
+def _record(config: Namespace, model: checkpoint.LoadedModel) -> dict[str, Any]:
     """What the sounds follow from beside the model and the arguments of `make_sounds`."""
     classifier = {"classifier": str(checkpoint.find(config.classifier))} if config.classifier else {}
     return {
         **classifier,
+        **cascade_options.record(model),
         "weights": config.weights,
         "options": config.sampler.as_dict() if config.sampler else "the model's own",
         "weak": config.weak and str(checkpoint.find(config.weak)),

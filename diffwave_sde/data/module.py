@@ -174,7 +174,7 @@ class AudioDataModule(LightningDataModule):
                 splits[name] = splits["train"]
         return splits
 
-    def _subsample(self, most: int) -> Iterator[Tensor]:
+    def subsample(self, most: int) -> Iterator[Tensor]:
         """Up to `most` training clips, evenly over the split and companded, in pieces of up to 64: (n, T), float64."""
         rows = self.splits["train"]
         rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), most)).astype(np.int64)]
@@ -185,13 +185,13 @@ class AudioDataModule(LightningDataModule):
     @cached_property
     def sigma_data(self) -> float:
         """RMS of the companded training clips, without augmentation, measured on up to 2,048 of them."""
-        squares = torch.cat([x.square().mean(1) for x in self._subsample(2048)])
+        squares = torch.cat([x.square().mean(1) for x in self.subsample(2048)])
         return math.sqrt(float(squares.mean()))
 
     @cached_property
     def diameter(self) -> float:
         """The largest Euclidean distance between two companded training clips, of up to 512 of them."""
-        x = torch.cat(list(self._subsample(512)))
+        x = torch.cat(list(self.subsample(512)))
         return float(torch.cdist(x, x).max())
 
     def _clips(self, rows: np.ndarray) -> Clips:

@@ -43,7 +43,7 @@ def facts(model: LoadedModel, recipe: dict[str, Any]) -> Iterator[tuple[str, str
     steps = sampler.steps
     yield "sampler", type(sampler).__name__ + (f", {steps} steps" if steps else "")
     yield "guidance", str(module.guided() or "none")
-    yield "weights", f"{sum(p.numel() for p in module.denoiser.parameters()):,}, averaged over the training"
+    yield "weights", f"{sum(p.numel() for p in module.exported.parameters()):,}, averaged over the training"
 
 
 def card(name: str, model: LoadedModel, use: str, rows: Iterable[tuple[str, str]]) -> str:

@@ -28,7 +28,7 @@ def save_safetensors(model: LoadedModel, folder: Path, dtype: str, length: int) 
     Raises:
         ValueError: if a weight is not finite, or too large for the dtype.
     """
-    weights = model.module.denoiser.state_dict()
+    weights = model.module.exported.state_dict()
     stored = {name: _stored(name, x, dtype, model.path) for name, x in weights.items()}
     (folder / WEIGHTS).write_bytes(save(stored, {"format": "pt"}))  # save_file would let nobody else read it
 
@@ -49,6 +49,11 @@ def _save_graphs(
 ) -> None:
     """The graph of the model, that of its weak network if sounds take it, and the numbers."""
     module = model.module
+    if len(stages := getattr(module, "stages", ())) > 1:
+        raise ValueError(
+            f"{model.path} is of a cascade of {len(stages)} stages, and a graph holds one network: leave --format out, "
+            "which is safetensors"
+        )
     guidance = module.guided()
     weight = guidance.weight if guidance else 1.0
     save(module.denoiser, length, folder / name, weight)

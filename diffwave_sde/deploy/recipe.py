@@ -24,7 +24,9 @@ def portable(recipe: dict[str, Any], model: LoadedModel) -> dict[str, Any]:
     data = {key: value for key, value in config["data"].items() if key not in ("root", "disks")}
     if "dataset" in data:
         data["dataset"] = " + ".join(folder_name(Path(part).name) or "data" for part in parts(data["dataset"]))
-    config = {**config, "model": _inline_files(config["model"], "model", model), "data": data}
+    # Runs whose stages a cascade took are on this machine, and in the weights.
+    options = {key: value for key, value in config["model"].items() if key != "start"}
+    config = {**config, "model": _inline_files(options, "model", model), "data": data}
     sigma = {"sigma_data": float(model.module.denoiser.sigma_data)}
     return {"step": model.step, **{k: v for k, v in recipe.items() if k != "config"}, **sigma, "config": config}
 

@@ -113,6 +113,8 @@ class UNet(Network):
             et al. 2023, section 3.1).
         recompute: whether a training step keeps only what goes into each block, and computes the rest again on its way
             back: the same gradient in less memory, for about a third more time (Chen et al. 2016).
+        told: whether it is told the noise level of what it is given beside the noised sound, `condition.level` (B,): a
+            stage of a cascade.
 
     Raises:
         ValueError: if the layout contradicts itself.
@@ -149,6 +151,7 @@ class UNet(Network):
         norm: Literal["group", "frame"] = "group",
         recompute: bool = False,
         guidance: bool = False,
+        told: bool = False,
     ):
         super().__init__()
         if len(channels) != len(factors) + 1:
@@ -175,6 +178,9 @@ class UNet(Network):
         self.stride = math.prod(factors)
         bands = self.front.bands
         self.embed = NoiseEmbedding(embedding, features, self.classes, guidance)
+        self.told = told
+        if told:
+            self.embed_level = NoiseEmbedding(embedding, features, 0)
 
         def dilate(block: int) -> tuple[int, int]:
             return dilations[2 * block % len(dilations)], dilations[(2 * block + 1) % len(dilations)]
@@ -223,6 +229,8 @@ class UNet(Network):
         gain = relative_gain(noise)
         looks = [self._analyse(front, u, gain) for front in (self.front, *self.fronts)]
         embedding = self.embed(noise, getattr(condition, "label", None), getattr(condition, "guidance", None))
+        if self.told:
+            embedding = embedding + self.embed_level(condition.level, None)
         # As many as the longest frames of all need: a lapped transform has one more than the samples have hops.
         frames = max(looks[0][0].shape[-1], looks[-1][0].shape[-1] * (self.stride if self.fronts else 1))
         frames += -frames % self.stride

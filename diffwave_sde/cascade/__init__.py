@@ -1,0 +1,20 @@
+"""Cascades: a sound in stages of rising rate, each a diffusion that is told what the one before has made."""
+
+from diffwave_sde.cascade.bands import dct, idct, join, resize, split
+from diffwave_sde.cascade.handover import Handover
+from diffwave_sde.cascade.model import NAMES, CascadeModel
+from diffwave_sde.cascade.sampling import sample_stages
+from diffwave_sde.cascade.stage import StageDenoiser
+
+__all__ = [
+    "NAMES",
+    "CascadeModel",
+    "Handover",
+    "StageDenoiser",
+    "dct",
+    "idct",
+    "join",
+    "resize",
+    "sample_stages",
+    "split",
+]
