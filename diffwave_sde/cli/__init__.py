@@ -19,6 +19,7 @@ VERBS = {
     "sample": ("diffwave_sde.cli.sample", "make new sounds from a checkpoint: WAV files and a page to hear them"),
     "edit": ("diffwave_sde.cli.edit", "change a given sound: inpaint, vary, interpolate, extend, restore"),
     "kit": ("diffwave_sde.cli.kit", "make a drum kit to take away: SFZ, Hydrogen, Decent Sampler, WAV files"),
+    "demo": ("diffwave_sde.cli.demo", "open a page to play with: pads, a sequencer, a kit to take away"),
     "evaluate": ("diffwave_sde.cli.evaluate", "lay generated sounds against real ones: distances, levels, neighbours"),
     "schedule": ("diffwave_sde.cli.schedule", "learn time grids for a model, for any number of steps"),
     "export": ("diffwave_sde.cli.export", "write a model for others to use: weights, what they are, and a card"),
