@@ -34,8 +34,10 @@ import gradio
 from fastapi import Request
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 PAGE = Path(__file__).with_name("page")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -112,7 +114,7 @@ class Server:
         self.app.post("/demo/upload")(self._upload)
         self.app.post("/demo/kit")(self._kit)
         self.app.mount("/page", StaticFiles(directory=PAGE))
-        self.app.middleware("http")(self._guard)
+        self.app.add_middleware(_Guard, password=password)
         if host in LOOPBACK:  # another site's page, whose name leads here, may not ask
             self.app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK, "[::1]"])
 
@@ -188,19 +190,6 @@ class Server:
 
     # What does not: answered while the model works
 
-    async def _guard(self, request: Request, follow) -> Response:
-        """Let in who knows the password, and tell the browser what it may load."""
-        if self.password is not None and not _knows(request.headers.get("authorization", ""), self.password):
-            return PlainTextResponse(
-                "This page asks for a password; any name will do.", 401, {"WWW-Authenticate": 'Basic realm="demo"'}
-            )
-        response = await follow(request)
-        response.headers["Content-Security-Policy"] = POLICY
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        if request.url.path == "/" or request.url.path.startswith("/page/"):
-            response.headers["Cache-Control"] = "no-cache"
-        return response
-
     async def _index(self) -> Response:
         return FileResponse(PAGE / "index.html")
 
@@ -254,6 +243,36 @@ class Server:
         except ValueError as error:
             return _refused(str(error))
         return Response(packed, media_type="application/zip")
+
+
+class _Guard:
+    """Lets in who knows the password, and tells the browser what it may load.
+
+    Not Starlette's BaseHTTPMiddleware, behind which a stream does not see that its tab is closed.
+    """
+
+    def __init__(self, app: ASGIApp, password: str | None):
+        self.app, self.password = app, password
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            return await self.app(scope, receive, send)
+        given = Headers(scope=scope).get("authorization", "")
+        if self.password is not None and not _knows(given, self.password):
+            refusal = PlainTextResponse(
+                "This page asks for a password; any name will do.", 401, {"WWW-Authenticate": 'Basic realm="demo"'}
+            )
+            return await refusal(scope, receive, send)
+
+        async def told(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["Content-Security-Policy"] = POLICY
+                headers["X-Content-Type-Options"] = "nosniff"
+                headers["Cache-Control"] = "no-cache"
+            await send(message)
+
+        return await self.app(scope, receive, told)
 
 
 @dataclass(frozen=True)
