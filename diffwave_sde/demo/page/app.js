@@ -144,7 +144,7 @@ function showJob(told, before, all) {
 async function run(what, pads, work) {
   if (job) return;
   job = { what, stop: new AbortController() };
-  complain(null);
+  complain(null), say(what);
   $("progress").hidden = $("cancel").hidden = false;
   busy(true, pads);
   try {
@@ -209,7 +209,7 @@ async function openFile(file, i) {
   try {
     complain(null);
     const sound = decode(await api.upload(file));
-    change([[i, { ...state.pads[i], sound, command: "", how: `the file ${file.name}` }]]);
+    change([[i, { ...state.pads[i], sound, seed: null, command: "", how: `the file ${file.name}` }]]);
     playPad(i);
   } catch (error) {
     complain(error.message);
@@ -287,7 +287,7 @@ function showPads() {
     const element = $("pads").children[i];
     element.style.setProperty("--hue", `var(--hue-${pad.hue})`);
     element.querySelector(".name").textContent = pad.label;
-    element.querySelector(".seed").textContent = `seed ${pad.seed}`;
+    element.querySelector(".seed").textContent = pad.seed === null ? pad.how : `seed ${pad.seed}`;
     element.querySelector(".hit").setAttribute("aria-label", `Pad ${i + 1}, ${pad.label}, ${pad.how}`);
     draw(element.querySelector("canvas"), pad.sound);
     $("other").options[i].textContent = `${i + 1} ${pad.label}`;
@@ -344,7 +344,7 @@ function buildClasses() {
   for (const name of ["its own", ...facts.labels, "a mix"]) {
     const label = document.createElement("label"), radio = document.createElement("input");
     Object.assign(radio, { type: "radio", name: "class", value: name, checked: name === "its own" });
-    label.append(radio, name === "its own" ? "each pad's own" : name);
+    label.append(radio, name === "its own" ? "the pad's own" : name);
     $("classes").append(label);
   }
   facts.labels.forEach((name, k) => {
