@@ -1,6 +1,7 @@
 """The page in a real browser: each control used, what arrives decoded and compared, hits measured to the sample."""
 
 import io
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import soundfile
 import torch
 
+from diffwave_sde.demo import uploads
 from diffwave_sde.demo.studio import Settings
 
 playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install -e '.[dev]'")
@@ -196,7 +198,7 @@ def test_files_are_opened_and_dropped_and_wrong_ones_refused_in_words(page):
     page.set_input_files("#file", {"name": "mine.wav", "mimeType": "audio/wav", "buffer": file.getvalue()})
     expect(page.locator("#how")).to_have_text("the file mine.wav")
     opened_sound = sound(page, 0)
-    assert np.corrcoef(opened_sound[:3_900], np.pad(x, (0, 100))[:3_900])[0, 1] > 0.5
+    assert close(opened_sound, uploads.read(file.getvalue(), "mine.wav", 21_000, 44_100), 1e-9)
     page.evaluate(
         """bytes => { const data = new DataTransfer();
         data.items.add(new File([new Uint8Array(bytes)], "dropped.wav"));
@@ -245,7 +247,7 @@ DRIFT = """async () => {
   let now = 0;
   Object.defineProperty(context, "currentTime", { get: () => now });
   const pattern = Array.from({ length: 16 }, () => Array(16).fill(0));
-  pattern[3].fill(127);
+  for (const step of [0, 5, 11]) pattern[3][step] = 127;
   const click = { samples: Float32Array.of(1), rate };
   const sequencer = new Sequencer(context, context.destination, () => ({ pattern, sounds: Array(16).fill(click), tempo,
     swing }));
@@ -260,8 +262,9 @@ DRIFT = """async () => {
 def test_the_sequencer_does_not_drift_in_two_minutes_of_a_late_timer(page):
     found = page.evaluate(DRIFT)
     sixteenth = 15 / 117
-    times = [0.06 + sixteenth * (i - i % 2 + (1.16 if i % 2 else 0)) for i in range(len(found))]
-    assert times[-1] > 119
+    steps = [i for i in range(1_000) if i % 16 in (0, 5, 11)][: len(found)]
+    times = [0.06 + sixteenth * (i - i % 2 + (1.16 if i % 2 else 0)) for i in steps]
+    assert times[-1] > 118
     assert [at for at, _ in found] == [round(t * 44_100) for t in times]
     assert all(level == 1 for _, level in found)
 
@@ -298,10 +301,10 @@ def test_steps_are_set_by_mouse_and_keys_and_undone(page):
 def test_pads_are_played_by_keys(page):
     for key, pad in (("2", 1), ("q", 4), ("f", 11), ("v", 15)):
         page.keyboard.press(key)
-        expect(page.locator(".pad").nth(pad)).to_have_class("pad current struck")
+        expect(page.locator(".pad").nth(pad)).to_have_class(re.compile("current.*struck|struck.*current"))
     page.locator(".hit").nth(7).focus()
     page.keyboard.press("Enter")
-    expect(page.locator(".pad").nth(7)).to_have_class("pad current struck")
+    expect(page.locator(".pad").nth(7)).to_have_class(re.compile("current.*struck|struck.*current"))
 
 
 def test_the_kit_is_saved(page):
@@ -316,7 +319,8 @@ def test_the_kit_is_saved(page):
 
 CONTRAST = """() => {
   const light = c => { const n = parseInt(c.slice(1), 16);
-    return [n >> 16, n >> 8 & 255, n & 255].map(v => v / 255).map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
+    return [n >> 16, n >> 8 & 255, n & 255].map(v => v / 255)
+      .map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
       .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0); };
   const of = name => light(getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim());
   const ratio = (a, b) => (Math.max(of(a), of(b)) + .05) / (Math.min(of(a), of(b)) + .05);

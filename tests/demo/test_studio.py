@@ -153,6 +153,14 @@ def test_the_kit_is_read_back_by_the_readers_of_its_formats(kick_and_snare, tmp_
     assert "Kick 1.wav" in next(folder.glob("*.dspreset")).read_text(encoding="utf-8")
 
 
+def test_the_python_of_the_page_of_the_documentation_runs():
+    page = (Path(__file__).parents[2] / "docs" / "demo.md").read_text(encoding="utf-8")
+    code = page.partition("```python\n")[2].partition("```")[0]
+    made: dict = {}
+    exec(compile(code, "demo.md", "exec"), made)
+    assert made["between"].shape == made["near"].shape == made["kick"].shape == (21_000,)
+
+
 def test_a_job_that_nobody_waits_for_ends_at_its_next_step():
     worker, ended, count = Worker(), threading.Event(), [0]
 

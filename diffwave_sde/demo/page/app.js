@@ -353,7 +353,7 @@ function buildClasses() {
     Object.assign(slider, { type: "range", min: 0, max: 100, step: 5, value: k < 2 ? 50 : 0, id: `share-${k}` });
     const shown = Object.assign(document.createElement("output"), { textContent: `${slider.value} %` });
     slider.addEventListener("input", () => { shown.textContent = `${slider.value} %`; });
-    label.append(`${name} `, shown, slider);
+    label.append(name, slider, shown);  // the slider first: a label names the first of them
     $("mix").append(label);
   });
   $("classes").addEventListener("change", (event) => { $("mix").hidden = event.target.value !== "a mix"; });
