@@ -1,9 +1,9 @@
 """The server without a browser: its queue, who it lets in, and that it answers while it works."""
 
 import json
+import re
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import psutil
@@ -102,8 +102,6 @@ def test_memory_stays_flat(client):
     ],
 )
 def test_what_it_cannot_do_it_says_in_words(client, name, data, said):
-    import re
-
     session = f"wrong{time.time_ns()}"
     join(client, name, data, session)
     ended = next(message for message in messages(client, session) if message["msg"] == "process_completed")
@@ -116,8 +114,7 @@ def test_another_sites_name_is_refused(client):
 
 
 def test_too_large_a_body_is_refused_before_it_is_read(client):
-    with ThreadPoolExecutor(1):
-        answer = client.post("/demo/upload?name=long.wav", content=bytes(33 * 2**20))
+    answer = client.post("/demo/upload?name=long.wav", content=bytes(33 * 2**20))
     assert answer.status_code == 413
     assert answer.json()["error"].startswith("long.wav: larger than 32 MB")
 
@@ -141,6 +138,12 @@ def test_a_port_that_is_taken_is_one_clear_line(server, capsys):
     with pytest.raises(SystemExit):
         main(["demo", *argv])
     assert f"diffwave-sde: --port {port}: cannot listen there on 127.0.0.1" in capsys.readouterr().err
+
+
+def test_the_server_asks_nothing_of_other_machines(server, client):
+    assert client.get("/").status_code == 200
+    addresses = {address[0] for address in server.reached if isinstance(address, tuple)}
+    assert addresses == {"127.0.0.1"}
 
 
 def test_an_open_host_warns(capsys):
