@@ -18,6 +18,7 @@ def run(argv: list[str]) -> None:
     try:
         print(f"open {server.launch()}  (Ctrl-C ends it)", flush=True)
         server.wait()
+        print()  # after ^C
     finally:
         server.close()
 

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import json
 import os
 import secrets
 import socket
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,7 +141,8 @@ class Server:
 
     def wait(self) -> None:
         """Wait until Ctrl-C."""
-        self.app.get_blocks().block_thread()
+        with contextlib.suppress(KeyboardInterrupt):
+            threading.Event().wait()
 
     def close(self) -> None:
         """Stop to listen, and end what runs."""
