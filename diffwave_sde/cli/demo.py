@@ -43,6 +43,7 @@ def prepare(config: Namespace):
             "encrypted",
             file=sys.stderr,
         )
+    server.free_port(config.host, config.port)  # which fails before the work is done
     studio = Studio(model, sampler, config.clip)
     with progress_bar("sounds") as progress:
         task = progress.add_task("the first kit", total=16)

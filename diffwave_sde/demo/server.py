@@ -126,17 +126,11 @@ class Server:
         Raises:
             OSError: if the port is taken, or there is no such address.
         """
-        try:
-            _, url, _ = self.app.launch(
-                server_name=self.host, server_port=self.port or _free_port(self.host), prevent_thread_lock=True,
-                quiet=True, share=False, ssr_mode=False, enable_monitoring=False, run_history=False, show_error=True,
-                max_file_size=uploads.MOST_BYTES,
-            )  # fmt: skip
-        except OSError as error:
-            raise OSError(
-                f"--port {self.port}: cannot listen there on {self.host} ({error.strerror or 'it is taken'}); "
-                "choose another --port, or 0 for a free one"
-            ) from None
+        _, url, _ = self.app.launch(
+            server_name=self.host, server_port=free_port(self.host, self.port), prevent_thread_lock=True,
+            quiet=True, share=False, ssr_mode=False, enable_monitoring=False, run_history=False, show_error=True,
+            max_file_size=uploads.MOST_BYTES,
+        )  # fmt: skip
         return url
 
     def wait(self) -> None:
@@ -380,7 +374,19 @@ def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
 
 
-def _free_port(host: str) -> int:
+def free_port(host: str, port: int) -> int:
+    """The port, if it is free; of 0, one that is.
+
+    Raises:
+        OSError: if it is taken, or there is no such address here.
+    """
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.bind((host, 0))
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: what just ended is free
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise OSError(
+                f"--port {port}: cannot listen there on {host} ({error.strerror or error}); choose another --port, or "
+                "0 for a free one"
+            ) from None
         return probe.getsockname()[1]
