@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install data train classifier distil sample kit test test-slow oracles lint format bench gpu
+.PHONY: help install data train classifier distil sample kit demo test test-slow oracles lint format bench gpu
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -52,6 +52,10 @@ sample: install  ## Make N sounds from CKPT (default: the newest run, else the m
 
 kit: install  ## Make a drum kit from CKPT to take away: ARGS="--kick 4 --snare 4 --format sfz hydrogen"
 	@$(RUN) kit $(if $(CKPT),--ckpt "$(CKPT)") $(if $(OUT),--out "$(OUT)") $(ARGS)
+
+demo: install  ## Open a page to play with the sounds of CKPT: pads, a sequencer, a kit to take away
+	@$(PIP) '.[demo]'
+	@$(RUN) demo $(if $(CKPT),--ckpt "$(CKPT)") $(ARGS)
 
 # A module stays on one process, for what its tests share.
 PYTEST = $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadscope

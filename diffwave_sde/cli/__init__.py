@@ -19,6 +19,7 @@ VERBS = {
     "sample": ("diffwave_sde.cli.sample", "make new sounds from a checkpoint: WAV files and a page to hear them"),
     "edit": ("diffwave_sde.cli.edit", "change a given sound: inpaint, vary, interpolate, extend, restore"),
     "kit": ("diffwave_sde.cli.kit", "make a drum kit to take away: SFZ, Hydrogen, Decent Sampler, WAV files"),
+    "demo": ("diffwave_sde.cli.demo", "open a page to play with: pads, a sequencer, a kit to take away"),
     "evaluate": ("diffwave_sde.cli.evaluate", "lay generated sounds against real ones: distances, levels, neighbours"),
     "likelihood": ("diffwave_sde.cli.likelihood", "how probable a model finds sounds; --rank lists the odd ones"),
     "doctor": ("diffwave_sde.cli.doctor", "what is wrong with the files of a data set: copies, clipping, labels, ..."),

@@ -162,7 +162,15 @@ class Editor:
 
     # Between two sounds
 
-    def interpolate(self, a: Tensor, b: Tensor, count: int = 7, space: str = "latent", strength: float = 0.5) -> Tensor:
+    def interpolate(
+        self,
+        a: Tensor,
+        b: Tensor,
+        count: int = 7,
+        space: str = "latent",
+        strength: float = 0.5,
+        shares: Sequence[float] | None = None,
+    ) -> Tensor:
         """`count` sounds from a (T,) to b (T,), which are the first and the last: (count, T).
 
         Source: Song et al. 2021, appendix D.6 (latents); Ho et al. 2020, appendix, figure 9 (at a noise level).
@@ -173,12 +181,14 @@ class Editor:
             space: latent, along the great circle between the latents of the probability flow; or noise, between both
                 sounds with the same noise, which keeps more of them.
             strength: the level of that noise, as of `vary`.
+            shares: how far from a, 0 to 1, each of those between lies, in place of `count` at equal distances.
         """
+        count = count if shares is None else len(shares) + 2
         if count < 2:
             raise ValueError(f"{count} steps: there are 2 ends already")
         if space not in ("latent", "noise"):
             raise ValueError(f"space = {space!r}: choose latent or noise")
-        shares = [i / (count - 1) for i in range(1, count - 1)]
+        shares = [i / (count - 1) for i in range(1, count - 1)] if shares is None else list(shares)
         if torch.equal(a, b):
             return a.expand(count, -1).clone()
         if not shares:
