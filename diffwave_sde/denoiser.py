@@ -34,7 +34,8 @@ class Condition:
     """What a sound is asked to be.
 
     label: class of each example, (B,), long; negative where it has none. Or None.
-    audio: a sound to go by, (B, C', T). Or None.
+    audio: a sound to go by, (B, C', T'), companded as the data are. One that is silent throughout is none, for that
+        example: so zeros hide it. Or None for none at all.
     """
 
     label: Tensor | None = None
