@@ -109,7 +109,7 @@ def prepare(
                 _build(source, settings, home, tuple(disks), workers, console, say)
         finally:
             lock.release()
-    if source.paired and group_by is None and len({item.group for item in source.items[: 10**5]}) > 1:
+    if source.paired and group_by is None and len({item.group for item in source.items}) > 1:
         group_by = "folder"  # windows of one song stay together
     store = Store.open(home, group_by)
     sizes = np.unique(store.copies, return_counts=True)[1]

@@ -31,11 +31,11 @@ class AudioDataModule(LightningDataModule):
     """Clips of a dataset, companded, in batches.
 
     Args:
-        dataset: drums or synth (built-in sounds), bass (built-in pairs of an arrangement and its bass), hydrogen or sonic-pi (recordings from Debian's packages,
-            fetched with apt-get), or the path of a folder of sounds, whose folders are the classes; or several of
-            these, joined by "+"
+        dataset: drums or synth (built-in sounds), bass (built-in pairs of an arrangement and its bass), hydrogen or
+            sonic-pi (recordings from Debian's packages, fetched with apt-get), or the path of a folder of sounds, whose
+            folders are the classes, or of stems; or several of these, joined by "+"
         root: folder for stores and downloads
-        length: samples per clip at 44.1 kHz; 21,000 are 0.476 s
+        length: samples per clip; 21,000 are 0.476 s at 44.1 kHz
         mu: strength of the mu-law companding; 0 turns it off
         batch_size: clips per process and step
         workers: processes that read ahead, per training process; 0 reads between the steps, which takes

@@ -88,9 +88,9 @@ class ClassifierFree(GuidedDenoiser):
 class ContextFree(GuidedDenoiser):
     """D guided away from what it would be without a context to go by: D + (w - 1) (D - D without the context).
 
-    As `ClassifierFree`, which it may wrap: then D and D without the context are each guided towards the class, and where
-    context and class tell of x independently the scores add up, s + w_a s_a + w_c s_c. It takes twice the passes of what
-    it wraps wherever it acts, made in one call. The network must be trained with some of the contexts hidden.
+    As `ClassifierFree`, which it may wrap: then D and D without the context are each guided towards the class, and
+    where context and class tell of x independently the scores add up, s + w_a s_a + w_c s_c. It takes twice the passes
+    of what it wraps wherever it acts, made in one call. The network must be trained with some of the contexts hidden.
 
     Source: Ho and Salimans 2022, eq. 6; Liu et al. 2022, eq. 11, for several conditions.
     """
