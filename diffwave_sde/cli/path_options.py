@@ -23,7 +23,7 @@ KEYS = frozenset(
             "watch",
             "audio",
         ),
-        *("default_root_dir", "dirpath", "save_dir", "folder", "file", "teacher"),
+        *("default_root_dir", "dirpath", "save_dir", "folder", "file", "teacher", "audio"),
     )
 )
 """Names of such options, of verbs and classes: trainer, callbacks, loggers, grids, losses. A data set's are its own."""

@@ -1,6 +1,9 @@
 """A track's windows, and what `sample --audio` makes of any file."""
 
 import json
+import re
+import shlex
+from pathlib import Path
 
 import pytest
 import torch
@@ -109,3 +112,24 @@ def test_what_cannot_be_gone_with_is_refused_in_one_line(run, tmp_path, options,
     said = capsys.readouterr().err.strip()
     assert says in said
     assert "\n" not in said
+
+
+def test_the_commands_of_the_page_run(run, tmp_path, monkeypatch):
+    root = Path.cwd()
+    page = (root / "docs" / "conditioning.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^diffwave-sde (.*)$", page, re.MULTILINE)
+    assert [command.split()[0] for command in commands] == ["fit", "sample", "sample", "fit"]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(root / "configs")
+    (tmp_path / "songs").symlink_to(run.parent / "songs")
+    audio.write(tmp_path / "track.wav", 0.3 * torch.ones(3_000).sin(), RATE)
+    small = [
+        "--data.length=1200", "--data.workers=0", "--data.batch_size=2", "--model.net.init_args.channels=[8,8,8]",
+        "--model.net.init_args.embedding=16", "--trainer.max_steps=1", "--trainer.val_check_interval=1",
+        "--trainer.logger=false", "--trainer.accelerator=cpu", "--model.sampler.steps=2", "--data.count=12",
+    ]  # fmt: skip
+    for command in commands:
+        words = shlex.split(command)
+        main(words + (small if words[0] == "fit" else ["--device=cpu"]))
+    assert (tmp_path / "runs" / "mine" / "checkpoints" / "last.ckpt").is_file()
+    assert len(list((tmp_path / "runs" / "bass" / "sounds").glob("*/*.wav"))) == 4
