@@ -95,6 +95,12 @@ def test_a_silent_track_is_told_and_gives_what_no_track_gives(run, tmp_path, cap
         torch.testing.assert_close(part, audio.decode(tmp_path / "free" / one["file"])[0], atol=1e-5, rtol=0)
 
 
+def test_a_graph_of_a_model_that_goes_by_a_context_is_refused(run, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["export", "--ckpt", str(run), "--out", str(tmp_path / "graph"), "--format", "program"])
+    assert "hears no context" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -130,6 +136,7 @@ def test_the_commands_of_the_page_run(run, tmp_path, monkeypatch):
     ]  # fmt: skip
     for command in commands:
         words = shlex.split(command)
-        main(words + (small if words[0] == "fit" else ["--device=cpu"]))
+        main(words + (small if words[0] == "fit" else ["--device=cpu", "--sampler=DDIM", "--sampler.steps=2"]))
     assert (tmp_path / "runs" / "mine" / "checkpoints" / "last.ckpt").is_file()
-    assert len(list((tmp_path / "runs" / "bass" / "sounds").glob("*/*.wav"))) == 4
+    [listed] = (tmp_path / "runs" / "bass" / "sounds").glob("*/sounds.json")
+    assert [sound["label"] for sound in json.loads(listed.read_text())["sounds"]] == ["sub"] * 4
