@@ -34,7 +34,8 @@ class Condition:
     """What a sound is asked to be.
 
     label: class of each example, (B,), long; negative where it has none. Or None.
-    audio: a sound to go by, (B, C', T). Or None.
+    audio: a sound to go by, (B, C', T'), companded as the data are. One that is silent throughout is none, for that
+        example: so zeros hide it. Or None for none at all.
     guidance: weight of the classifier-free guidance that a network which takes it answers with, (B,). Or None, for 1.
     level: noise level σ of that sound, (B,). Or None.
     """

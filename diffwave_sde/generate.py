@@ -26,6 +26,7 @@ from diffwave_sde.model import Mixes
 from diffwave_sde.networks import BFloat16Network
 from diffwave_sde.samplers import Sampler
 from diffwave_sde.sounds.folder import Filled, Progress, SoundFolder
+from diffwave_sde.track import Track
 
 if TYPE_CHECKING:  # of Lightning's kin, which who only listens does not wait for
     from diffwave_sde.metrics.neighbours import Index, Neighbour
@@ -110,6 +111,7 @@ def make_sounds(
     record: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
     refused: Callable[[Tensor], Sequence[bool]] | None = None,
+    track: Track | None = None,
 ) -> tuple[SoundFolder, Filled]:
     """Make the sounds that a folder lacks; sound number i of a seed is the same however many are made, and with what.
 
@@ -128,12 +130,23 @@ def make_sounds(
         progress: called with (sounds made, sounds in all).
         refused: which of some sounds (n, T) are not wanted: they are made anew from other noise, `TRIES` times at most.
             What comes out follows the model's law under the condition that it is wanted: rejection sampling.
+        track: what the sounds are to go with, at the model's rate; they are as long as it is.
 
     Raises:
-        ValueError: if the sampler cannot take the model's process, or there is no GPU to capture on.
+        ValueError: if the sampler cannot take the model's process, there is no GPU to capture on, or the model was
+            trained without contexts and there is a track.
         OSError: if the folder cannot be written.
     """
     module = model.module
+    if track is not None:
+        if module.denoiser.net.context == "none":
+            raise ValueError(
+                f"{model.path} was trained without contexts and cannot hear {track.name}: train one on pairs with "
+                "--config configs/experiment/bass.yaml"
+            )
+        if cuda_graphs:
+            raise ValueError("a track's last batch of windows is smaller, and graphs have one size: no cuda_graphs")
+        length, record = track.length, {**(record or {}), **track.record}
     sampler = (sampler or module.sampler).resolve(module.denoiser.sde)
     guidance = str(module.guided() or "none")
     facts = {
@@ -160,6 +173,9 @@ def make_sounds(
 
     def make(numbers: list[int], report: Progress, attempt: int = 0) -> Tensor:
         # A graph makes as many as it was captured for.
+        if track is not None:
+            noises = [number + attempt * _STRIDE for number in numbers]
+            return _parts(model, sample, noises, label.ids[numbers], track, seed, batch_size, report)
         padded = numbers if captured is None else (numbers * batch_size)[:batch_size]
         noises = [number + attempt * _STRIDE for number in padded]
         sounds = _waveforms(model, captured or sample, noises, label.ids[padded], facts["length"], seed, report)
@@ -175,7 +191,39 @@ def make_sounds(
             sounds = torch.stack([next(new) if i in again else sound for i, sound in enumerate(sounds)])
         return sounds, sampler.nfe
 
-    return folder, folder.fill(label.names, draw, model.rate, batch_size, progress)
+    filled = folder.fill(label.names, draw, model.rate, batch_size, progress)
+    if track is not None:
+        folder.add_context(range(len(label.names)), track.waveform, model.rate)
+    return folder, filled
+
+
+def _parts(
+    model: LoadedModel,
+    sample: Callable[..., Tensor],
+    noises: list[int],
+    label: Tensor,
+    track: Track,
+    seed: int,
+    batch_size: int,
+    progress: Progress,
+) -> Tensor:
+    """The parts of these noises' numbers for a track, (n, T): window by window, several at a time."""
+    windows = audio.compress(track.windows(), model.mu)
+    places = [(i, w) for i in range(len(noises)) for w in range(track.count)]
+    made: list[Tensor] = []
+    for first in range(0, len(places), batch_size):
+        some = places[first : first + batch_size]
+        rows, cuts = map(list, zip(*some, strict=True))
+        # The first window has the noise of a sound without a track; the others have their own.
+        numbers = [noises[i] + w * (_STRIDE // 1000) for i, w in some]
+
+        def report(step: int, steps: int, done: int = first, more: int = len(some)) -> None:
+            progress(done + more * step / steps, len(places))
+
+        context = windows[cuts][:, None]
+        made += _waveforms(model, partial(sample, audio=context), numbers, label[rows], track.length, seed, report)
+    parts = torch.stack(made).unflatten(0, (len(noises), track.count))
+    return torch.stack([track.join(part) for part in parts])
 
 
 def add_neighbours(folder: SoundFolder, index: Index, numbers: Sequence[int]) -> list[Neighbour]:

@@ -116,6 +116,7 @@ class Model(SoundModel):
         wrap: Callable[[BaseDenoiser], nn.Module] | None = None,
         guidance: Guidance | None = None,
         mixes: Mixes = (),
+        audio: Tensor | None = None,
     ) -> Tensor:
         """New sounds, companded as the training data was: (B, 1, length).
 
@@ -130,10 +131,11 @@ class Model(SoundModel):
             guidance: the model's own by default.
             mixes: class mixes, shares by class; a label that is K of the K classes stands for the first of them, K + 1
                 for the second, and so on (`guidance.ClassMix`).
+            audio: what each goes with, companded, (B, 1, T'); silence for none. Or None.
         """
         if count is None:
             count = len(label) if label is not None else len(generator)
-        u, condition = self._start(length, label, generator, count)
+        u, condition = self._start(length, label, generator, count, audio)
         return (sampler or self.sampler)(self.wrapped(wrap, guidance, mixes), u, condition, generator, progress)
 
     def capture(
@@ -151,25 +153,34 @@ class Model(SoundModel):
             graphs: what the steps are captured by; CUDA graphs by default.
 
         Returns:
-            (length, label, generator, progress) -> new sounds. The first call captures, and settles how many there are
-            and how long; the weights may change afterwards in place, the layers may not.
+            (length, label, generator, progress, audio) -> new sounds. The first call captures, and settles how many
+            there are and how long; the weights may change afterwards in place, the layers may not.
 
         Raises:
             ValueError: if there is no GPU to capture on, or the sampler's steps cannot be captured.
         """
         captured = CapturedSampler(self.wrapped(wrap, guidance, mixes), sampler or self.sampler, graphs)
 
-        def sample(length: int, label: Tensor | None, generator: Generator, progress: Progress | None = None) -> Tensor:
-            u, condition = self._start(length, label, generator, len(label if label is not None else generator))
+        def sample(
+            length: int,
+            label: Tensor | None,
+            generator: Generator,
+            progress: Progress | None = None,
+            audio: Tensor | None = None,
+        ) -> Tensor:
+            count = len(label if label is not None else generator)
+            u, condition = self._start(length, label, generator, count, audio)
             return captured(u, condition, generator, progress)
 
         return sample
 
-    def _start(self, length: int, label: Tensor | None, generator: Generator, count: int) -> tuple[Tensor, Condition]:
+    def _start(
+        self, length: int, label: Tensor | None, generator: Generator, count: int, audio: Tensor | None = None
+    ) -> tuple[Tensor, Condition]:
         """The state (B, S, 1, length) that a sampling begins with, and what is asked for."""
         device = self.denoiser.sigma_data.device
         u = self.denoiser.sde.prior((count, 1, length), generator, device)
-        return u, Condition(label=None if label is None else label.to(device))
+        return u, Condition(label, audio).to(device)
 
     def wrapped(
         self,

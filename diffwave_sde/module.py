@@ -40,6 +40,8 @@ class DiffusionModule(Model, TrainingModule):
         scheduler: the learning-rate schedule, stepped once per optimizer step; null for a constant rate.
         sigma_data: standard deviation of the data; null to measure it on the training data.
         label_dropout: share of training examples whose class is hidden, so that the model also knows no class; 0 to 1.
+        audio_dropout: of data that are pairs, the share of training examples whose context is hidden, from half of them
+            the class too; 0 to 1.
         compile: whether the network is compiled (torch.compile) before training.
         seed: seed of every draw of training, validation and listening.
         weak: a network with less in it, for autoguidance, which learns beside the other one from the same batches; null
@@ -69,6 +71,7 @@ class DiffusionModule(Model, TrainingModule):
         weak: Network | None = None,
         weak_every: int = 8,
         val_draws: int = 1,
+        audio_dropout: float = 0.1,
     ):
         if val_draws < 1:
             raise ValueError(f"val_draws = {val_draws} is a number of noises for each clip: choose at least 1")
@@ -76,6 +79,8 @@ class DiffusionModule(Model, TrainingModule):
             raise ValueError(f"weak_every = {weak_every} is a number of clips: at least 1, which is all of them")
         if not 0 <= label_dropout <= 1:
             raise ValueError(f"label_dropout = {label_dropout:g} is a share: choose it between 0 and 1")
+        if not 0 <= audio_dropout <= 1:
+            raise ValueError(f"audio_dropout = {audio_dropout:g} is a share: choose it between 0 and 1")
         super().__init__(net, sde, parametrization, sampler, guidance, sigma_data, seed, weak)
         sde = self.denoiser.sde
         self.loss = loss or Loss()
@@ -95,7 +100,11 @@ class DiffusionModule(Model, TrainingModule):
             raise ValueError(
                 "guidance compares with no class, which label_dropout = 0 never trains: set it to 0.1, say"
             )
-        self.optimizer, self.scheduler = optimizer, scheduler
+        if guidance is not None and guidance.audio != 1 and net.context != "none" and not audio_dropout:
+            raise ValueError(
+                "guidance.audio compares with no context, which audio_dropout = 0 never trains: set it to 0.1, say"
+            )
+        self.optimizer, self.scheduler, self.audio_dropout = optimizer, scheduler, audio_dropout
         self.measure = sigma_data is None
         self.label_dropout, self.compile_net, self.weak_every = label_dropout, compile, weak_every
         self.val_draws = val_draws
@@ -145,8 +154,16 @@ class DiffusionModule(Model, TrainingModule):
         return loss
 
     def condition(self, batch: Any, step: int, places: list[int], total: int) -> Condition:
-        hidden = torch.rand(total, generator=stream(self.seed, "label", step))[places]
-        return Condition(label=torch.where(sent(hidden < self.label_dropout, batch.label.device), -1, batch.label))
+        hidden = torch.rand(total, generator=stream(self.seed, "label", step))[places] < self.label_dropout
+        context = _context(batch)
+        if context is not None:
+            # A draw of its own, so that the classes of data without contexts are hidden as ever. Half of those without
+            # a context lose their class too: guidance asks for each alone, and for neither.
+            draw = torch.rand(total, generator=stream(self.seed, "context", step))[places]
+            hidden = hidden | (draw < 0.5 * self.audio_dropout)
+            kept = sent(draw >= self.audio_dropout, context.device)
+            context = context * kept[:, None, None].to(context)
+        return Condition(torch.where(sent(hidden, batch.label.device), -1, batch.label), context)
 
     # Validation
 
@@ -159,7 +176,7 @@ class DiffusionModule(Model, TrainingModule):
     def fixed_noise_loss(self, batch: Any, number: int = 0) -> tuple[Tensor, NoiseDraw]:
         """The losses (B,) of clips as validation takes them, and what was drawn for it: always the same."""
         draw = self.fixed_draw(batch, number)
-        return self.loss.validate(self.denoiser, batch.audio, draw, Condition(label=batch.label)), draw
+        return self.loss.validate(self.denoiser, batch.audio, draw, Condition(batch.label, _context(batch))), draw
 
     def _evaluate(self, batch: Any, name: str) -> None:
         means = []
@@ -180,4 +197,9 @@ class DiffusionModule(Model, TrainingModule):
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """New sounds of the classes of the batch, companded, (B, 1, T)."""
         generators = self.generators(batch.index.tolist())
-        return self.sample(batch.audio.shape[-1], batch.label, generators)
+        return self.sample(batch.audio.shape[-1], batch.label, generators, audio=_context(batch))
+
+
+def _context(batch: Any) -> Tensor | None:
+    """What the parts of a batch go with, where its data are pairs."""
+    return getattr(batch, "context", None)

@@ -51,6 +51,7 @@ def generate(
         trainer.progress_bar_callback.pause(clear=True)
     data, n = trainer.datamodule, len(numbers)
     mu, length = getattr(data, "mu", 0.0), getattr(data, "length", audio.LENGTH)
+    contexts = data.contexts(n) if hasattr(data, "contexts") and module.denoiser.net.context != "none" else None
     mine = list(range(trainer.global_rank, n, trainer.world_size))
     made: dict[int, Tensor] = {}
     with gather_across_ranks(trainer, title) as share:
@@ -66,7 +67,8 @@ def generate(
                     display.update(task, completed=first + sounds * done / steps)
 
                 with trainer.precision_plugin.forward_context():
-                    y = module.sample(length, label, generators, sampler, advance)
+                    heard = {} if contexts is None else {"audio": contexts[places].to(module.device)}
+                    y = module.sample(length, label, generators, sampler, advance, **heard)
                 made |= dict(zip(places, audio.expand(y.float().cpu(), mu)[:, 0], strict=True))
         share.update(made)
     return torch.stack([share[i] for i in range(n)])

@@ -10,8 +10,20 @@ from diffwave_sde import paths
 
 KEYS = frozenset(
     (
-        *("ckpt", "ckpt_path", "init", "out", "weak", "classifier", "real", "generated", "evaluation", "watch"),
-        *("default_root_dir", "dirpath", "save_dir", "folder", "file", "teacher"),
+        *(
+            "ckpt",
+            "ckpt_path",
+            "init",
+            "out",
+            "weak",
+            "classifier",
+            "real",
+            "generated",
+            "evaluation",
+            "watch",
+            "audio",
+        ),
+        *("default_root_dir", "dirpath", "save_dir", "folder", "file", "teacher", "audio"),
     )
 )
 """Names of such options, of verbs and classes: trainer, callbacks, loggers, grids, losses. A data set's are its own."""

@@ -16,6 +16,8 @@ from diffwave_sde.cli import cascade_options, model_options, neighbour_options, 
 from diffwave_sde.cli.path_options import expand_options
 from diffwave_sde.progress import progress_bar
 from diffwave_sde.sounds.folder import Filled, SoundFolder
+from diffwave_sde.sounds.page import slug
+from diffwave_sde.track import Track
 
 
 def run(argv: list[str]) -> None:
@@ -29,10 +31,19 @@ def make(config: Namespace) -> Path:
         raise ValueError(f"--n {config.n}: ask for at least one sound")
     if config.length is not None and config.length < 1:
         raise ValueError(f"--length {config.length}: a sound has at least one sample")
+    if config.audio is not None:
+        for option in ("length", "cuda_graphs", "neighbours", "neighbours_data", "redraw_copies"):
+            if config[option]:
+                raise ValueError(f"--{option}: with --audio sounds are as long as the track; leave it out")
     sampler = parser().instantiate_classes(config).sampler
     model = model_options.load(config, "sample from", cascade=True)
     cascade_options.apply(model, config)
     label = model_options.labels(model, config.n, config.label)
+    track = None
+    if config.audio is not None:
+        track = Track.read(config.audio, model.rate, model.length)
+        if track.silent:
+            print(f"{config.audio} is silent: what is made goes with nothing")
     out = Path(config.out) if config.out else _default_out(model, config)
     runs.writable(out)
     # Before the sounds: where the training clips are not here, nothing is made for nothing.
@@ -49,6 +60,7 @@ def make(config: Namespace) -> Path:
             record=_record(config, model) | ({"without_copies_of": index.about} if copies else {}),
             progress=lambda done, total: progress.update(task, completed=done, total=total),
             refused=copies,
+            track=track,
         )
     found = generate.add_neighbours(folder, index, range(config.n)) if index else []
     _report(folder, filled, config.n)
@@ -75,6 +87,12 @@ def parser() -> ArgumentParser:
     p.add_argument(
         "--out", type=str | None, help="folder for the sounds (default: RUN/sounds/step=N-seed=S, or sounds/MODEL/...)"
     )
+    p.add_argument(
+        "--audio",
+        type=str | None,
+        help="a sound file that the new sounds are to go with, of any length and rate, mixed to mono; for a model that "
+        "was trained on pairs; --guidance.audio says how closely they follow (default: none)",
+    )
     p.add_argument("--length", type=int | None, help="length in samples (default: that of the training windows)")
     p.add_argument(
         "--cuda_graphs",
@@ -88,7 +106,10 @@ def parser() -> ArgumentParser:
 
 
 def _default_out(model: checkpoint.LoadedModel, config: Namespace) -> Path:
-    return runs.output_dir(model.path, "sounds") / f"step={model.step}-seed={config.seed}"
+    name = f"step={model.step}-seed={config.seed}"
+    if config.audio is not None:
+        name += f"-{slug(Path(config.audio).stem)}"
+    return runs.output_dir(model.path, "sounds") / name
 
 
 def _record(config: Namespace, model: checkpoint.LoadedModel) -> dict[str, Any]:

@@ -52,6 +52,7 @@ def prepare(
     exclude: Iterable[str] = (),
     workers: int | None = None,
     progress: bool = True,
+    rate: int = audio.RATE,
 ) -> Store:
     """Opens the store of a dataset, and builds it first where there is none or its inputs have changed.
 
@@ -59,7 +60,7 @@ def prepare(
         dataset: drums or synth (built in), hydrogen or sonic-pi (Debian's packages), or a folder of sounds; or
             several of these, joined by "+"
         root: folder for stores and downloads
-        length: samples per clip at 44.1 kHz
+        length: samples per clip
         count: clips of a built-in dataset
         seed: of a built-in dataset
         group_by: kits for the split, see `Store.open`
@@ -70,6 +71,7 @@ def prepare(
         exclude: files to leave out, relative to the data set
         workers: processes; None takes one per core where there is enough to do, 0 and 1 none beside this
         progress: False says nothing
+        rate: Hz of the windows of pairs; one-shots have 44,100
 
     Raises:
         ValueError: if the dataset is unknown, holds no usable sound or none that is wanted, or an argument is
@@ -87,11 +89,13 @@ def prepare(
         console.print(line, markup=False, soft_wrap=True)
 
     only = Filter(tuple(classes), licence, tuple(exclude))
-    source = sources.find(dataset, root, count, seed, say, only)
+    source = sources.find(dataset, root, count, seed, say, only, length, rate)
     settings = {
-        "version": VERSION, "name": source.name, "length": length, "rate": audio.RATE, "pre_roll": audio.PRE_ROLL,
+        "version": VERSION, "name": source.name, "length": length, "rate": source.rate, "pre_roll": audio.PRE_ROLL,
         "peak": audio.PEAK, "fade": audio.FADE, "seconds": SECONDS, "inputs": source.inputs,
     }  # fmt: skip
+    if source.paired:
+        settings["channels"] = 2  # a row is the context and then its part
     stamp = digest(json.dumps(settings, sort_keys=True).encode())
     home = root / "stores" / f"{source.name}-{stamp[:12]}"
     if not (home / "settings.json").is_file():
@@ -107,6 +111,8 @@ def prepare(
                 _build(source, settings, home, tuple(disks), workers, console, say)
         finally:
             lock.release()
+    if source.paired and group_by is None and len({item.group for item in source.items}) > 1:
+        group_by = "folder"  # windows of one song stay together
     store = Store.open(home, group_by)
     sizes = np.unique(store.copies, return_counts=True)[1]
     sizes = sizes[sizes > 1]
@@ -125,7 +131,7 @@ def _build(
     began = time.monotonic()
     work = home.with_name(f"{home.name}.partial")
     work.mkdir(exist_ok=True)
-    items, length = source.items, settings["length"]
+    items, length = source.items, settings["length"] * settings.get("channels", 1)
     journal = work / "journal.jsonl"
     entries = Journal.read(journal, len(items))
     shards = Shards.of(work, len(items), length)

@@ -21,11 +21,13 @@ class Batch(NamedTuple):
     audio: companded waveforms (B, 1, T), float32, in [-1, 1]
     label: class ids (B,), long
     index: rows of the store (B,), long; with them a batch can be found again
+    context: of pairs, what each part goes with, companded as it is (B, 1, T); None of one-shots
     """
 
     audio: Tensor
     label: Tensor
     index: Tensor
+    context: Tensor | None = None
 
 
 class Clips(Dataset):
@@ -60,15 +62,17 @@ class Clips(Dataset):
     def __getitems__(self, indices: list[int]) -> Batch:
         if self.augment is None:
             rows = self.rows[indices]
-            x = torch.from_numpy(np.take(self.table, self.store.read(rows).view(np.uint16)))
+            x = torch.from_numpy(np.take(self.table, self.store.read_whole(rows).view(np.uint16)))
         else:
             turns, places = np.divmod(indices, len(self))
             rows = self.rows[places]
             x = audio.compress(torch.from_numpy(self._varied(rows, turns)), self.mu)
+        length = self.store.length
         return Batch(
-            x[:, None],
+            x[:, None, -length:],
             torch.from_numpy(self.store.label_ids[rows]),
             torch.from_numpy(rows.astype(np.int64)),
+            x[:, None, :length] if self.store.paired else None,
         )
 
     def _varied(self, rows: np.ndarray, turns: np.ndarray) -> np.ndarray:
@@ -88,7 +92,7 @@ class Clips(Dataset):
         ])  # fmt: skip
 
     def __getitem__(self, index: int) -> Batch:
-        return Batch(*(field[0] for field in self.__getitems__([index])))
+        return Batch(*(None if field is None else field[0] for field in self.__getitems__([index])))
 
 
 def identity_collate(batch: Batch) -> Batch:

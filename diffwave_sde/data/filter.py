@@ -32,7 +32,12 @@ class Filter(NamedTuple):
             return False
         if self.classes and item.label not in self.classes:
             return False
-        return self.licence is None or isinstance(item, Rendered) or bool(re.match(self.licence, item.licence))
+        return (
+            self.licence is None
+            or isinstance(item, Rendered)
+            or getattr(item, "built", False)
+            or bool(re.match(self.licence, item.licence))
+        )
 
     def of(self, source: Source) -> Source:
         """The sounds that are taken.

@@ -98,6 +98,8 @@ class Source:
     refused: what was found and is no sound, (file, reason)
     inputs: digest of all that the items depend on
     origin: where it comes from, for the reader
+    rate: Hz of the windows
+    paired: whether a row is two waveforms, a context and its part; `load` is asked for both lengths together
     """
 
     name: str
@@ -105,3 +107,5 @@ class Source:
     inputs: str
     origin: str
     refused: list[tuple[str, str]] = field(default_factory=list)
+    rate: int = audio.RATE
+    paired: bool = False

@@ -32,11 +32,11 @@ class AudioDataModule(LightningDataModule):
     """Clips of a dataset, companded, in batches.
 
     Args:
-        dataset: drums or synth (built-in sounds), hydrogen or sonic-pi (recordings from Debian's packages,
-            fetched with apt-get), or the path of a folder of sounds, whose folders are the classes; or several of
-            these, joined by "+"
+        dataset: drums or synth (built-in sounds), bass (built-in pairs of an arrangement and its bass), hydrogen or
+            sonic-pi (recordings from Debian's packages, fetched with apt-get), or the path of a folder of sounds, whose
+            folders are the classes, or of stems; or several of these, joined by "+"
         root: folder for stores and downloads
-        length: samples per clip at 44.1 kHz; 21,000 are 0.476 s
+        length: samples per clip; 21,000 are 0.476 s at 44.1 kHz
         mu: strength of the mu-law companding; 0 turns it off
         batch_size: clips per process and step
         workers: processes that read ahead, per training process; 0 reads between the steps, which takes
@@ -57,6 +57,8 @@ class AudioDataModule(LightningDataModule):
             under root
         exclude: a text file that names the files to leave out, one a line, relative to the dataset, as `diffwave-sde
             doctor` writes it; null leaves out none
+        rate: sample rate of pairs (`bass`, or a folder of stems, NAME/mix.wav with NAME/part.wav), Hz; one-shots have
+            44,100
 
     Raises:
         ValueError: if an argument is out of its range
@@ -80,12 +82,15 @@ class AudioDataModule(LightningDataModule):
         licence: str | None = None,
         disks: list[str] | None = None,
         exclude: str | None = None,
+        rate: int = audio.RATE,
     ) -> None:
         super().__init__()
         if length <= audio.PRE_ROLL:
             raise ValueError(f"data.length must exceed {audio.PRE_ROLL} samples, not {length}; 21000 is the default")
         if not 0 <= mu < math.inf:
             raise ValueError(f"data.mu must be 0 (no companding) or positive, not {mu}; 255 is the default")
+        if not 1_000 <= rate <= 768_000:
+            raise ValueError(f"data.rate must be 1000 to 768000 Hz, not {rate}; 44100 is the default")
         if batch_size < 1:
             raise ValueError(f"data.batch_size must be at least 1 clip, not {batch_size}")
         if workers < 0:
@@ -100,7 +105,7 @@ class AudioDataModule(LightningDataModule):
         self.batch_size, self.workers, self.count, self.seed = batch_size, workers, count, seed
         self.group_by, self.validation, self.test = group_by, validation, test
         self.classes = classes if isinstance(classes, (list, tuple)) else () if classes is None else (classes,)
-        self.licence, self.disks, self.exclude = licence, disks or (), exclude
+        self.licence, self.disks, self.exclude, self._rate = licence, disks or (), exclude, rate
         # a configuration, such as a checkpoint's, holds its options only
         self.augment = augment if augment is None or callable(augment) else Augment(**augment)
         if self.augment and self.augment.shift * 1e-3 * audio.RATE > length // 2:
@@ -116,6 +121,7 @@ class AudioDataModule(LightningDataModule):
             *(self.group_by, self.classes, self.licence, self.disks),
             exclude=read_exclusions(self.exclude) if self.exclude else (),
             progress=progress,
+            rate=self._rate,
         )
 
     def prepare_data(self) -> None:
@@ -126,6 +132,8 @@ class AudioDataModule(LightningDataModule):
         """Opens the store, on every process."""
         if self._store is None:
             self._store = self._prepare(progress=False)
+        if self._store.paired and self.augment is not None:
+            raise ValueError("data.augment varies one-shots, and would tear pairs apart: leave it null")
 
     @property
     def store(self) -> Store:
@@ -193,6 +201,14 @@ class AudioDataModule(LightningDataModule):
         """The largest Euclidean distance between two companded training clips, of up to 512 of them."""
         x = torch.cat(list(self.subsample(512)))
         return float(torch.cdist(x, x).max())
+
+    def contexts(self, count: int) -> Tensor | None:
+        """What the first held-out parts go with, companded, (count, 1, T), again from the first on where there are
+        fewer; None where the data are no pairs."""
+        if not self.store.paired:
+            return None
+        rows = np.resize(self.splits["validation"], count)
+        return self._clips(rows).__getitems__(list(range(count))).context
 
     def _clips(self, rows: np.ndarray) -> Clips:
         return Clips(self.store, rows, self.mu)

@@ -7,6 +7,8 @@
     x.sf2, x.sf3              a SoundFont's drum kits                   soundfont.Sample
     x.sfz, x.h2drumkit        a kit, SFZ's or Hydrogen's                Recorded
     a path                    a folder of recordings                    Recorded
+    "bass"                    built-in pairs: an arrangement, its bass     pairs.Arranged
+    NAME/mix, NAME/part       in a folder: pairs of one's own stems     pairs.Stems
     "drums + a path"          all that the parts stand for
 
 All kinds of item answer `load(length)`, and are small and picklable: they travel to worker processes.
@@ -22,7 +24,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from diffwave_sde.data import builtin, kits, recordings, soundfont
+from diffwave_sde import audio
+from diffwave_sde.data import builtin, kits, pairs, recordings, soundfont
 from diffwave_sde.data.filter import Filter
 from diffwave_sde.data.items import Recorded, Rendered, Source
 from diffwave_sde.names import digest, escape
@@ -74,9 +77,18 @@ def parts(dataset: str) -> list[str]:
 
 
 def find(
-    dataset: str, root: Path, count: int, seed: int, say: Callable[[str], None], only: Filter | None = None
+    dataset: str,
+    root: Path,
+    count: int,
+    seed: int,
+    say: Callable[[str], None],
+    only: Filter | None = None,
+    length: int = audio.LENGTH,
+    rate: int = audio.RATE,
 ) -> Source:
     """Lists the sounds of a dataset, or of several joined by "+"; packages are fetched if need be.
+
+    `length` (samples) and `rate` (Hz) are those of the windows that pairs are cut into; one-shots have one rate.
 
     Raises:
         ValueError: if `dataset` is neither a known name nor a folder, or holds nothing of what is wanted
@@ -86,12 +98,19 @@ def find(
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"{dataset}: names {twice[0]} twice")
     try:
-        found = [_find(name, root, count, seed, say) for name in names]
+        found = [_find(name, root, count, seed, say, length, rate) for name in names]
     except ValueError as error:
         if len(names) > 1 and "folder" in str(error):
             raise ValueError(f"{error}; a plus in a name is typed \\+") from error
         raise
     source = found[0]
+    if len({part.paired for part in found}) > 1:
+        pair = next(part.name for part in found if part.paired)
+        raise ValueError(
+            f"{dataset}: {pair} holds pairs of a context and its part, and no one-shots: train on it alone"
+        )
+    if rate != audio.RATE and not source.paired:
+        raise ValueError(f"data.rate = {rate}: pairs alone have a rate of their own; {source.name} has {audio.RATE} Hz")
     if len(found) > 1:
         source = Source(
             "+".join(part.name for part in found),
@@ -99,12 +118,18 @@ def find(
             digest(*(part.inputs.encode() for part in found)),
             " + ".join(part.origin for part in found),
             [line for part in found for line in part.refused],
+            source.rate,
+            source.paired,
         )
     return only.of(source) if only and only != Filter() else source
 
 
-def _find(dataset: str, root: Path, count: int, seed: int, say: Callable[[str], None]) -> Source:
+def _find(
+    dataset: str, root: Path, count: int, seed: int, say: Callable[[str], None], length: int, rate: int
+) -> Source:
     """What one name stands for."""
+    if dataset == pairs.COLLECTION:
+        return pairs.built(count, seed, rate)
     if dataset in builtin.VOICES:
         return _built(dataset, count, seed)
     if dataset in recordings.COLLECTIONS:
@@ -119,14 +144,14 @@ def _find(dataset: str, root: Path, count: int, seed: int, say: Callable[[str], 
     if dataset and (path / kits.DRUMKIT).is_file():
         return _kit(path.resolve(), kits.hydrogen(path.resolve()), path.name, path / kits.DRUMKIT)
     if not dataset or not path.is_dir():
-        known = ", ".join([*builtin.VOICES, *recordings.PACKAGES, *recordings.COLLECTIONS])
+        known = ", ".join([*builtin.VOICES, pairs.COLLECTION, *recordings.PACKAGES, *recordings.COLLECTIONS])
         typed = dataset if dataset.isprintable() else escape(dataset)
         if os.sep in dataset or (dataset and path.exists()):
             kinds = f"a folder of sounds, a kit or SoundFont ({', '.join(sorted(_FILES))}) or one of {known}"
             why = "is not a folder" if path.exists() else "no such folder"
             raise ValueError(f"{typed}: {why}; a dataset is {kinds}")
         raise ValueError(f"unknown dataset '{typed}'; known: {known}, or the path of a folder of sounds")
-    return _folder(path.resolve())
+    return _folder(path.resolve(), length, rate)
 
 
 def _built(collection: str, count: int, seed: int) -> Source:
@@ -197,8 +222,13 @@ def _kit(folder: Path, found: Sequence[kits.Found], name: str, origin: Path) -> 
     return Source(_short(name), items, inputs, escape(str(origin)), refused)
 
 
-def _folder(folder: Path) -> Source:
+def _folder(folder: Path, length: int, rate: int) -> Source:
     files, refused, inputs = scan(folder)
+    if songs := pairs.find_stems(folder, files):
+        taken = {f"{song}/{file}".lstrip("/") for song, *both in songs for file in both}
+        others = [file for file in files if file not in taken]
+        found = pairs.stems(folder, _short(folder.name), songs, others, inputs, length, rate)
+        return replace(found, refused=[*refused, *found.refused])
     items = []
     for file in files:
         above = file.rpartition("/")[0]

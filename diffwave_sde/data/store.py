@@ -76,7 +76,7 @@ class Store:
                 keys = ("label_ids", "digests", "group_ids", "copies")
                 label_ids, digests, group_ids, copies = (index[key] for key in keys)
             labels, names = tuple(settings["labels"]), np.asarray(settings["groups"])
-            shards = Shards.of(path, len(label_ids), settings["length"])
+            shards = Shards.of(path, len(label_ids), settings["length"] * settings.get("channels", 1))
             shards = replace(shards, each=settings.get("rows_per_shard", shards.each))
         except (OSError, KeyError, ValueError) as error:
             old = isinstance(error, KeyError) and "copies" in str(error)
@@ -143,8 +143,17 @@ class Store:
         """Descriptors of the shards, kept open."""
         return self.shards.open(os.O_RDONLY)
 
+    @property
+    def paired(self) -> bool:
+        """Whether each clip is a part that has a context."""
+        return self.shards.length != self.length
+
     def read(self, rows: np.ndarray | Iterable[int]) -> np.ndarray:
-        """Reads rows, (B,) -> (B, length) int16.
+        """Reads rows, (B,) -> (B, length) int16; of pairs the parts."""
+        return self.read_whole(rows)[:, -self.length :]
+
+    def read_whole(self, rows: np.ndarray | Iterable[int]) -> np.ndarray:
+        """Reads rows, (B,) -> (B, length) int16; of pairs (B, 2 length), the contexts first.
 
         By read, not through a map: mapped pages stay in the process's resident memory until the system
         needs them, and an epoch would count all of the store.
@@ -152,7 +161,7 @@ class Store:
         rows = np.asarray(rows, dtype=np.int64)
         if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
             raise IndexError(f"row outside 0 to {len(self) - 1}")
-        out = np.empty((len(rows), self.length), np.int16)
+        out = np.empty((len(rows), self.shards.length), np.int16)
         for row, clip in zip(rows.tolist(), out, strict=True):
             number, start = self.shards.at(row)
             if _read(self._files[number], memoryview(clip).cast("B"), start) != clip.nbytes:

@@ -102,6 +102,10 @@ class Export:
             ValueError: if the model cannot be written so, or needs a file that others have not.
             OSError: if the folder cannot be written.
         """
+        if self.form.file != WEIGHTS and model.module.denoiser.net.context != "none":
+            raise ValueError(
+                f"--format {self.format}: a graph hears no context, and {model.path} goes by one; leave --format out"
+            )
         recipe = portable(checkpoint.read(model.path)[KEY], model)
         if weak is not None:
             theirs = checkpoint.read(checkpoint.find(weak))[KEY]["config"]["model"]

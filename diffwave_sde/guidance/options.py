@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from diffwave_sde.classifier import BaseClassifier, Classifier
 from diffwave_sde.denoiser import BaseDenoiser, Denoiser
-from diffwave_sde.guidance.away import AutoGuidance, ClassifierFree, ClassMix, GuidanceInput, check
+from diffwave_sde.guidance.away import AutoGuidance, ClassifierFree, ClassMix, ContextFree, GuidanceInput, check
 from diffwave_sde.guidance.towards import ClassifierGuidance
 
 
@@ -28,6 +28,10 @@ class Guidance:
             0 is not at all, and 1 makes sounds of the class from a model that knows none.
         classifier_sigma_min: noise level σ from which on that acts; each such step costs a gradient of the classifier.
         classifier_sigma_max: noise level σ up to which it acts; .inf for all.
+        audio: how far to the context that a sound is to go with (sample --audio); 1 is not at all, more makes it follow
+            more closely; where it acts a step costs twice the passes.
+        audio_sigma_min: noise level σ from which on that acts.
+        audio_sigma_max: noise level σ up to which it acts; .inf for all.
 
     Raises:
         ValueError: if they contradict each other.
@@ -42,16 +46,24 @@ class Guidance:
     classifier: float = 0.0
     classifier_sigma_min: float = 0.0
     classifier_sigma_max: float = math.inf
+    audio: float = 1.0
+    audio_sigma_min: float = 0.0
+    audio_sigma_max: float = math.inf
 
     def __post_init__(self) -> None:
         levels = {name: getattr(self, name) for name in ("classifier_sigma_min", "classifier_sigma_max")}
         check(classifier=self.classifier, **levels, none=0)
         check(weight=self.weight, sigma_min=self.sigma_min, sigma_max=self.sigma_max)
+        check(audio=self.audio, audio_sigma_min=self.audio_sigma_min, audio_sigma_max=self.audio_sigma_max)
         check(auto=self.auto, auto_sigma_min=self.auto_sigma_min, auto_sigma_max=self.auto_sigma_max)
 
     def by_class(self, denoiser: BaseDenoiser) -> ClassifierFree:
         """The part that guides towards a class."""
         return ClassifierFree(denoiser, self.weight, self.sigma_min, self.sigma_max)
+
+    def by_context(self, denoiser: BaseDenoiser) -> ContextFree:
+        """The part that guides towards a context."""
+        return ContextFree(denoiser, self.audio, self.audio_sigma_min, self.audio_sigma_max)
 
     def by_weak(self, denoiser: BaseDenoiser, weak: BaseDenoiser) -> AutoGuidance:
         """The part that guides away from what a weaker denoiser says."""
@@ -68,7 +80,9 @@ class Guidance:
         """As much of it as a model has the means for: one of no two classes has none to be guided towards."""
         weight = self.weight if denoiser.net.classes > 1 else 1.0
         auto = 1.0 if denoiser.weak is None else self.auto
-        return replace(self, weight=weight, auto=auto, classifier=0.0 if classifier is None else self.classifier)
+        led = 0.0 if classifier is None else self.classifier
+        audio = 1.0 if denoiser.net.context == "none" else self.audio
+        return replace(self, weight=weight, auto=auto, classifier=led, audio=audio)
 
     def __call__(
         self,
@@ -87,6 +101,8 @@ class Guidance:
             weak = weak and ClassMix(weak, classes, mixes)
         elif own.weight != 1:
             guided = GuidanceInput(guided, own.weight) if denoiser.net.guidance else own.by_class(guided)
+        if own.audio != 1:
+            guided = own.by_context(guided)
         if own.auto != 1:
             guided = own.by_weak(guided, weak)
         if own.classifier:
@@ -95,6 +111,8 @@ class Guidance:
 
     def __str__(self) -> str:
         parts = [_told(self.weight, self.sigma_min, self.sigma_max)] if self.weight != 1 else []
+        if self.audio != 1:
+            parts.append(f"audio {_told(self.audio, self.audio_sigma_min, self.audio_sigma_max)}")
         if self.auto != 1:
             parts.append(f"auto {_told(self.auto, self.auto_sigma_min, self.auto_sigma_max)}")
         if self.classifier:

@@ -25,6 +25,7 @@ from diffwave_sde.networks.blocks import (
     relative_gain,
     zeroed,
 )
+from diffwave_sde.networks.context import ROUTES, ContextEncoder, CrossAttention, aligned, context_views, presence
 from diffwave_sde.networks.fronts import Front, Waveform
 from diffwave_sde.networks.resample import DOWN, UP, Decimate, Downsample, Upsample
 
@@ -48,16 +49,21 @@ class Network(nn.Module, ABC):
     outputs: channels of its output: 1, or 2 if beside the prediction it gives one free number a sample, for instance
         for a learned variance.
     guidance: whether it takes the weight of guidance as an input, `condition.guidance`, so that a call is one pass.
+    context: how it hears the condition's `audio`; "none" if it does not.
     """
 
     inputs: int
     classes: int
     outputs: int = 1
     guidance: bool = False
+    context: str = "none"
 
     @abstractmethod
     def forward(self, u: Tensor, noise: Tensor, condition: object | None = None) -> Tensor:
-        """u (B, inputs, T) of unit variance, noise (B,), condition with `label` (B,) -> (B, outputs, T); any T."""
+        """u (B, inputs, T) of unit variance, noise (B,), condition with `label` (B,) -> (B, outputs, T); any T.
+
+        The condition's `audio` (B, 1, T'), if any, is a context to go by; one that is silent throughout is none.
+        """
 
 
 class UNet(Network):
@@ -115,6 +121,11 @@ class UNet(Network):
             back: the same gradient in less memory, for about a third more time (Chen et al. 2016).
         told: whether it is told the noise level of what it is given beside the noised sound, `condition.level` (B,): a
             stage of a cascade.
+        context: how a sound to go by (the data's pairs; sample --audio) is heard: "none"; "concat", sample by sample
+            beside the input, in the same front end; "attention", by cross-attention in the middle, from tokens of a
+            learnt encoder, whatever its length; "both".
+        context_bands: of the encoder's MDCT, samples between its frames.
+        context_factors: strides of the encoder's convolutions; a token is context_bands times their product samples.
 
     Raises:
         ValueError: if the layout contradicts itself.
@@ -152,6 +163,9 @@ class UNet(Network):
         recompute: bool = False,
         guidance: bool = False,
         told: bool = False,
+        context: Literal["none", "concat", "attention", "both"] = "none",
+        context_bands: int = 120,
+        context_factors: Sequence[int] = (2, 2),
     ):
         super().__init__()
         if len(channels) != len(factors) + 1:
@@ -170,6 +184,8 @@ class UNet(Network):
         check("skips", skips, ("concat", "add"))
         check("bottleneck", bottleneck, MIXERS)
         check("norm", norm, ("group", "frame"))
+        check("context", context, ROUTES)
+        self.context, self.beside = context, context in ("concat", "both")
         self.inputs, self.classes, self.outputs = inputs or 1, classes or 0, 2 if variance else 1
         self.guidance = guidance
         self.front = front or Waveform()
@@ -197,13 +213,14 @@ class UNet(Network):
                 return ResBlock(inputs, width, embedding, kernel, (1, 1), dropout, rescale, rate(factor), norm)
             return plain(inputs, width, kernel, factor, resample)
 
-        views = self.inputs * bands * (1 + compress + 2 * len(self.harmonics)) + position
+        views = self.inputs * bands * (1 + compress + 2 * len(self.harmonics)) + position + 2 * bands * self.beside
         self.gates = gates = self.inputs if gate else 0
         self.fronts, self.level_in, self.level_head = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for level, width in enumerate(channels[1:] if multiresolution else ()):
             finer = self.front.coarser(math.prod(factors[: level + 1]), lowest)
             self.fronts.append(finer)
-            self.level_in.append(Conv(self.inputs * finer.bands * (1 + compress), width, 1))
+            seen = self.inputs * finer.bands * (1 + compress) + 2 * finer.bands * self.beside
+            self.level_in.append(Conv(seen, width, 1))
             self.level_head.append(head(width, finer.bands * (1 + gates), kernel, norm))
         self.stem = Conv(views, channels[0], kernel, padding=kernel // 2)
         self.down, self.downsample, self.upsample, self.up = (nn.ModuleList() for _ in range(4))
@@ -221,6 +238,11 @@ class UNet(Network):
         self.mix = nn.ModuleList(mixer(inner, heads, rescale) for _ in range(mixers) for mixer in MIXERS[bottleneck])
         # The prediction, a gate for every input, the free output.
         self.head = head(channels[0], bands * (1 + gates + variance), kernel, norm)
+        # Last, so that a network without a context draws the weights that it always drew.
+        self.hear = self.cross = None
+        if context in ("attention", "both"):
+            self.hear = ContextEncoder(inner, context_bands, context_factors)
+            self.cross = CrossAttention(inner, inner, heads)
 
     def forward(self, u: Tensor, noise: Tensor, condition: object | None = None) -> Tensor:
         length = u.shape[-1]
@@ -228,13 +250,22 @@ class UNet(Network):
         u = functional.pad(u, (0, -length % hop))
         gain = relative_gain(noise)
         looks = [self._analyse(front, u, gain) for front in (self.front, *self.fronts)]
+        context = getattr(condition, "audio", None) if self.context != "none" else None
+        beside = [None] * len(looks)
+        if self.beside:
+            there = torch.zeros_like(u[:, :1]) if context is None else aligned(context, length).to(u)
+            there = functional.pad(there, (0, u.shape[-1] - there.shape[-1]))
+            beside = [context_views(front.analyse(there)) for front in (self.front, *self.fronts)]
         embedding = self.embed(noise, getattr(condition, "label", None), getattr(condition, "guidance", None))
         if self.told:
             embedding = embedding + self.embed_level(condition.level, None)
         # As many as the longest frames of all need: a lapped transform has one more than the samples have hops.
         frames = max(looks[0][0].shape[-1], looks[-1][0].shape[-1] * (self.stride if self.fronts else 1))
         frames += -frames % self.stride
-        features = self._features(self._views(u, looks[0], frames), looks[1:], embedding)
+        views = self._views(u, looks[0], frames)
+        if self.beside:
+            views = torch.cat((views, functional.pad(beside[0], (0, frames - beside[0].shape[-1]))), 1)
+        features = self._features(views, looks[1:], embedding, context, beside[1:])
         levels = zip((self.front, *self.fronts), (self.head, *self.level_head), looks, features, strict=True)
         answers = [self._answer(front, head, look[1], x) for front, head, look, x in levels]
         out = [sum(parts) for parts in zip(*(a[:1] for a in answers), strict=True)] + answers[0][1:]
@@ -273,10 +304,18 @@ class UNet(Network):
         views = torch.cat(views, 1)
         return functional.pad(views, (0, frames - views.shape[-1]))
 
-    def _features(self, views: Tensor, looks: list[tuple[Tensor, Tensor]], embedding: Tensor) -> list[Tensor]:
+    def _features(
+        self,
+        views: Tensor,
+        looks: list[tuple[Tensor, Tensor]],
+        embedding: Tensor,
+        context: Tensor | None,
+        beside: list[Tensor | None],
+    ) -> list[Tensor]:
         """Down, across and up again: views (B, views, N), N a multiple of the stride -> features of each level.
 
-        The outermost first, (B, channels[0], N); the deeper ones only where they have views of their own.
+        The outermost first, (B, channels[0], N); the deeper ones only where they have views of their own. `context` is
+        attended to in the middle, and `beside` what each deeper level sees of it.
         """
 
         def through(blocks: nn.ModuleList, x: Tensor) -> Tensor:
@@ -294,9 +333,13 @@ class UNet(Network):
                 views = self.pyramid[level](views)
                 x = x + self.pyramid_in[level](views)
             if looks:
-                seen = torch.cat(self._seen(looks[level]), 1)
+                seen = torch.cat(self._seen(looks[level]) + ([beside[level]] if self.beside else []), 1)
                 x = x + self.level_in[level](functional.pad(seen, (0, x.shape[-1] - seen.shape[-1])))
         x = through(self.mid_in, x)
+        if self.cross is not None and context is not None and context.shape[-1]:
+            context = context.to(views)
+            hop = self.front.hop * self.stride
+            x = self.cross(x, hop, self.hear(context), self.hear.hop, presence(context))
         for mix in self.mix:
             x = mix(x)
         x = through(self.mid_out, x)

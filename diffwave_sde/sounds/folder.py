@@ -11,12 +11,16 @@ from typing import Any
 
 from torch import Tensor
 
+from diffwave_sde import audio
 from diffwave_sde.atomic import atomic_write
 from diffwave_sde.names import printable
 from diffwave_sde.sounds import page
 
 NEIGHBOURS = ".neighbours"
 """The folder, in one of made sounds, with the training clips that they are nearest to."""
+
+CONTEXT, MIXES = ".context", ".mixes"
+"""The folders, in one of made sounds, with what they go with, and with both together."""
 
 Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all)."""
@@ -57,11 +61,11 @@ class SoundFolder:
     def __init__(self, path: Path, record: dict[str, Any], note: str = "", subtype: str = "FLOAT"):
         self.path, self.note, self.subtype = path, note, subtype
         self.record = plain(record)
-        self.nfe, self.sounds, self.neighbours = 0, {}, None
+        self.nfe, self.sounds, self.neighbours, self.context = 0, {}, None, None
         try:
             old = json.loads((path / "sounds.json").read_text(encoding="utf-8"))
             if {k: old.get(k) for k in self.record} == self.record:
-                self.nfe, self.neighbours = old["nfe"], old.get("neighbours")
+                self.nfe, self.neighbours, self.context = old["nfe"], old.get("neighbours"), old.get("context")
                 self.sounds = {s["number"]: s for s in old["sounds"] if (path / s["file"]).is_file()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             pass  # no sounds yet, or none that it could tell anything of
@@ -145,14 +149,38 @@ class SoundFolder:
         self.neighbours = spelt(about)
         self._write()
 
+    def add_context(self, numbers: Sequence[int], context: Tensor, rate: int) -> None:
+        """Let sounds that are there be heard beside what they go with, and together with it.
+
+        Args:
+            numbers: of the sounds.
+            context: (T,), of their length, at their level.
+            rate: Hz.
+        """
+        [heard] = page.write_sounds(self.path / CONTEXT, ["context"], context[None], rate, self.subtype)
+        self.context = f"{CONTEXT}/{heard.name}"
+        for i in numbers:
+            sound = self.sounds[i]
+            if "mix" not in sound:
+                both = context + audio.read(self.path / sound["file"], rate)[0]
+                [mix] = page.write_sounds(self.path / MIXES, [Path(sound["file"]).stem], both[None], rate, "FLOAT")
+                sound["mix"] = f"{MIXES}/{mix.name}"
+        self._write()
+
     def _write(self) -> None:
         sounds = list(self.sounds.values())
-        told = {} if self.neighbours is None else {"neighbours": self.neighbours}
+        told = {"neighbours": self.neighbours, "context": self.context}
+        told = {name: value for name, value in told.items() if value is not None}
         with atomic_write(self.path / "sounds.json") as temporary:
             text = json.dumps({**self.record, "nfe": self.nfe, **told, "sounds": sounds}, indent=1)
             temporary.write_text(text, encoding="utf-8")
         titles = [f"{s['number']:03d} {s['label']}" for s in sounds]
         columns = [page.Column("sounds", [self.path / s["file"] for s in sounds])]
+        if self.context is not None:
+            columns[0] = page.Column("part", columns[0].sounds)
+            columns.insert(0, page.Column("context", [self.path / self.context] * len(sounds)))
+            mixes = [self.path / s["mix"] if "mix" in s else None for s in sounds]
+            columns.append(page.Column("mix", mixes))
         near = [s.get("neighbour") for s in sounds]
         if any(near):
             heard = [self.path / one["heard"] if one else None for one in near]

@@ -1,0 +1,142 @@
+"""A track's windows, and what `sample --audio` makes of any file."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffwave_sde import audio
+from diffwave_sde.cli import main
+from diffwave_sde.track import Track
+
+RATE = 8_000
+LENGTH = 2_000
+
+
+@pytest.mark.parametrize("samples", [1, 900, 1_000, 1_001, 1_876, 5_000])
+def test_parts_are_as_long_as_the_track_whatever_its_length(samples):
+    wave = torch.randn(samples, generator=torch.Generator().manual_seed(0))
+    track = Track(wave, 1_000)
+    windows = track.windows()
+    assert windows.shape == (track.count, 1_000)
+    for i, window in enumerate(windows):
+        there = wave[i * 875 : i * 875 + 1_000]
+        assert torch.equal(window[: len(there)], there)
+        assert not window[len(there) :].any()
+    assert track.join(windows).shape == (samples,)
+
+
+def test_seams_keep_the_level_of_independent_parts_and_do_not_click():
+    track = Track(torch.zeros(8_875), 1_000)
+    noise = torch.randn(2_000, track.count, 1_000, generator=torch.Generator().manual_seed(0))
+    power = torch.stack([track.join(one) for one in noise[:, :3]])[:, :2_750].square().mean(0)
+    assert (power - 1).abs().max() < 6 * (2 / 2_000) ** 0.5
+    tones = torch.stack([(0.05 * torch.arange(1_000) + phase).sin() for phase in torch.rand(track.count) * 6])
+    assert track.join(tones).diff().abs().max() < 1.5 * 0.05 + 1.5 / 125
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of two steps on stems."""
+    home = tmp_path_factory.mktemp("stems")
+    for number in range(4):
+        mix = 0.3 * torch.randn(4 * LENGTH, generator=torch.Generator().manual_seed(number))
+        for name in ("mix", "part"):
+            audio.write(home / "songs" / f"{number}" / f"{name}.wav", mix.clamp(-1, 1), RATE)
+    main([
+        "fit", "--config", "configs/experiment/bass.yaml", "--data.dataset", str(home / "songs"), "--data.root",
+        str(home / "data"), f"--data.length={LENGTH}", f"--data.rate={RATE}", "--data.workers=0", "--data.batch_size=2",
+        "--model.net.init_args.channels=[8,8,8]", "--model.net.init_args.embedding=16", "--model.sampler.steps=2",
+        "--trainer.max_steps=2", "--trainer.val_check_interval=2", "--trainer.logger=false",
+        "--trainer.accelerator=cpu", f"--trainer.default_root_dir={home / 'run'}",
+    ])  # fmt: skip
+    return home / "run"
+
+
+def made(run, tmp_path, wave, rate, *options):
+    """The parts for a file, as `sample --audio` makes them."""
+    audio.write(tmp_path / "track.wav", wave, rate)
+    main([
+        "sample", "--ckpt", str(run), "--audio", str(tmp_path / "track.wav"), "--n", "2", "--out",
+        str(tmp_path / "out"), "--sampler", "DDIM", "--sampler.steps", "2", "--device", "cpu", *options,
+    ])  # fmt: skip
+    listed = json.loads((tmp_path / "out" / "sounds.json").read_text())
+    return listed, [audio.decode(tmp_path / "out" / one["file"]) for one in listed["sounds"]]
+
+
+@pytest.mark.parametrize("seconds", [0.1, 1.3])
+@pytest.mark.parametrize("rate", [8_000, 22_050])
+def test_parts_go_with_a_track_of_any_length_and_rate(run, tmp_path, seconds, rate, capsys):
+    wave = 0.3 * torch.randn(round(seconds * rate), generator=torch.Generator().manual_seed(7))
+    listed, parts = made(run, tmp_path, wave, rate)
+    context, here = audio.decode(tmp_path / "out" / listed["context"])
+    assert here == RATE
+    for sound, (part, rate_made) in zip(listed["sounds"], parts, strict=True):
+        assert rate_made == RATE
+        assert len(part) == len(context) == pytest.approx(seconds * RATE, abs=2)
+        mix = audio.decode(tmp_path / "out" / sound["mix"])[0]
+        torch.testing.assert_close(mix, context + part, atol=1e-6, rtol=0)
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert all(f">{title}<" in page for title in ("context", "part", "mix"))
+
+
+def test_a_silent_track_is_told_and_gives_what_no_track_gives(run, tmp_path, capsys):
+    _, parts = made(run, tmp_path, torch.zeros(LENGTH), RATE)
+    assert "is silent" in capsys.readouterr().out
+    main([
+        "sample", "--ckpt", str(run), "--n", "2", "--out", str(tmp_path / "free"), "--sampler", "DDIM",
+        "--sampler.steps", "2", "--device", "cpu",
+    ])  # fmt: skip
+    free = json.loads((tmp_path / "free" / "sounds.json").read_text())["sounds"]
+    for (part, _), one in zip(parts, free, strict=True):
+        torch.testing.assert_close(part, audio.decode(tmp_path / "free" / one["file"])[0], atol=1e-5, rtol=0)
+
+
+def test_a_graph_of_a_model_that_goes_by_a_context_is_refused(run, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["export", "--ckpt", str(run), "--out", str(tmp_path / "graph"), "--format", "program"])
+    assert "hears no context" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--ckpt", "drums", "--audio", "TRACK"], "trained without contexts"),
+        (["--ckpt", "RUN", "--audio", "missing.wav"], "missing.wav"),
+        (["--ckpt", "RUN", "--audio", "TRACK", "--length", "100"], "as long as the track"),
+    ],
+)
+def test_what_cannot_be_gone_with_is_refused_in_one_line(run, tmp_path, options, says, capsys):
+    audio.write(tmp_path / "track.wav", torch.ones(100) / 2, RATE)
+    named = {"TRACK": str(tmp_path / "track.wav"), "RUN": str(run)}
+    with pytest.raises(SystemExit) as stopped:
+        main(["sample", "--device", "cpu", "--out", str(tmp_path / "o"), *(named.get(one, one) for one in options)])
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err.strip()
+    assert says in said
+    assert "\n" not in said
+
+
+def test_the_commands_of_the_page_run(run, tmp_path, monkeypatch):
+    root = Path.cwd()
+    page = (root / "docs" / "conditioning.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^diffwave-sde (.*)$", page, re.MULTILINE)
+    assert [command.split()[0] for command in commands] == ["fit", "sample", "sample", "fit"]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(root / "configs")
+    (tmp_path / "songs").symlink_to(run.parent / "songs")
+    audio.write(tmp_path / "track.wav", 0.3 * torch.ones(3_000).sin(), RATE)
+    small = [
+        "--data.length=1200", "--data.workers=0", "--data.batch_size=2", "--model.net.init_args.channels=[8,8,8]",
+        "--model.net.init_args.embedding=16", "--trainer.max_steps=1", "--trainer.val_check_interval=1",
+        "--trainer.logger=false", "--trainer.accelerator=cpu", "--model.sampler.steps=2", "--data.count=12",
+    ]  # fmt: skip
+    for command in commands:
+        words = shlex.split(command)
+        main(words + (small if words[0] == "fit" else ["--device=cpu", "--sampler=DDIM", "--sampler.steps=2"]))
+    assert (tmp_path / "runs" / "mine" / "checkpoints" / "last.ckpt").is_file()
+    [listed] = (tmp_path / "runs" / "bass" / "sounds").glob("*/sounds.json")
+    assert [sound["label"] for sound in json.loads(listed.read_text())["sounds"]] == ["sub"] * 4
