@@ -18,10 +18,11 @@ from diffwave_sde import audio
 from diffwave_sde.callbacks.generation import classes_of, gather_across_ranks, generate
 from diffwave_sde.callbacks.last_checkpoint import interrupted
 from diffwave_sde.callbacks.progress import say
-from diffwave_sde.callbacks.sample_page import DATA, write_page
+from diffwave_sde.callbacks.spike_clips import write_clips
 from diffwave_sde.callbacks.wandb import log_sounds
 from diffwave_sde.samplers import Sampler
-from diffwave_sde.sounds import page
+from diffwave_sde.sounds import page, run_page
+from diffwave_sde.sounds.run_page import DATA
 
 
 class SampleLogger(Callback):
@@ -106,7 +107,8 @@ class SampleLogger(Callback):
         if not (home / DATA).exists() and (examples := self._examples(trainer, names, classes)) is not None:
             page.write_sounds(home / DATA, rows, examples, rate)
         files = page.write_sounds(home / f"step={step}", rows, sounds, rate)
-        write_page(home, Path(self.folder or trainer.default_root_dir).resolve().name)
+        write_clips(home.parent / "spikes", home, trainer.datamodule)
+        run_page.write(home.parent)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 log_sounds(logger, step, [names[c] for c in classes] if classes else [""] * len(files), files)

@@ -7,7 +7,7 @@ import pytest
 from lightning.pytorch.callbacks import Callback
 
 from diffwave_sde.callbacks import Progress
-from diffwave_sde.callbacks.progress import _Clock
+from diffwave_sde.callbacks.progress import Clock
 
 
 def test_without_a_terminal_it_prints_lines_with_loss_speed_and_time_left(model, data, trainer, capsys):
@@ -62,7 +62,7 @@ def test_accumulated_batches_count_as_one_step_and_all_of_their_clips(model, dat
 
 
 def test_pauses_leave_the_speed_alone_and_lengthen_the_time_left():
-    clock = _Clock(0)
+    clock = Clock(0)
     for i in range(1, 11):
         clock.tick(i, float(i))
     clock.pause()
