@@ -20,6 +20,8 @@ VERBS = {
     "edit": ("diffwave_sde.cli.edit", "change a given sound: inpaint, vary, interpolate, extend, restore"),
     "kit": ("diffwave_sde.cli.kit", "make a drum kit to take away: SFZ, Hydrogen, Decent Sampler, WAV files"),
     "evaluate": ("diffwave_sde.cli.evaluate", "lay generated sounds against real ones: distances, levels, neighbours"),
+    "page": ("diffwave_sde.cli.page", "the page of a run, or one file of it to send: sounds, figures, spikes"),
+    "compare": ("diffwave_sde.cli.compare", "the same noises through two models or more, on one page"),
     "schedule": ("diffwave_sde.cli.schedule", "learn time grids for a model, for any number of steps"),
     "export": ("diffwave_sde.cli.export", "write a model for others to use: weights, what they are, and a card"),
 }

@@ -10,7 +10,7 @@ from diffwave_sde import paths
 
 KEYS = frozenset(
     (
-        *("ckpt", "ckpt_path", "init", "out", "weak", "classifier", "real", "generated", "evaluation", "watch"),
+        *("ckpt", "ckpt_path", "init", "out", "weak", "classifier", "real", "generated", "evaluation", "watch", "run"),
         *("default_root_dir", "dirpath", "save_dir", "folder", "file", "teacher"),
     )
 )

@@ -34,6 +34,7 @@ def chart(
     log_y: bool = False,
     marks: Sequence[float] = (),
     marked: str = "",
+    last: bool = True,
 ) -> str:
     """A figure in HTML; "" where there is nothing to draw.
 
@@ -44,6 +45,7 @@ def chart(
         log_x, log_y: logarithmic axes; what is not positive is left out there.
         marks: places on the x axis that are marked by a line from top to bottom.
         marked: what these are.
+        last: whether the last value of each line stands beside its name.
     """
     drawn = [(k, line, _points(line, log_x, log_y)) for k, line in enumerate(lines)]
     drawn = [(k, line, points) for k, line, points in drawn if any(points)]
@@ -76,8 +78,9 @@ def chart(
                 parts.append(f'<polyline class="c{k % COLOURS}" points="{path}"><title>{_markup(line.name)}</title>')
                 parts.append("</polyline>")
     legend = [
-        f'<li><i class="c{k % COLOURS}"></i>{_markup(line.name)} <b>{_number(stretches[-1][-1][1])}</b></li>'
-        for k, line, stretches in drawn
+        f'<li><i class="c{k % COLOURS}"></i>{_markup(line.name)}'
+        f"{f' <b>{_number(_last(line.y))}</b>' if last else ''}</li>"
+        for k, line, _ in drawn
     ]
     if inside and marked:
         legend.append(f'<li><i class="mark"></i>{_markup(marked)} <b>{len(inside)}</b></li>')
@@ -144,6 +147,11 @@ class _Axis:
         size = 10 ** math.floor(math.log10(rough))
         step = next(size * m for m in (1, 2, 2.5, 5, 10) if size * m >= rough)
         return [k * step for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def _last(values: Sequence[float]) -> float:
+    """The last value that is finite."""
+    return next(v for v in reversed(values) if math.isfinite(v))
 
 
 def _number(value: float) -> str:

@@ -245,13 +245,13 @@ a {{ color: var(--accent) }}
 .chart .grid {{ stroke: var(--line); stroke-width: 1 }}
 .chart polyline {{ fill: none; stroke: currentColor; stroke-width: 1.6; stroke-linejoin: round }}
 .chart .dot {{ fill: currentColor }}
-.chart line.mark {{ stroke: var(--accent); stroke-width: 1; stroke-dasharray: 3 3 }}
+.chart line.mark {{ stroke: var(--soft); stroke-width: 1; stroke-dasharray: 3 3 }}
 .chart ul {{ list-style: none; margin: .3rem 0 0; padding: 0; display: flex; flex-wrap: wrap; gap: .1rem 1rem;
   font-size: .8rem; color: var(--soft); font-variant-numeric: tabular-nums }}
 .chart b {{ color: var(--ink); font-weight: 600 }}
 .chart i {{ display: inline-block; width: .9rem; height: 3px; margin-right: .35rem; vertical-align: middle;
   border-radius: 2px; background: currentColor }}
-.chart i.mark {{ background: var(--accent) }}
+.chart i.mark {{ background: var(--soft) }}
 .c0 {{ color: var(--accent) }} .c1 {{ color: #2f86c9 }} .c2 {{ color: #3a9d5d }} .c3 {{ color: #a366cf }}
 .c4 {{ color: #b98a1c }} .c5 {{ color: #22a0a0 }} .c6 {{ color: #c2548a }}
 .facts {{ border-spacing: 0; border: 1px solid var(--line); border-radius: 10px; overflow: hidden;

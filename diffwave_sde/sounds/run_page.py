@@ -29,6 +29,8 @@ SPIKES = "spikes"
 SPIKE = "spike.json"
 """What is told of a spike: step, what, loss, grad_norm, clips, each with file, told."""
 
+NOISE = "noise over signal, σ"
+
 BUCKET = re.compile(r"(.*)/sigma=(1e[-+]\d+)")
 PLACES = ("worst clip", "second", "third")
 
@@ -103,7 +105,7 @@ def _charts(figures: Mapping[str, Series]) -> list[str]:
     if which is not None:
         what = "validation" if which == "val/loss" else which
         lines = _by_level(buckets[which])
-        out.append(chart(f"Loss by noise level, {what}", lines, "noise over signal, σ", log_x=True, log_y=True))
+        out.append(chart(f"Loss by noise level, {what}", lines, NOISE, log_x=True, log_y=True, last=False))
         lines = [Line(f"σ = {_decade(s)}", series.steps, series.values) for s, series in sorted(buckets[which].items())]
         out.append(chart(f"Loss at each noise level, {what}", lines, "step", log_y=True))
     norm = take("train/grad_norm")
