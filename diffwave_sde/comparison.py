@@ -95,7 +95,7 @@ def compare(
         made.append(folder)
     note = f"Each row is one noise, number and class the same in every column; seed {seed}, at the level made."
     path = Path(single) if single else Path(out) / "index.html"
-    title = " and ".join(entry.title for entry in entries) if len(entries) < 4 else f"{len(entries)} models compared"
+    title = f"Compared: {', '.join(entry.title for entry in entries)}"
     page.write(path, title, rows, columns, note, [_facts(entries, made)], embed=bool(single))
     return path
 
@@ -150,7 +150,8 @@ def _facts(entries: Sequence[Entry], folders: Sequence[SoundFolder]) -> page.Sec
         + "</tr>"
         for name in names
     )
-    table = f'<table class="facts"><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table>'
+    table = f'<table class="facts"><thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table>'
+    table = f'<div class="wide" tabindex="0" role="region" aria-label="Figures">{table}</div>'
     figures = [(entry.title, _figures(entry)) for entry in entries]
     losses = [Line(t, f["val/loss"].steps, f["val/loss"].values) for t, f in figures if "val/loss" in f]
     levels = []

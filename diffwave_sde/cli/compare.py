@@ -81,7 +81,7 @@ def make(config: Namespace) -> Path:
             record={"options": config.sampler.as_dict() if config.sampler else "the model's own"},
             progress=lambda title, done, total: progress.update(tasks[title], completed=done, total=total),
         )
-    names = " and ".join(entry.title for entry in entries)
+    names = ", ".join(entry.title for entry in entries)
     whole = f"; {size(page)}, complete in itself" if single else ""
     print(f"{config.n} noises through {names}; the sounds are in {out}/; listen: {page}{whole}")
     return page

@@ -254,6 +254,7 @@ a {{ color: var(--accent) }}
 .chart i.mark {{ background: var(--soft) }}
 .c0 {{ color: var(--accent) }} .c1 {{ color: #2f86c9 }} .c2 {{ color: #3a9d5d }} .c3 {{ color: #a366cf }}
 .c4 {{ color: #b98a1c }} .c5 {{ color: #22a0a0 }} .c6 {{ color: #c2548a }}
+.wide {{ overflow-x: auto; margin-bottom: 1rem }}
 .facts {{ border-spacing: 0; border: 1px solid var(--line); border-radius: 10px; overflow: hidden;
   font-variant-numeric: tabular-nums }}
 .facts th[scope=row] {{ position: static; width: auto; min-width: 0; max-width: none }}
