@@ -10,6 +10,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from diffwave_sde.callbacks.boards import log_noise_levels
 from diffwave_sde.callbacks.progress import Clock
 from diffwave_sde.sounds import history
 
@@ -77,3 +78,4 @@ class MetricHistory(Callback):
         }
         if figures:
             history.append(self.file(trainer), step, figures)
+            log_noise_levels(trainer.loggers, step, figures)

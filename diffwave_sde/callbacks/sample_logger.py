@@ -10,16 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from diffwave_sde import audio
+from diffwave_sde.callbacks.boards import log_sounds, log_spikes
 from diffwave_sde.callbacks.generation import classes_of, gather_across_ranks, generate
 from diffwave_sde.callbacks.last_checkpoint import interrupted
 from diffwave_sde.callbacks.progress import say
 from diffwave_sde.callbacks.spike_clips import write_clips
-from diffwave_sde.callbacks.wandb import log_sounds
 from diffwave_sde.samplers import Sampler
 from diffwave_sde.sounds import page, run_page
 from diffwave_sde.sounds.run_page import DATA
@@ -30,7 +29,8 @@ class SampleLogger(Callback):
 
     Writes `samples/step=N/` with WAV files (32-bit floats, at the level that the model made) and pictures, and
     `samples/index.html`, which plays them beside examples of the training data, over all steps, those before a stop
-    too. A logger of W&B gets the sounds, the pictures and a table with class and step.
+    too; below them it draws the figures that MetricHistory keeps, and plays the clips of spikes. Loggers get the
+    sounds as far as they can show them (`boards`).
 
     Sound i is the same noise, `module.generators([i])`, and the same class, i modulo their number, at every step. The
     processes share the sounds out; rank 0 writes. An error on one of them is raised on all. Training is not disturbed:
@@ -107,11 +107,10 @@ class SampleLogger(Callback):
         if not (home / DATA).exists() and (examples := self._examples(trainer, names, classes)) is not None:
             page.write_sounds(home / DATA, rows, examples, rate)
         files = page.write_sounds(home / f"step={step}", rows, sounds, rate)
-        write_clips(home.parent / "spikes", home, trainer.datamodule)
+        new = write_clips(home.parent / "spikes", home, trainer.datamodule)
         run_page.write(home.parent)
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                log_sounds(logger, step, [names[c] for c in classes] if classes else [""] * len(files), files)
+        log_sounds(trainer.loggers, step, [names[c] for c in classes] if classes else [""] * len(files), files)
+        log_spikes(trainer.loggers, step, [home / run_page.SPIKES / f"step={n}" for n in new])
 
     def _examples(self, trainer: Trainer, names: Sequence[str], classes: Sequence[int] | None) -> Tensor | None:
         """Training clips of the classes of the sounds, (count, T), or None where the datamodule keeps no store."""

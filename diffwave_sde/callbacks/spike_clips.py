@@ -11,6 +11,7 @@ import torch
 
 from diffwave_sde import audio
 from diffwave_sde.atomic import atomic_folder
+from diffwave_sde.callbacks.spikes import described
 from diffwave_sde.sounds import page
 from diffwave_sde.sounds.run_page import PLACES, SPIKE, SPIKES, numbered
 
@@ -42,15 +43,6 @@ def write_clips(records: Path, home: Path, data: Any) -> list[int]:
             }
             (folder / SPIKE).write_text(json.dumps(told, indent=1), encoding="utf-8")
     return sorted(kept - there)
-
-
-def described(reasons: dict[str, float]) -> str:
-    """What stood out, and by how much."""
-    words = (
-        f"{name} {'not finite' if score == float('inf') else f'{score:.1f} deviations up'}"
-        for name, score in reasons.items()
-    )
-    return " and ".join(words)
 
 
 def finite(value: float) -> float | None:

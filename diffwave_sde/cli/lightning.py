@@ -32,7 +32,7 @@ from diffwave_sde import (  # noqa: F401  callbacks and distillation are values 
 from diffwave_sde.atomic import atomic_write
 from diffwave_sde.callbacks.last_checkpoint import interrupted
 from diffwave_sde.classifier_module import ClassifierModule
-from diffwave_sde.cli import runs
+from diffwave_sde.cli import loggers, runs
 from diffwave_sde.cli.classes import class_of
 from diffwave_sde.cli.path_options import expand_options, expanded
 from diffwave_sde.compatibility import renew_arguments
@@ -144,7 +144,7 @@ class CLI(LightningCLI):
     """
 
     def __init__(self, argv: list[str], kind: str | None = None):
-        self.verb, rest = argv[0], argv[1:]
+        self.verb, rest = argv[0], loggers.placed(argv[1:])
         self.kind = kind or kind_asked(rest)
         self.argv = [self.verb, *defaults(self.kind), *rest]
         self.rest = rest
@@ -287,7 +287,7 @@ class CLI(LightningCLI):
                 _place(callback.init_args, folder / "checkpoints")
         for logger in _loggers(options.trainer.logger):
             for key, value in {"save_dir": str(folder), "name": folder.name}.items():
-                if key in logger.init_args and logger.init_args[key] is None:
+                if key in logger.init_args and logger.init_args[key] in (None, ""):
                     logger.init_args[key] = value
         self.labels = data.labels
         if self.verb == "fit":
