@@ -43,6 +43,8 @@ class Wandb(WandbLogger):
         tags: words to find the run by.
     """
 
+    _staging: str | None = None  # the run's own choice of WANDB_DATA_DIR, not the user's
+
     def __init__(
         self,
         save_dir: str | None = None,
@@ -83,6 +85,9 @@ class Wandb(WandbLogger):
         except OSError as error:
             raise OSError(f"the run's folder {folder} cannot be written ({error.strerror}); choose another") from error
         self._save_dir = str(folder)
+        # Sounds of tables wait there for `wandb sync`: with their run, not in the user's home.
+        if os.environ.get("WANDB_DATA_DIR") in (None, Wandb._staging):
+            Wandb._staging = os.environ["WANDB_DATA_DIR"] = str(kept.parent)
         options = {**self._wandb_init, "dir": self._save_dir, "id": self._id, "name": self._name or folder.name}
         del options["anonymous"]
         # The terminal is the progress bar's; what it shows need not be logged a second time.
@@ -116,7 +121,11 @@ class Wandb(WandbLogger):
             return
         self._told = True
         where = os.path.relpath(Path(self._save_dir) / "wandb")
-        print(f"W&B: `wandb login`, once, and `wandb sync {where}/offline-run-*` send this run", flush=True)
+        print(
+            f"W&B: `wandb login`, once, and `wandb sync {where}/offline-run-*` send this run, from where it is: the "
+            f"sounds of its tables lie in {os.path.relpath(os.environ['WANDB_DATA_DIR'])}/artifacts",
+            flush=True,
+        )
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:

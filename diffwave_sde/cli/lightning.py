@@ -292,11 +292,12 @@ class CLI(LightningCLI):
         self.labels = data.labels
         if self.verb == "fit":
             network = options.model.net.get("class_path", "network").rsplit(".", 1)[-1]
+            count = sum(p.numel() for part in model.trained for p in part.net.parameters())
             last = default_files(self.kind)[-1].relative_to(CONFIGS) if self.start is None else "init.yaml"
             rank_zero_info(
                 f"{'CUDA GPU' if torch.cuda.is_available() else 'No CUDA GPU'}: defaults of "
-                f"configs/{last}; training a {network} on {len(data.store)} clips of "
-                f"{listed(data.labels)} in {options.trainer.precision}; the run is {folder}/"
+                f"configs/{last}; training a {network} of {count / 1e6:.3g} million weights on "
+                f"{len(data.store)} clips of {listed(data.labels)} in {options.trainer.precision}; the run is {folder}/"
             )
 
     def _plain(self, options: Namespace) -> dict[str, Any]:
