@@ -61,10 +61,15 @@ class Progress(TQDMProgressBar):
         )
 
     def left(self) -> float | None:
-        """Seconds left: until the last step at the run's own average speed, or until max_time if that is sooner."""
+        """Seconds left: until the last step at this start's average speed, or until max_time if that is sooner.
+
+        None where it cannot be told: after the first step, or where nothing ends the run.
+        """
         ends = []
         step, rate = self.trainer.global_step, self._clock.average
-        if self._total is not None and rate:
+        if self._total is not None:
+            if not rate:
+                return None  # whether the steps or the clock come first is not known yet
             ends.append(max(self._total - step, 0) / rate)
         for timer in (c for c in self.trainer.callbacks if isinstance(c, Timer)):
             if (seconds := timer.time_remaining("train")) is not None:

@@ -105,9 +105,7 @@ def test_an_offline_run_holds_sounds_pictures_table_buckets_rate_and_norm(model,
     fit(model, data, trainer, folder)
     said = capsys.readouterr().out
     assert "W&B logs offline into" in said
-    assert re.search(
-        r"W&B: `wandb login`, once, and `wandb sync \S+/my-run/wandb/offline-run-\*` send this run", said
-    )
+    assert re.search(r"W&B: `wandb login`, once, and `wandb sync \S+/my-run/wandb/offline-run-\*` send this run", said)
     assert len(list((folder / "wandb").glob("offline-run-*"))) == 1
     records = read(folder)
     (run,) = {record.run.display_name for record in records if record.HasField("run")}
