@@ -16,6 +16,7 @@ from typing import Any
 
 from diffwave_sde import generate
 from diffwave_sde.checkpoint import LoadedModel
+from diffwave_sde.metrics import report
 from diffwave_sde.names import listed, printable, typed
 from diffwave_sde.samplers import Sampler
 from diffwave_sde.sounds import history, page
@@ -31,11 +32,13 @@ class Entry:
     title: what it is called on the page.
     model: as it is loaded.
     run: the folder of its run, where the figures of its training are; None for none.
+    evaluation: its evaluation.json; None for none.
     """
 
     title: str
     model: LoadedModel
     run: Path | None = None
+    evaluation: Path | None = None
 
 
 def compare(
@@ -133,7 +136,17 @@ def facts(entry: Entry, folder: SoundFolder) -> dict[str, str]:
         known = [(s, v) for s, v in zip(series.steps, series.values, strict=True) if s <= entry.model.step]
         if known and not BUCKET.fullmatch(name) and (name == "train/loss" or name.startswith("val/")):
             told[name] = f"{known[-1][1]:.4g} (step {known[-1][0]:,})"
+    if entry.evaluation is not None:
+        for metrics in report.metric_tables(report.read_json(entry.evaluation)):
+            for title, cells in metrics.rows:
+                if cells[0] is not None:  # of all sounds; those of each class follow
+                    value, floor = (_short(cells[0].get(key)) for key in ("value", "floor"))
+                    told[f"{title}, {metrics.embedding}"] = f"{value} (floor {floor})"
     return told
+
+
+def _short(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}"
 
 
 def _figures(entry: Entry) -> dict[str, history.Series]:
@@ -165,7 +178,10 @@ def _facts(entries: Sequence[Entry], folders: Sequence[SoundFolder]) -> page.Sec
             levels.append(Line(title, sorted(points), [points[s] for s in sorted(points)]))
     charts = chart("Validation loss", losses, "step", log_y=True)
     charts += chart("Loss by noise level, last validation", levels, NOISE, log_x=True, log_y=True, last=False)
-    note = "Losses compare where the data, the process and the weight of the loss are the same."
+    note = (
+        "Losses compare where the data, the process and the weight of the loss are the same; distances of `evaluate` "
+        "are beside their floor, real sounds against real ones."
+    )
     return page.Section("Figures", note, table + (f'<div class="charts">{charts}</div>' if charts else ""))
 
 

@@ -1,6 +1,9 @@
 """`page` and `compare`, and the loggers of one flag, from the command line."""
 
+import contextlib
+import io
 import json
+import re
 from html.parser import HTMLParser
 
 import numpy as np
@@ -10,6 +13,7 @@ from refusal import refusal
 from test_cli import SMALL
 
 from diffwave_sde.cli import loggers, main
+from diffwave_sde.sounds import history
 
 
 class Links(HTMLParser):
@@ -26,12 +30,14 @@ class Links(HTMLParser):
 def two(tmp_path_factory):
     """A folder with two runs, of three steps and of five, that log into CSV files by one flag."""
     home = tmp_path_factory.mktemp("two")
-    with pytest.MonkeyPatch.context() as patch:
+    log = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(log):
         patch.chdir(home)
         plain = [option for option in SMALL if not option.startswith("--trainer.logger")]
         for name, steps in (("three", 3), ("five", 5)):
             main(["fit", "--data.root=data", *plain, f"--trainer.max_steps={steps}", f"--name={name}",
                   "--trainer.logger=CSVLogger"])  # fmt: skip
+    (home / "log").write_text(log.getvalue())
     return home
 
 
@@ -39,6 +45,14 @@ def two(tmp_path_factory):
 def here(two, monkeypatch):
     monkeypatch.chdir(two)
     return two
+
+
+def test_a_log_file_has_a_line_now_and_then_and_neither_bars_nor_tables(here):
+    log = (here / "log").read_text()
+    assert [c for c in log if not c.isprintable() and c != "\n"] == []
+    steps = re.findall(r"^step (\d)/(\d): .*", log, re.MULTILINE)
+    assert steps == [("1", "3"), ("3", "3"), ("3", "3"), ("1", "5"), ("3", "5"), ("5", "5")]
+    assert not re.search("FLOPs|[─━│┃]", log)
 
 
 def test_one_flag_logs_into_the_runs_folder(here):
@@ -67,7 +81,20 @@ def test_a_run_becomes_one_file_to_send(here, capsys):
     assert f"five.html: {size / 1e3:.0f} kB, complete in itself" in capsys.readouterr().out
 
 
+def test_a_run_without_sounds_has_a_page_of_its_figures(tmp_path, capsys):
+    history.append(tmp_path / "judge" / history.FILE, 20, {"val/loss": 0.5, "val/accuracy": 0.75})
+    main(["page", str(tmp_path / "judge")])
+    text = (tmp_path / "judge" / "samples" / "index.html").read_text()
+    assert "<figcaption>val/accuracy</figcaption>" in text
+    assert "<table" not in text
+
+
 def test_two_runs_are_heard_from_the_same_noises_with_their_figures(here, capsys):
+    measured = here / "runs" / "five" / "evaluation" / "last-seed=0-evaluation" / "evaluation.json"
+    measured.parent.mkdir(parents=True)
+    every = {"count": 4, "frechet": {"value": 12.34, "spread": 1.0, "floor": 5.6, "floor_spread": 0.1}}
+    near = {"close": 0.01, "duplicates": 0.02, "repeated": 0.03}
+    measured.write_text(json.dumps({"embeddings": {"log-mel": {"all": every}}, "measurements": {}, "neighbours": near}))
     main(["compare", "runs/three", "runs/five", "--n=4", "--sampler=DDIM", "--sampler.steps=2"])
     assert "listen: compare/three-five/index.html" in capsys.readouterr().out
     home = here / "compare" / "three-five"
@@ -81,6 +108,7 @@ def test_two_runs_are_heard_from_the_same_noises_with_their_figures(here, capsys
             assert f"{name}/{file}" in text
         assert f"<td>{steps}</td>" in text
     assert 'scope="row">val/loss</th>' in text
+    assert '<th scope="row">Fréchet, log-mel</th><td>–</td><td>12.3 (floor 5.6)</td>' in text
 
 
 def test_what_cannot_be_compared_or_shown_is_refused_in_a_line(capfd):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+from dataclasses import replace
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
@@ -60,7 +62,7 @@ def make(config: Namespace) -> Path:
     entries = [_entry(expanded("models", text), where) for text in config.models]
     twice = [entry.title for entry in entries]
     entries = [
-        e if twice.count(e.title) == 1 else Entry(f"{e.title}, step {e.model.step:,}", e.model, e.run) for e in entries
+        e if twice.count(e.title) == 1 else replace(e, title=f"{e.title}, step {e.model.step:,}") for e in entries
     ]
     single = Path(config.out) if config.out and config.out.lower().endswith((".html", ".htm")) else None
     default = Path("compare") / "-".join(folder_names([entry.title for entry in entries]))[:200]
@@ -92,4 +94,6 @@ def _entry(text: str, where: str) -> Entry:
     model = checkpoint.load(path, device=where)
     folder = runs.folder_of(path)
     name = folder.resolve().name if folder else path.resolve().parent.name if checkpoint.is_export(path) else path.stem
-    return Entry(name, model, folder)
+    # As `evaluate` leaves it, of this checkpoint; the newest where there are several.
+    found = runs.output_dir(path, "evaluation").glob(f"{glob.escape(path.stem)}-seed=*-evaluation/evaluation.json")
+    return Entry(name, model, folder, max(found, key=lambda file: file.stat().st_mtime, default=None))

@@ -53,6 +53,7 @@ class Section:
     note: a line below that.
     html: markup, such as figures of `charts`; "" for none.
     rows, columns: more sounds; none by default.
+    head: what a row of them is.
     """
 
     title: str
@@ -60,6 +61,7 @@ class Section:
     html: str = ""
     rows: Sequence[str] = ()
     columns: Sequence[Column] = ()
+    head: str = "sound"
 
 
 def write(
@@ -91,9 +93,9 @@ def write(
             if len(column.sounds) != len(part_rows):
                 raise ValueError(f"column {column.title!r} has {len(column.sounds)} sounds for {len(part_rows)} rows")
     link = _embedded if embed else _linked(Path(path).parent)
-    body = _list(link, rows, columns[0]) if len(columns) == 1 else _table(link, rows, columns)
+    body = _list(link, rows, columns[0]) if len(columns) == 1 else _table(link, rows, columns) if columns else ""
     for number, part in enumerate(sections):
-        table = _table(link, part.rows, part.columns) if part.columns else ""
+        table = _table(link, part.rows, part.columns, part.head) if part.columns else ""
         about = f"<p>{_markup(part.note)}</p>" if part.note else ""
         head = f'<h2 class="part">{_markup(part.title)}</h2>{about}'
         body += f'\n<section id="part-{number}">{head}\n{part.html}{table}</section>'
@@ -127,9 +129,9 @@ def slug(name: str) -> str:
     return cut(text)
 
 
-def _table(link: Link, rows: Sequence[str], columns: Sequence[Column]) -> str:
+def _table(link: Link, rows: Sequence[str], columns: Sequence[Column], head: str = "sound") -> str:
     heads = "".join(f'<th scope="col"{_kept(c)}>{_markup(c.title)}</th>' for c in columns)
-    lines = [f'<thead><tr><th scope="col">sound</th>{heads}</tr></thead>\n<tbody>']
+    lines = [f'<thead><tr><th scope="col">{_markup(head)}</th>{heads}</tr></thead>\n<tbody>']
     for i, row in enumerate(rows):
         heard = [_player(link, c.sounds[i], f"{row}, {c.title}") if c.sounds[i] else "–" for c in columns]
         cells = "".join(f"<td{_kept(c)}>{one}{_caption(c, i)}</td>" for c, one in zip(columns, heard, strict=True))

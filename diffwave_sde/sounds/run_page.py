@@ -31,6 +31,9 @@ SPIKE = "spike.json"
 
 NOISE = "noise over signal, σ"
 
+SENT = 5
+"""Spikes in a page that holds its sounds."""
+
 BUCKET = re.compile(r"(.*)/sigma=(1e[-+]\d+)")
 PLACES = ("worst clip", "second", "third")
 
@@ -62,11 +65,12 @@ def write(run: Path, path: Path | None = None, embed: bool = False, steps: int |
     for name, folder in folders:
         files = (folder / f"{row}.wav" for row in rows)
         columns.append(page.Column(name, [f if f.exists() else None for f in files], reference=name == DATA))
-    note = "Each row is one sound: the same noise and class at every step, the newest first."
+    note = "Each row is one sound: the same noise and class at every step, the newest first." if columns else ""
     if columns and columns[0].reference:
         note += " The column “data” holds training clips of that class, for comparison."
-    sections = [part for part in (figures_section(figures), _spikes_section(home)) if part is not None]
-    title = f"{run.resolve().name}: sounds during training"
+    below = figures_section(figures), _spikes_section(home, SENT if embed else None)
+    sections = [part for part in below if part is not None]
+    title = f"{run.resolve().name}: {'sounds during ' if columns else ''}training"
     page.write(path, title, [r.replace("-", " ") for r in rows], columns, note, sections, embed)
     return path
 
@@ -153,9 +157,10 @@ def _spread(items: Sequence[int], count: int) -> list[int]:
     return [items[round(k * (len(items) - 1) / (count - 1))] for k in range(count)]
 
 
-def _spikes_section(home: Path) -> page.Section | None:
+def _spikes_section(home: Path, most: int | None) -> page.Section | None:
+    """The newest spikes, `most` of them or all; None where there was none."""
     rows, sounds, captions = [], [], []
-    for step in reversed(numbered(home / SPIKES)):
+    for step in numbered(home / SPIKES)[::-1][:most]:
         folder = home / SPIKES / f"step={step}"
         try:
             told = json.loads((folder / SPIKE).read_text(encoding="utf-8"))
@@ -174,7 +179,7 @@ def _spikes_section(home: Path) -> page.Section | None:
         page.Column(name, [row[k] for row in sounds], captions=[row[k] for row in captions])
         for k, name in enumerate(PLACES)
     ]
-    return page.Section("Spikes", note, rows=rows, columns=columns)
+    return page.Section("Spikes", note, rows=rows, columns=columns, head="spike")
 
 
 def size(path: str | os.PathLike) -> str:
