@@ -20,7 +20,7 @@ from diffwave_sde.callbacks.last_checkpoint import interrupted
 from diffwave_sde.callbacks.progress import say
 from diffwave_sde.callbacks.spike_clips import write_clips
 from diffwave_sde.samplers import Sampler
-from diffwave_sde.sounds import page, run_page
+from diffwave_sde.sounds import history, page, run_page
 from diffwave_sde.sounds.run_page import DATA
 
 
@@ -42,6 +42,7 @@ class SampleLogger(Callback):
         batch: sounds made at once by a process.
         sampler: null for the model's own.
         folder: the run's folder; null for the trainer's default_root_dir.
+        first: optimizer steps before a first time, sooner than `every`; 0 for none.
     """
 
     def __init__(
@@ -51,12 +52,14 @@ class SampleLogger(Callback):
         batch: int = 16,
         sampler: Sampler | None = None,
         folder: str | None = None,
+        first: int = 0,
     ):
-        if every < 0 or count < 1 or batch < 1:
+        if every < 0 or first < 0 or count < 1 or batch < 1:
             raise ValueError(
-                f"every = {every} steps must be 0 or more, count = {count} and batch = {batch} sounds 1 or more"
+                f"every = {every} and first = {first} steps must be 0 or more, count = {count} and batch = {batch} "
+                "sounds 1 or more"
             )
-        self.every, self.count, self.batch = every, count, batch
+        self.every, self.count, self.batch, self.first = every, count, batch, first
         self.sampler, self.folder = sampler, folder
         self._heard = 0  # the last step that was listened to
 
@@ -65,8 +68,15 @@ class SampleLogger(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         # At the start of the next batch: the step, its validation and its checkpoint are complete by then.
         step = trainer.global_step
-        if self.every and step and step % self.every == 0 and step != self._heard:
+        due = (self.every and step % self.every == 0) or step == self.first
+        if step and due and step != self._heard:
             self.listen(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # The curves grow between two times of listening, and are there before the first.
+        run = self._home(trainer).parent
+        if trainer.state.fn == "fit" and trainer.is_global_zero and (run / history.FILE).exists():
+            run_page.write(run)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Whoever pressed Ctrl-C wants the prompt back, and will go on.
