@@ -545,7 +545,6 @@ BAD = {
     "value of a wrong type": (["fit", "--model.sde=VP", "--model.sde.beta_min=ab"], ["beta_min", "ab", "float"]),
     "value out of range": (["fit", "--model.sde=VP", "--model.sde.beta_min=30"], ["beta_min = 30", "beta_max"]),
     "unknown weight": (["fit", "--model.loss.weight=X"], ["X", "KarrasWeight"]),
-    "logger without a folder": (["fit", "--trainer.logger=CSVLogger"], ["CSVLogger", "--trainer.logger.save_dir"]),
     "typo in an option": (["fit", "--model.nett=3"], ["--model.nett", "--help"]),
     "heads that do not divide": (["fit", "--model.net.heads=7"], ["heads = 7", "320"]),
     "missing configuration": (["fit", "--config=/no/such.yaml"], ["/no/such.yaml"]),

@@ -24,7 +24,7 @@ SAID = {
         "--model.sde: CLD has no option frict; it has mass, friction, gamma",
     ),
     "argument_of_a_class": (
-        ["fit", "--trainer.logger=CSVLogger"],
+        ["fit", "--config=logger.yaml"],
         "--trainer.logger: CSVLogger needs save_dir: add --trainer.logger.save_dir=...",
     ),
     "not_text, a number": (
@@ -55,6 +55,7 @@ FILES = {
     "bad.yaml": b"nn: 3\n",
     "name.yaml": b"name: 808\n",
     "label.yaml": b"label: on\n",
+    "logger.yaml": b"trainer:\n  logger:\n    class_path: CSVLogger\n",
     "latin.yaml": b"name: x\nlabel: caf\xe9\n",
     "list.yaml": b"- a\n",
 }

@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from diffwave_sde.cli import evaluate, export, kit, likelihood, main, sample, schedule
+from diffwave_sde.cli import compare, evaluate, export, kit, likelihood, main, page, sample, schedule
 from diffwave_sde.cli.lightning import CLI
 from diffwave_sde.cli.path_options import expand_files, expand_options
 
@@ -13,6 +13,8 @@ VERBS = {
     "schedule": (schedule, ["ckpt", "out"]),
     "kit": (kit, ["ckpt", "out", "weak", "watch"]),
     "likelihood": (likelihood, ["ckpt", "out"]),
+    "page": (page, ["out"]),
+    "compare": (compare, ["out"]),
     "export": (export, ["ckpt", "out", "evaluation", "weak"]),
 }
 
@@ -28,7 +30,7 @@ def home(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("verb", "option"), [(verb, option) for verb, (_, all) in VERBS.items() for option in all])
 def test_home_and_variables_are_expanded_in_every_option_that_is_a_path(verb, option, home):
-    argv = ["--ckpt=a", "--out=b"]
+    argv = {"page": [], "compare": ["a", "b"]}.get(verb, ["--ckpt=a", "--out=b"])
     if option.startswith("sampler"):
         argv += ["--sampler=DDIM", "--sampler.grid=LearnedGrid"]
     config = expand_options(VERBS[verb][0].parser().parse_args([*argv, f"--{option}=~/x/$SOUNDS"]))

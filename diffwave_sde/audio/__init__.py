@@ -26,11 +26,11 @@ from diffwave_sde.audio.clips import (
     window,
 )
 from diffwave_sde.audio.companding import compress, expand
-from diffwave_sde.audio.files import decode, encode, read, write
+from diffwave_sde.audio.files import decode, encode, flac, read, write
 
 __all__ = [
     "DECLICK", "FADE", "LENGTH", "PEAK", "PRE_ROLL", "RATE", "SILENT", "TAIL", "compress", "cut", "decode",
-    "encode", "expand", "fade_out", "from_int16", "gain_of", "normalise", "offset", "onset", "read", "resample", "trim",
-    "window",
-    "write",
+    "encode", "expand", "fade_out", "flac", "from_int16", "gain_of",
+    "normalise", "offset", "onset", "read", "resample", "trim",
+    "window", "write",
 ]  # fmt: skip

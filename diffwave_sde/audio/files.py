@@ -156,6 +156,14 @@ def encode(x: Tensor, rate: int = RATE, subtype: str = "FLOAT", info: Mapping[st
     return data[:4] + struct.pack("<I", len(data) - 8) + data[8:]
 
 
+def flac(x: Tensor, rate: int = RATE) -> bytes:
+    """A waveform (T,) or (channels, T), in [-1, 1], as a FLAC file of 16 bits; what is beyond full scale is cut."""
+    frames = x.detach().to("cpu", torch.float64).movedim(-1, 0).clamp(-1.0, 1.0 - 2.0**-15)
+    file = io.BytesIO()
+    soundfile.write(file, frames.numpy(), rate, format="FLAC", subtype="PCM_16")
+    return file.getvalue()
+
+
 def _info_list(info: Mapping[str, str]) -> bytes:
     """A RIFF list of texts, each ending with a zero and on an even byte."""
     body = b"INFO"

@@ -4,9 +4,13 @@ from diffwave_sde.callbacks.ema import EMA
 from diffwave_sde.callbacks.frechet_score import FrechetScore
 from diffwave_sde.callbacks.last_checkpoint import LastCheckpoint
 from diffwave_sde.callbacks.likelihood import Likelihood
+from diffwave_sde.callbacks.metric_history import MetricHistory
 from diffwave_sde.callbacks.progress import Progress
 from diffwave_sde.callbacks.sample_logger import SampleLogger
 from diffwave_sde.callbacks.spikes import SpikeDetector
 from diffwave_sde.callbacks.wandb import Wandb
 
-__all__ = ["EMA", "FrechetScore", "LastCheckpoint", "Likelihood", "Progress", "SampleLogger", "SpikeDetector", "Wandb"]
+__all__ = [
+    "EMA", "FrechetScore", "LastCheckpoint", "Likelihood", "MetricHistory", "Progress", "SampleLogger", "SpikeDetector",
+    "Wandb",
+]  # fmt: skip

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from diffwave_sde import audio
 from diffwave_sde.callbacks.ema import averaged
-from diffwave_sde.callbacks.progress import Progress
 from diffwave_sde.progress import progress_bar
 from diffwave_sde.samplers import Sampler
 
@@ -47,8 +46,9 @@ def generate(
         sampler: the model's own by default.
         batch: sounds made at once by a process.
     """
-    if isinstance(trainer.progress_bar_callback, Progress):
-        trainer.progress_bar_callback.pause(clear=True)
+    for callback in trainer.callbacks:
+        if hasattr(callback, "pause"):  # the clocks of training
+            callback.pause(clear=True)
     data, n = trainer.datamodule, len(numbers)
     mu, length = getattr(data, "mu", 0.0), getattr(data, "length", audio.LENGTH)
     contexts = data.contexts(n) if hasattr(data, "contexts") and module.denoiser.net.context != "none" else None

@@ -30,11 +30,11 @@ class Progress(TQDMProgressBar):
         bar: whether there is a bar; null to look whether the output is a terminal.
     """
 
-    def __init__(self, refresh: float = 0.5, seconds: float = 30.0, bar: bool | None = None):
+    def __init__(self, refresh: float = 0.5, seconds: float = 60.0, bar: bool | None = None):
         super().__init__()
         positive(refresh=refresh, seconds=seconds)
         self.refresh, self.seconds, self.bar = refresh, seconds, bar
-        self._clock = _Clock()
+        self._clock = Clock()
         self._shown = -math.inf  # the first step is shown, however short a time the machine has been up
         self._clips = 0  # of a step, on all processes
         self._total: int | None = None  # steps at the end of the run; None where only max_time, or nothing, ends it
@@ -61,10 +61,15 @@ class Progress(TQDMProgressBar):
         )
 
     def left(self) -> float | None:
-        """Seconds left: until the last step at the run's own average speed, or until max_time if that is sooner."""
+        """Seconds left: until the last step at this start's average speed, or until max_time if that is sooner.
+
+        None where it cannot be told: after the first step, or where nothing ends the run.
+        """
         ends = []
         step, rate = self.trainer.global_step, self._clock.average
-        if self._total is not None and rate:
+        if self._total is not None:
+            if not rate:
+                return None  # whether the steps or the clock come first is not known yet
             ends.append(max(self._total - step, 0) / rate)
         for timer in (c for c in self.trainer.callbacks if isinstance(c, Timer)):
             if (seconds := timer.time_remaining("train")) is not None:
@@ -88,7 +93,7 @@ class Progress(TQDMProgressBar):
         total = trainer.estimated_stepping_batches
         self._total = int(total) if 0 < total < float("inf") else None
         self.train_progress_bar = self.init_train_tqdm()
-        self._clock = _Clock(trainer.global_step)
+        self._clock = Clock(trainer.global_step)
         self._shown = -math.inf
 
     def on_train_epoch_start(self, *_: Any) -> None:
@@ -155,7 +160,7 @@ def say(trainer: Trainer, line: str) -> None:
         print(line, flush=True)
 
 
-class _Clock:
+class Clock:
     """Steps per second: over the last while without pauses, and on average over the run with them."""
 
     def __init__(self, step: int = 0):

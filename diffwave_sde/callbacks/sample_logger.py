@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from diffwave_sde import audio
+from diffwave_sde.callbacks.boards import log_sounds, log_spikes
 from diffwave_sde.callbacks.generation import classes_of, gather_across_ranks, generate
 from diffwave_sde.callbacks.last_checkpoint import interrupted
 from diffwave_sde.callbacks.progress import say
-from diffwave_sde.callbacks.sample_page import DATA, write_page
-from diffwave_sde.callbacks.wandb import log_sounds
+from diffwave_sde.callbacks.spike_clips import write_clips
 from diffwave_sde.samplers import Sampler
-from diffwave_sde.sounds import page
+from diffwave_sde.sounds import history, page, run_page
+from diffwave_sde.sounds.run_page import DATA
 
 
 class SampleLogger(Callback):
@@ -29,7 +29,8 @@ class SampleLogger(Callback):
 
     Writes `samples/step=N/` with WAV files (32-bit floats, at the level that the model made) and pictures, and
     `samples/index.html`, which plays them beside examples of the training data, over all steps, those before a stop
-    too. A logger of W&B gets the sounds, the pictures and a table with class and step.
+    too; below them it draws the figures that MetricHistory keeps, and plays the clips of spikes. Loggers get the
+    sounds as far as they can show them (`boards`).
 
     Sound i is the same noise, `module.generators([i])`, and the same class, i modulo their number, at every step. The
     processes share the sounds out; rank 0 writes. An error on one of them is raised on all. Training is not disturbed:
@@ -41,6 +42,7 @@ class SampleLogger(Callback):
         batch: sounds made at once by a process.
         sampler: null for the model's own.
         folder: the run's folder; null for the trainer's default_root_dir.
+        first: optimizer steps before a first time, sooner than `every`; 0 for none.
     """
 
     def __init__(
@@ -50,12 +52,14 @@ class SampleLogger(Callback):
         batch: int = 16,
         sampler: Sampler | None = None,
         folder: str | None = None,
+        first: int = 0,
     ):
-        if every < 0 or count < 1 or batch < 1:
+        if every < 0 or first < 0 or count < 1 or batch < 1:
             raise ValueError(
-                f"every = {every} steps must be 0 or more, count = {count} and batch = {batch} sounds 1 or more"
+                f"every = {every} and first = {first} steps must be 0 or more, count = {count} and batch = {batch} "
+                "sounds 1 or more"
             )
-        self.every, self.count, self.batch = every, count, batch
+        self.every, self.count, self.batch, self.first = every, count, batch, first
         self.sampler, self.folder = sampler, folder
         self._heard = 0  # the last step that was listened to
 
@@ -64,8 +68,15 @@ class SampleLogger(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         # At the start of the next batch: the step, its validation and its checkpoint are complete by then.
         step = trainer.global_step
-        if self.every and step and step % self.every == 0 and step != self._heard:
+        due = (self.every and step % self.every == 0) or step == self.first
+        if step and due and step != self._heard:
             self.listen(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # The curves grow between two times of listening, and are there before the first.
+        run = self._home(trainer).parent
+        if trainer.state.fn == "fit" and trainer.is_global_zero and (run / history.FILE).exists():
+            run_page.write(run)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Whoever pressed Ctrl-C wants the prompt back, and will go on.
@@ -106,10 +117,10 @@ class SampleLogger(Callback):
         if not (home / DATA).exists() and (examples := self._examples(trainer, names, classes)) is not None:
             page.write_sounds(home / DATA, rows, examples, rate)
         files = page.write_sounds(home / f"step={step}", rows, sounds, rate)
-        write_page(home, Path(self.folder or trainer.default_root_dir).resolve().name)
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                log_sounds(logger, step, [names[c] for c in classes] if classes else [""] * len(files), files)
+        new = write_clips(home.parent / "spikes", home, trainer.datamodule)
+        run_page.write(home.parent)
+        log_sounds(trainer.loggers, step, [names[c] for c in classes] if classes else [""] * len(files), files)
+        log_spikes(trainer.loggers, step, [home / run_page.SPIKES / f"step={n}" for n in new])
 
     def _examples(self, trainer: Trainer, names: Sequence[str], classes: Sequence[int] | None) -> Tensor | None:
         """Training clips of the classes of the sounds, (count, T), or None where the datamodule keeps no store."""

@@ -21,12 +21,13 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
 from diffwave_sde.atomic import atomic_write
 from diffwave_sde.bounds import positive
+from diffwave_sde.callbacks.progress import say
 from diffwave_sde.callbacks.training_state import TrainingState
 from diffwave_sde.checkpoint_io import all_finite
 from diffwave_sde.training import is_log_step
@@ -54,7 +55,8 @@ class SpikeDetector(Callback):
                                  index (rows of the store), names (files), losses and sigma (noise levels)
 
     and `module.replay(batch of those rows, counter, rank, world, parts)` draws what it drew. `train/grad_norm` and the
-    number of spikes so far, `train/spikes`, are logged every `log_every_n_steps`.
+    number of spikes so far, `train/spikes`, are logged every `log_every_n_steps`, and at a spike `spikes/loss` and
+    `spikes/grad_norm`.
 
     **A step whose loss or gradient is not finite** is left out: weights, moments and average stay as they are. On a GPU
     its two numbers are read one step late, so that nothing waits; the state of before is put back then, and the step
@@ -295,14 +297,12 @@ class SpikeDetector(Callback):
         records = sorted(home.glob("step=*.pt"), key=lambda p: int(p.stem.partition("=")[2]))
         for old in records[: -self.keep]:
             old.unlink(missing_ok=True)
-        what = " and ".join(
-            f"{name} {'not finite' if math.isinf(score) else f'{score:.1f} deviations up'}"
-            for name, score in reasons.items()
-        )
+        what = described(reasons)
         text = f"step {step}: {what} (loss {values[0]:.4g}, gradient norm {values[1]:.4g}); kept in {path}"
-        rank_zero_warn(text + ("; step skipped" if skipped else ""))
+        say(trainer, text + ("; step skipped" if skipped else ""))
         for logger in trainer.loggers:
-            alert = getattr(logger.experiment, "alert", None)
+            logger.log_metrics({"spikes/loss": values[0], "spikes/grad_norm": values[1]}, step)
+            alert = getattr(getattr(logger, "experiment", None), "alert", None)
             if alert is not None:
                 alert(title=f"Spike at step {step}", text=text, level="WARN", wait_duration=ALERT_INTERVAL)
 
@@ -320,6 +320,15 @@ class SpikeDetector(Callback):
             past.extend(state_dict["history"][name])
         self.count, self._broken = state_dict["count"], state_dict["broken"]
         self.returns = state_dict.get("returns", 0)  # an earlier version did not go back
+
+
+def described(reasons: dict[str, float]) -> str:
+    """What stood out, and by how much."""
+    words = (
+        f"{name} {'not finite' if math.isinf(score) else f'{score:.1f} deviations up'}"
+        for name, score in reasons.items()
+    )
+    return " and ".join(words)
 
 
 class _Reading:

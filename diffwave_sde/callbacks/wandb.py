@@ -6,6 +6,7 @@ the number of each record is that of the optimizer step: `wandb sync RUN/wandb/o
 
 from __future__ import annotations
 
+import math
 import netrc
 import os
 import secrets
@@ -42,6 +43,8 @@ class Wandb(WandbLogger):
         tags: words to find the run by.
     """
 
+    _staging: str | None = None  # the run's own choice of WANDB_DATA_DIR, not the user's
+
     def __init__(
         self,
         save_dir: str | None = None,
@@ -53,6 +56,7 @@ class Wandb(WandbLogger):
     ):
         project = project or os.environ.get("WANDB_PROJECT", "diffwave-sde")
         super().__init__(name=name, save_dir=save_dir, project=project, id=id, entity=entity, tags=tags)
+        self._told = False
 
     def attach(self, trainer: Trainer) -> None:
         """Log into the trainer's default_root_dir, unless a folder was given. Before `fit`, which opens the run."""
@@ -81,6 +85,9 @@ class Wandb(WandbLogger):
         except OSError as error:
             raise OSError(f"the run's folder {folder} cannot be written ({error.strerror}); choose another") from error
         self._save_dir = str(folder)
+        # Sounds of tables wait there for `wandb sync`: with their run, not in the user's home.
+        if os.environ.get("WANDB_DATA_DIR") in (None, Wandb._staging):
+            Wandb._staging = os.environ["WANDB_DATA_DIR"] = str(kept.parent)
         options = {**self._wandb_init, "dir": self._save_dir, "id": self._id, "name": self._name or folder.name}
         del options["anonymous"]
         # The terminal is the progress bar's; what it shows need not be logged a second time.
@@ -104,6 +111,21 @@ class Wandb(WandbLogger):
             print(f"W&B logs offline into {folder / 'wandb'}{': ' + why if why else ''}", flush=True)
         elif getattr(experiment, "url", None):
             print(f"W&B: {experiment.url}", flush=True)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Say at the end how an offline run is sent."""
+        super().finalize(status)
+        run = self._experiment
+        if run is None or self._told or not getattr(run, "offline", False) or run.disabled:
+            return
+        self._told = True
+        where = os.path.relpath(Path(self._save_dir) / "wandb")
+        print(
+            f"W&B: `wandb login`, once, and `wandb sync {where}/offline-run-*` send this run, from where it is: the "
+            f"sounds of its tables lie in {os.path.relpath(os.environ['WANDB_DATA_DIR'])}/artifacts",
+            flush=True,
+        )
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
@@ -137,6 +159,39 @@ def log_sounds(logger: WandbLogger, step: int, kinds: Sequence[str], files: Sequ
     for i, row in enumerate(zip(kinds, sounds(), pictures(), strict=True)):
         table.add_data(step, row[0], i, *row[1:])
     logger.log_metrics({"samples/audio": sounds(), "samples/pictures": pictures(), "samples/table": table}, step=step)
+
+
+def log_spikes(logger: WandbLogger, step: int, clips: Sequence[tuple[int, str, Path, str]]) -> None:
+    """Log a table of the clips of spikes.
+
+    Args:
+        logger: of any project.
+        step: the optimizer's at which it is logged.
+        clips: the step of the spike, what stood out, the WAV file with its picture beside it, what is told of it.
+    """
+    import wandb
+
+    table = wandb.Table(columns=["step", "what", "clip", "audio", "picture"])
+    for at, what, file, told in clips:
+        table.add_data(at, what, told, wandb.Audio(str(file)), wandb.Image(str(file.with_suffix(".png"))))
+    logger.log_metrics({"spikes/table": table}, step=step)
+
+
+def log_noise_levels(logger: WandbLogger, step: int, losses: Mapping[float, float]) -> None:
+    """Log a curve of the loss over log10 σ, the lower end of each decade.
+
+    Args:
+        logger: of any project.
+        step: the optimizer's.
+        losses: by σ, rising.
+    """
+    import wandb
+
+    table = wandb.Table(
+        columns=["log10 sigma", "loss"], data=[[round(math.log10(s)), loss] for s, loss in losses.items()]
+    )
+    curve = wandb.plot.line(table, "log10 sigma", "loss", title="Validation loss by noise level")
+    logger.log_metrics({"val/loss_by_noise_level": curve}, step=step)
 
 
 def choose_mode() -> tuple[str, str]:

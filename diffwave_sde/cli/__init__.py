@@ -23,6 +23,8 @@ VERBS = {
     "evaluate": ("diffwave_sde.cli.evaluate", "lay generated sounds against real ones: distances, levels, neighbours"),
     "likelihood": ("diffwave_sde.cli.likelihood", "how probable a model finds sounds; --rank lists the odd ones"),
     "doctor": ("diffwave_sde.cli.doctor", "what is wrong with the files of a data set: copies, clipping, labels, ..."),
+    "page": ("diffwave_sde.cli.page", "the page of a run, or one file of it to send: sounds, figures, spikes"),
+    "compare": ("diffwave_sde.cli.compare", "the same noises through two models or more, on one page"),
     "schedule": ("diffwave_sde.cli.schedule", "learn time grids for a model, for any number of steps"),
     "export": ("diffwave_sde.cli.export", "write a model for others to use: weights, what they are, and a card"),
 }

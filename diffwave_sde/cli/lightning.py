@@ -36,7 +36,7 @@ from diffwave_sde.atomic import atomic_write
 from diffwave_sde.callbacks.last_checkpoint import interrupted
 from diffwave_sde.cascade_module import CascadeModule
 from diffwave_sde.classifier_module import ClassifierModule
-from diffwave_sde.cli import runs
+from diffwave_sde.cli import loggers, runs
 from diffwave_sde.cli.classes import class_of
 from diffwave_sde.cli.path_options import expand_options, expanded
 from diffwave_sde.compatibility import renew_arguments
@@ -150,7 +150,7 @@ class CLI(LightningCLI):
     """
 
     def __init__(self, argv: list[str], kind: str | None = None):
-        self.verb, rest = argv[0], argv[1:]
+        self.verb, rest = argv[0], loggers.placed(argv[1:])
         self.kind = kind or kind_asked(rest)
         self.argv = [self.verb, *defaults(self.kind), *rest]
         self.rest = rest
@@ -300,16 +300,17 @@ class CLI(LightningCLI):
                 _place(callback.init_args, folder / "checkpoints")
         for logger in _loggers(options.trainer.logger):
             for key, value in {"save_dir": str(folder), "name": folder.name}.items():
-                if key in logger.init_args and logger.init_args[key] is None:
+                if key in logger.init_args and logger.init_args[key] in (None, ""):
                     logger.init_args[key] = value
         self.labels = data.labels
         if self.verb == "fit":
             (network, *_) = (net.get("class_path", "network").rsplit(".", 1)[-1] for net in _networks(options.model))
+            count = sum(p.numel() for part in model.trained for p in part.net.parameters())
             last = default_files(self.kind)[-1].relative_to(CONFIGS) if self.start is None else "init.yaml"
             rank_zero_info(
                 f"{'CUDA GPU' if torch.cuda.is_available() else 'No CUDA GPU'}: defaults of "
-                f"configs/{last}; training a {network} on {len(data.store)} clips of "
-                f"{listed(data.labels)} in {options.trainer.precision}; the run is {folder}/"
+                f"configs/{last}; training a {network} of {count / 1e6:.3g} million weights on "
+                f"{len(data.store)} clips of {listed(data.labels)} in {options.trainer.precision}; the run is {folder}/"
             )
 
     def _plain(self, options: Namespace) -> dict[str, Any]:

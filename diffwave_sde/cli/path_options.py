@@ -22,6 +22,7 @@ KEYS = frozenset(
             "evaluation",
             "watch",
             "audio",
+            "run",
         ),
         *("default_root_dir", "dirpath", "save_dir", "folder", "file", "teacher", "audio"),
     )

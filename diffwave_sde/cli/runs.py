@@ -126,6 +126,24 @@ def folder_of(ckpt: Path) -> Path | None:
     return next((folder for folder in ckpt.parents[1:3] if (folder / "config.yaml").is_file()), None)
 
 
+def folder(run: str | None) -> Path:
+    """The folder of the run that a person means: its path, its name, or None for the newest.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    if run is None:
+        newest = checkpoint.newest(RUNS)
+        if newest is None:
+            raise FileNotFoundError(f"no run in {RUNS}/: name a run's folder, or train one with `make train`")
+        print(f"no run named: {newest.parents[1]}, the newest")
+        return newest.parents[1]
+    for path in (Path(run), RUNS / run):
+        if path.is_dir():
+            return path
+    raise FileNotFoundError(f"no run at {run}: give its folder, such as {RUNS}/drums")
+
+
 def output_dir(ckpt: Path, kind: str) -> Path:
     """The folder for what is made with a checkpoint: in its run; else here, and apart for each exported model."""
     if checkpoint.is_export(ckpt):

@@ -3,12 +3,16 @@
 It is a table, a row for each sound and a column for each step of training, so that the ear can go along a row. With
 one column only it is a list. Every cell holds a player and, where a PNG of the same name stands beside the WAV file, a
 picture. Names are any text; what does not print is spelt as in `names`.
+
+`embed` makes one file to send to someone, with the sounds and the pictures in it: FLAC of 16 bits, which cuts what goes
+beyond full scale as any player does.
 """
 
 from __future__ import annotations
 
+import base64
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape as escape_html
 from pathlib import Path
@@ -20,6 +24,9 @@ from diffwave_sde import audio
 from diffwave_sde.atomic import atomic_write
 from diffwave_sde.names import cut, printable
 from diffwave_sde.sounds.pictures import spectrogram_png
+
+Link = Callable[[Path], str]
+"""What a page calls a file."""
 
 
 @dataclass(frozen=True)
@@ -38,26 +45,63 @@ class Column:
     captions: Sequence[str] = ()
 
 
-def write(path: str | os.PathLike, title: str, rows: Sequence[str], columns: Sequence[Column], note: str = "") -> None:
+@dataclass(frozen=True)
+class Section:
+    """What follows below the sounds of a page.
+
+    title: its heading.
+    note: a line below that.
+    html: markup, such as figures of `charts`; "" for none.
+    rows, columns: more sounds; none by default.
+    head: what a row of them is.
+    """
+
+    title: str
+    note: str = ""
+    html: str = ""
+    rows: Sequence[str] = ()
+    columns: Sequence[Column] = ()
+    head: str = "sound"
+
+
+def write(
+    path: str | os.PathLike,
+    title: str,
+    rows: Sequence[str],
+    columns: Sequence[Column],
+    note: str = "",
+    sections: Sequence[Section] = (),
+    embed: bool = False,
+) -> None:
     """Write the page; it appears whole or not at all.
 
     Args:
-        path: the HTML file; the sounds are linked relative to its folder.
+        path: the HTML file; the sounds are linked relative to its folder, unless they are embedded.
         title: heading.
         rows: name of each sound.
         columns: from left to right.
         note: a line under the heading.
+        sections: what comes below.
+        embed: whether sounds and pictures are in the file itself.
 
     Raises:
-        ValueError: if a column has not one sound for each row.
+        ValueError: if a column has not one sound for each row, or an embedded sound cannot be read.
         OSError: if the file cannot be written.
     """
-    for column in columns:
-        if len(column.sounds) != len(rows):
-            raise ValueError(f"column {column.title!r} has {len(column.sounds)} sounds for {len(rows)} rows")
-    home = Path(path).parent
-    body = _list(home, rows, columns[0]) if len(columns) == 1 else _table(home, rows, columns)
-    text = _PAGE.format(title=_markup(title), note=f"<p>{_markup(note)}</p>" if note else "", body=body)
+    for part_rows, part_columns in ((rows, columns), *((part.rows, part.columns) for part in sections)):
+        for column in part_columns:
+            if len(column.sounds) != len(part_rows):
+                raise ValueError(f"column {column.title!r} has {len(column.sounds)} sounds for {len(part_rows)} rows")
+    link = _embedded if embed else _linked(Path(path).parent)
+    body = _list(link, rows, columns[0]) if len(columns) == 1 else _table(link, rows, columns) if columns else ""
+    for number, part in enumerate(sections):
+        table = _table(link, part.rows, part.columns, part.head) if part.columns else ""
+        about = f"<p>{_markup(part.note)}</p>" if part.note else ""
+        head = f'<h2 class="part">{_markup(part.title)}</h2>{about}'
+        body += f'\n<section id="part-{number}">{head}\n{part.html}{table}</section>'
+    ways = " · ".join(f'<a href="#part-{k}">{_markup(part.title)}</a>' for k, part in enumerate(sections))
+    told = (f"<p>{_markup(note)}</p>" if note else "") + (f"<p>Below: {ways}</p>" if ways else "")
+    text = _PAGE.format(title=_markup(title), note=told, body=body)
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -85,11 +129,11 @@ def slug(name: str) -> str:
     return cut(text)
 
 
-def _table(home: Path, rows: Sequence[str], columns: Sequence[Column]) -> str:
+def _table(link: Link, rows: Sequence[str], columns: Sequence[Column], head: str = "sound") -> str:
     heads = "".join(f'<th scope="col"{_kept(c)}>{_markup(c.title)}</th>' for c in columns)
-    lines = [f'<thead><tr><th scope="col">sound</th>{heads}</tr></thead>\n<tbody>']
+    lines = [f'<thead><tr><th scope="col">{_markup(head)}</th>{heads}</tr></thead>\n<tbody>']
     for i, row in enumerate(rows):
-        heard = [_player(home, c.sounds[i], f"{row}, {c.title}") if c.sounds[i] else "–" for c in columns]
+        heard = [_player(link, c.sounds[i], f"{row}, {c.title}") if c.sounds[i] else "–" for c in columns]
         cells = "".join(f"<td{_kept(c)}>{one}{_caption(c, i)}</td>" for c, one in zip(columns, heard, strict=True))
         lines.append(f'<tr><th scope="row">{_breakable(row)}</th>{cells}</tr>')
     table = "\n".join(lines)
@@ -98,9 +142,9 @@ def _table(home: Path, rows: Sequence[str], columns: Sequence[Column]) -> str:
     )
 
 
-def _list(home: Path, rows: Sequence[str], column: Column) -> str:
+def _list(link: Link, rows: Sequence[str], column: Column) -> str:
     items = (
-        f"<li><h2>{_breakable(row)}</h2>{_player(home, sound, row)}{_caption(column, i)}</li>"
+        f"<li><h2>{_breakable(row)}</h2>{_player(link, sound, row)}{_caption(column, i)}</li>"
         for i, (row, sound) in enumerate(zip(rows, column.sounds, strict=True))
         if sound
     )
@@ -124,15 +168,29 @@ def _caption(column: Column, i: int) -> str:
     return f"<p>{_breakable(column.captions[i])}</p>" if column.captions and column.captions[i] else ""
 
 
-def _player(home: Path, sound: Path, name: str) -> str:
+def _player(link: Link, sound: Path, name: str) -> str:
+    picture, name = sound.with_suffix(".png"), _markup(name)
+    image = f'<img src="{link(picture)}" alt="Spectrogram of {name}" loading="lazy">' if picture.exists() else ""
+    return f'<audio controls preload="none" src="{link(sound)}" aria-label="{name}"></audio>{image}'
+
+
+def _linked(home: Path) -> Link:
+    """Links relative to the page's folder."""
+
     def link(file: Path) -> str:
         # of the bytes, which need not be UTF-8
         return escape_html(quote(os.fsencode(Path(os.path.relpath(file, home)).as_posix())))
 
-    picture = Path(sound).with_suffix(".png")
-    name = _markup(name)
-    image = f'<img src="{link(picture)}" alt="Spectrogram of {name}" loading="lazy">' if picture.exists() else ""
-    return f'<audio controls preload="none" src="{link(sound)}" aria-label="{name}"></audio>{image}'
+    return link
+
+
+def _embedded(file: Path) -> str:
+    """A link that is the file itself."""
+    if file.suffix == ".png":
+        kind, data = "image/png", file.read_bytes()
+    else:
+        kind, data = "audio/flac", audio.flac(*audio.decode(file))
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 _PAGE = """<!doctype html>
@@ -177,6 +235,31 @@ img {{ display: block; width: 250px; height: auto; margin-top: .5rem; border-rad
 .sounds li {{ padding: 1rem; border: 1px solid var(--line); border-radius: 10px; background: var(--card) }}
 .sounds h2 {{ margin: 0 0 .6rem; font-size: 1rem; font-weight: 600; overflow-wrap: anywhere }}
 .sounds audio, .sounds img {{ width: 100% }}
+section {{ margin-top: 2.5rem }}
+section > p {{ margin: .2rem 0 1rem; color: var(--soft); max-width: 70ch }}
+.part {{ margin: 0 0 .4rem; font-size: 1.2rem; font-weight: 650 }}
+a {{ color: var(--accent) }}
+.charts {{ display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)) }}
+.chart {{ margin: 0; padding: .8rem 1rem; border: 1px solid var(--line); border-radius: 10px; background: var(--card) }}
+.chart figcaption {{ font-weight: 600; font-size: .95rem }}
+.chart svg {{ display: block; width: 100%; height: auto; margin-top: .3rem }}
+.chart text {{ fill: var(--soft); font: 11px system-ui, sans-serif }}
+.chart .grid {{ stroke: var(--line); stroke-width: 1 }}
+.chart polyline {{ fill: none; stroke: currentColor; stroke-width: 1.6; stroke-linejoin: round }}
+.chart .dot {{ fill: currentColor }}
+.chart line.mark {{ stroke: var(--soft); stroke-width: 1; stroke-dasharray: 3 3 }}
+.chart ul {{ list-style: none; margin: .3rem 0 0; padding: 0; display: flex; flex-wrap: wrap; gap: .1rem 1rem;
+  font-size: .8rem; color: var(--soft); font-variant-numeric: tabular-nums }}
+.chart b {{ color: var(--ink); font-weight: 600 }}
+.chart i {{ display: inline-block; width: .9rem; height: 3px; margin-right: .35rem; vertical-align: middle;
+  border-radius: 2px; background: currentColor }}
+.chart i.mark {{ background: var(--soft) }}
+.c0 {{ color: var(--accent) }} .c1 {{ color: #2f86c9 }} .c2 {{ color: #3a9d5d }} .c3 {{ color: #a366cf }}
+.c4 {{ color: #b98a1c }} .c5 {{ color: #22a0a0 }} .c6 {{ color: #c2548a }}
+.wide {{ overflow-x: auto; margin-bottom: 1rem }}
+.facts {{ border-spacing: 0; border: 1px solid var(--line); border-radius: 10px; overflow: hidden;
+  font-variant-numeric: tabular-nums }}
+.facts th[scope=row] {{ position: static; width: auto; min-width: 0; max-width: none }}
 @media (max-width: 640px) {{
   td.kept {{ position: static }} thead th.kept {{ left: auto; z-index: 2 }}
   th[scope=row], thead th:first-child {{ width: 6.5rem; min-width: 6.5rem; max-width: 6.5rem }}

@@ -38,7 +38,7 @@ def test_all_sounds_are_written_once_into_the_folder_of_rank_0(run):
     files = sorted(p.name for p in (run / "samples" / "step=4").iterdir())
     names = ["00-high", "01-low", "02-high"]
     assert files == [f"{n}.{kind}" for n in names for kind in ("png", "wav")]
-    assert sorted(p.name for p in (run / "samples").iterdir()) == ["data", "index.html", "step=4", "step=8"]
+    assert sorted(p.name for p in (run / "samples").iterdir()) == ["data", "index.html", "spikes", "step=4", "step=8"]
     assert not (run / "other").exists()
 
 

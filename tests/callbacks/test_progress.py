@@ -7,7 +7,7 @@ import pytest
 from lightning.pytorch.callbacks import Callback
 
 from diffwave_sde.callbacks import Progress
-from diffwave_sde.callbacks.progress import _Clock
+from diffwave_sde.callbacks.progress import Clock
 
 
 def test_without_a_terminal_it_prints_lines_with_loss_speed_and_time_left(model, data, trainer, capsys):
@@ -62,7 +62,7 @@ def test_accumulated_batches_count_as_one_step_and_all_of_their_clips(model, dat
 
 
 def test_pauses_leave_the_speed_alone_and_lengthen_the_time_left():
-    clock = _Clock(0)
+    clock = Clock(0)
     for i in range(1, 11):
         clock.tick(i, float(i))
     clock.pause()
@@ -73,3 +73,39 @@ def test_pauses_leave_the_speed_alone_and_lengthen_the_time_left():
     progress.setup(SimpleNamespace(global_step=12, callbacks=[], is_global_zero=True), None, "fit")
     progress._clock, progress._total = clock, 23
     assert progress.left() == pytest.approx(110)  # 11 steps more, at the 11 steps in 110 s so far
+
+
+def test_after_a_stop_the_time_left_is_that_of_the_steps_left_at_the_new_speed(model, data, trainer, monkeypatch):
+    """Steps of a second before the stop, of ten after it."""
+    now, seconds = [0.0], [1.0]
+    monkeypatch.setattr("diffwave_sde.callbacks.progress.time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    class Step(Callback):
+        def on_train_batch_start(self, trainer, *_):
+            now[0] += seconds[0]
+
+    class Stop(Callback):
+        def on_train_batch_end(self, trainer, *_):
+            trainer.should_stop = trainer.global_step == 5
+
+    def fit(*more, ckpt=None):
+        run = trainer([Step(), progress, *more], max_steps=12, enable_progress_bar=True, enable_checkpointing=False)
+        run.fit(model(), data(), ckpt_path=ckpt)
+        return run
+
+    progress = Progress(refresh=1e-3, bar=False)
+    first = fit(Stop())
+    assert progress.left() == pytest.approx(7)  # 7 steps of a second
+    first.save_checkpoint(f"{first.default_root_dir}/stopped.ckpt")
+    seconds[0] = 10.0
+
+    class Look(Callback):
+        seen = ()
+
+        def on_train_batch_end(self, trainer, *_):
+            self.seen = (*self.seen, progress.left())
+
+    progress, look = Progress(refresh=1e-3, bar=False), Look()
+    fit(look, ckpt=f"{first.default_root_dir}/stopped.ckpt")
+    assert look.seen[0] is None  # of one step nothing can be told
+    assert look.seen[1:] == pytest.approx([50, 40, 30, 20, 10, 0])

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from diffwave_sde import audio
-from diffwave_sde.callbacks import EMA, SampleLogger
+from diffwave_sde.callbacks import EMA, MetricHistory, SampleLogger
 
 
 def steps(path) -> list[str]:
@@ -112,3 +112,22 @@ def test_a_sound_does_not_depend_on_how_many_are_made(model, data, trainer, tmp_
         trainer([SampleLogger(every=0, count=count, folder=folder)], max_steps=2).fit(model(), data())
     one, five = (wavs(tmp_path / n / "samples" / "step=2")["00-high"] for n in ("1", "5"))
     np.testing.assert_allclose(one, five, atol=1e-5)
+
+
+def test_a_first_time_comes_early_and_once(model, data, trainer, tmp_path):
+    trainer([SampleLogger(every=4, first=2, count=1)], max_steps=7).fit(model(), data())
+    assert steps(tmp_path) == ["data", "index.html", "step=2", "step=4", "step=7"]
+
+
+def test_the_page_has_curves_before_there_are_sounds(model, data, trainer, tmp_path):
+    class Look(Callback):
+        def on_train_batch_start(self, trainer, module, batch, batch_idx):
+            if trainer.global_step == 3:
+                self.page = (tmp_path / "samples" / "index.html").read_text()
+
+    look = Look()
+    callbacks = [MetricHistory(), SampleLogger(every=0, count=1), look]
+    trainer(callbacks, max_steps=4, val_check_interval=2, limit_val_batches=1).fit(model(), data())
+    assert "<figcaption>Loss</figcaption>" in look.page
+    assert "<audio" not in look.page
+    assert "<audio" in (tmp_path / "samples" / "index.html").read_text()

@@ -1,6 +1,7 @@
 """An offline run is read back from its file: a log of records in blocks of 32 KiB, LevelDB's format, after 7 bytes."""
 
 import json
+import re
 import socket
 import struct
 import time
@@ -10,7 +11,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 
-from diffwave_sde.callbacks import EMA, SampleLogger, SpikeDetector, Wandb
+from diffwave_sde.callbacks import EMA, MetricHistory, SampleLogger, SpikeDetector, Wandb
 from diffwave_sde.callbacks import wandb as room
 
 wandb = pytest.importorskip("wandb")
@@ -18,7 +19,7 @@ wandb = pytest.importorskip("wandb")
 
 @pytest.fixture(autouse=True)
 def logged_out(monkeypatch, tmp_path):
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "WANDB_PROJECT"):
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "WANDB_PROJECT", "WANDB_DATA_DIR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
 
@@ -68,10 +69,25 @@ def history(records) -> list[dict]:
     return rows
 
 
-def fit(model, data, trainer, folder, steps=4, ckpt=None):
+def staged(records, folder: Path, table: str, ending: str) -> set[str]:
+    """What `wandb sync` will send of a table: files in the run's own folder, by their paths in the table's artifact."""
+    found = set()
+    for record in records:
+        if record.HasField("artifact") and f"-{table}-" in record.artifact.name:
+            for entry in record.artifact.manifest.contents:
+                if entry.path.endswith(ending):
+                    path = Path(entry.local_path)
+                    assert path.is_relative_to(folder)
+                    assert path.stat().st_size > 1000
+                    found.add(entry.path)
+    return found
+
+
+def fit(model, data, trainer, folder, steps=4, ckpt=None, detector=None):
     logger = Wandb()
     callbacks = [
-        EMA(), SpikeDetector(warmup=2, window=9), SampleLogger(every=2, count=2), LearningRateMonitor("step"),
+        EMA(), detector or SpikeDetector(warmup=2, window=9), MetricHistory(), SampleLogger(every=2, count=2),
+        LearningRateMonitor("step"),
         ModelCheckpoint(folder / "c", every_n_train_steps=1, save_last=True),
     ]  # fmt: skip
     run = trainer(
@@ -87,15 +103,25 @@ def fit(model, data, trainer, folder, steps=4, ckpt=None):
 def test_an_offline_run_holds_sounds_pictures_table_buckets_rate_and_norm(model, data, trainer, tmp_path, capsys):
     folder = tmp_path / "my-run"
     fit(model, data, trainer, folder)
-    assert "W&B logs offline into" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "W&B logs offline into" in said
+    assert re.search(r"W&B: `wandb login`, once, and `wandb sync \S+/my-run/wandb/offline-run-\*` send this run", said)
+    assert len(list((folder / "wandb").glob("offline-run-*"))) == 1
     records = read(folder)
     (run,) = {record.run.display_name for record in records if record.HasField("run")}
     assert run == "my-run"
     rows = history(records)
-    for key in ("train/loss", "train/grad_norm", "train/spikes", "lr-AdamW", "val/loss"):
+    for key in ("train/loss", "train/grad_norm", "train/spikes", "lr-AdamW", "val/loss", "train/clips_per_second"):
         assert any(key in row for row in rows), key
     for kind in ("train", "val"):
         assert any(key.startswith(f"{kind}/loss/sigma=1e") for row in rows for key in row), kind
+    curves = [row for row in rows if "val/loss_by_noise_level_table" in row]
+    table = (
+        next((folder / "wandb").glob("offline-run-*")) / "files" / curves[0]["val/loss_by_noise_level_table"]["path"]
+    )
+    first = next(row for row in rows if "val/loss" in row)
+    points = {int(key[len("val/loss/sigma=1e") :]): x for key, x in first.items() if key.startswith("val/loss/sigma=")}
+    assert dict(json.loads(table.read_text())["data"]) == pytest.approx(points)
     heard = [row for row in rows if "samples/table" in row]
     assert [row["trainer/global_step"] for row in heard] == [2, 4]
     files = next((folder / "wandb").glob("offline-run-*")) / "files"
@@ -106,6 +132,8 @@ def test_an_offline_run_holds_sounds_pictures_table_buckets_rate_and_norm(model,
         table = json.loads((files / row["samples/table"]["path"]).read_text())
         assert table["columns"] == ["step", "class", "sound", "audio", "picture"]
         assert [line[:3] for line in table["data"]] == [[step, "high", 0], [step, "low", 1]]
+    assert len(staged(records, folder, "samplestable", ".wav")) == 4  # of two times, two classes
+    assert len(staged(records, folder, "samplestable", ".png")) == 4
 
 
 def test_a_run_that_goes_on_is_the_same_run_and_its_steps_only_rise(model, data, trainer, tmp_path):
@@ -120,15 +148,24 @@ def test_a_run_that_goes_on_is_the_same_run_and_its_steps_only_rise(model, data,
     assert sorted(row["_step"] for row in rows if "train/loss" in row) == [0, 1, 2, 3, 4, 5]
 
 
-def test_a_spike_leaves_an_alert_in_the_run(model, data, trainer, tmp_path):
+def test_a_spike_leaves_an_alert_its_figures_and_its_clips_in_the_run(model, data, trainer, tmp_path):
     class Once(SpikeDetector):
         def detect(self, values):
-            return {"loss": 9.0}
+            self.values = [*getattr(self, "values", []), values]
+            return {"loss": 9.0} if len(self.values) == 2 else {}
 
-    logger = Wandb(str(tmp_path))
-    trainer([Once()], logger=logger, max_steps=1).fit(model(), data())
-    logger.experiment.finish()
-    assert [r.alert.title for r in read(tmp_path) if r.HasField("alert")] == ["Spike at step 0"]
+    detector = Once()
+    fit(model, data, trainer, tmp_path, detector=detector)
+    records = read(tmp_path)
+    assert [r.alert.title for r in records if r.HasField("alert")] == ["Spike at step 1"]
+    rows = history(records)
+    (marked,) = [row for row in rows if "spikes/loss" in row]
+    assert (marked["spikes/loss"], marked["spikes/grad_norm"]) == pytest.approx(detector.values[1])
+    (shown,) = [row for row in rows if "spikes/table" in row]
+    files = next((tmp_path / "wandb").glob("offline-run-*")) / "files"
+    table = json.loads((files / shown["spikes/table"]["path"]).read_text())
+    assert [line[:2] for line in table["data"]] == [[1, "loss 9.0 deviations up"]] * 3
+    assert len(staged(records, tmp_path, "spikestable", ".wav")) == 3
 
 
 @pytest.fixture

@@ -1,8 +1,11 @@
+import base64
+import io
 import os
 from html.parser import HTMLParser
 from urllib.parse import unquote, unquote_to_bytes
 
 import pytest
+import soundfile
 import torch
 
 from diffwave_sde.sounds import page
@@ -88,3 +91,15 @@ def test_names_of_any_text_have_files_links_and_headings(tmp_path):
     seen = Reader((home / "index.html").read_text("utf-8"))
     assert seen.heads[:3] == [r"0 caf\xe9", r"0 caf\xe9", r"1 caf\xe9"]
     assert all((home / os.fsdecode(unquote_to_bytes(link))).is_file() for link in seen.links)
+
+
+def test_an_embedded_page_holds_the_sounds_and_links_to_nothing(tmp_path):
+    waves = torch.linspace(-0.9, 0.9, 700).repeat(2, 1) * torch.tensor([[1.0], [-0.5]])
+    files = page.write_sounds(tmp_path / "sounds", ["a", "b"], waves)
+    more = page.Section("More", "a note", rows=["c"], columns=[page.Column("x", files[:1])])
+    page.write(tmp_path / "one.html", "run", ["a", "b"], [page.Column("x", files)], sections=[more], embed=True)
+    links = [link for link in Reader((tmp_path / "one.html").read_text()).links if not link.startswith("#")]
+    assert [link.partition(";")[0] for link in links] == ["data:audio/flac", "data:image/png"] * 3
+    heard = soundfile.read(io.BytesIO(base64.b64decode(links[2].partition(",")[2])))
+    assert heard[1] == 44100
+    assert abs(torch.from_numpy(heard[0]) - waves[1]).max() <= 2**-15
