@@ -443,4 +443,7 @@ def _complete(path: Path, recipe: dict[str, Any], weights: dict[str, Tensor], ki
     if wrong := first_mismatch(module.exported, weights):
         raise ValueError(f"{path} is not of the model in {beside} ({wrong} differs): take both from one export")
     module.exported.load_state_dict(weights)
+    if isinstance(module, CascadeModel):  # which stages were trained its weights do not tell
+        told = recipe.get("stages", {})
+        module.steps_trained.copy_(torch.tensor([told.get(name, 0) for name in module.names]))
     return module
