@@ -11,7 +11,7 @@ from diffwave_sde.clipping import CLIPS, Clip, DynamicThreshold, StaticClip
 from diffwave_sde.denoiser import BaseDenoiser, Condition, Denoiser, Wrapper
 from diffwave_sde.editing.posterior import GradientPosterior, LinearGaussian, LinearPosterior
 from diffwave_sde.editing.projection import Projected, known_samples
-from diffwave_sde.guidance import AutoGuidance, ClassifierFree, ClassifierGuidance, ClassMix, Guidance
+from diffwave_sde.guidance import AutoGuidance, ClassifierFree, ClassifierGuidance, ClassMix, ContextFree, Guidance
 from diffwave_sde.networks import UNet
 from diffwave_sde.parametrization import Karras
 from diffwave_sde.random import stream
@@ -298,6 +298,7 @@ WRAPPERS = {
     "DynamicThreshold": DynamicThreshold,
     "ClassifierFree": lambda denoiser: ClassifierFree(denoiser, 2.5, sigma_min=0.3),
     "ClassMix": lambda denoiser: ClassMix(denoiser, 3, [{0: 0.7, 1: 0.3}], 1.5, sigma_min=0.3),
+    "ContextFree": lambda denoiser: ContextFree(denoiser, 1.8, sigma_min=0.3),
     "AutoGuidance": lambda denoiser: AutoGuidance(denoiser, Oracle(denoiser.sde, MIXTURE), 1.7, sigma_max=3.0),
     "ClassifierGuidance": lambda denoiser: ClassifierGuidance(denoiser, Louder(), 20.0, labels=[{0: 1.0}, {1: 0.6}]),
     "Projected": lambda denoiser: Projected(denoiser, known_samples(torch.full((50,), 0.25), torch.arange(50) > 20)),
