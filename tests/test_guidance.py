@@ -11,7 +11,15 @@ from diffwave_sde.clipping import CLIPS, Clip, DynamicThreshold, StaticClip
 from diffwave_sde.denoiser import BaseDenoiser, Condition, Denoiser, Wrapper
 from diffwave_sde.editing.posterior import GradientPosterior, LinearGaussian, LinearPosterior
 from diffwave_sde.editing.projection import Projected, known_samples
-from diffwave_sde.guidance import AutoGuidance, ClassifierFree, ClassifierGuidance, ClassMix, Guidance, GuidanceInput
+from diffwave_sde.guidance import (
+    AutoGuidance,
+    ClassifierFree,
+    ClassifierGuidance,
+    ClassMix,
+    ContextFree,
+    Guidance,
+    GuidanceInput,
+)
 from diffwave_sde.networks import UNet
 from diffwave_sde.parametrization import Karras
 from diffwave_sde.random import stream
@@ -111,6 +119,8 @@ class Classes(BaseDenoiser):
         D = torch.cat([self.law(label).denoise(self.sde, one, at) for one, at, label in rows])
         if condition.guidance is not None:  # as a student answers that is told the weight
             D = condition.guidance[:, None, None].to(D) * D
+        if condition.audio is not None:
+            D = D + 0.25 * condition.audio
         return D, u[:, 0]  # a learned variance's place, which wrappers are to pass on
 
 
@@ -329,6 +339,7 @@ WRAPPERS = {
     "ClassifierFree": lambda denoiser: ClassifierFree(denoiser, 2.5, sigma_min=0.3),
     "GuidanceInput": lambda denoiser: GuidanceInput(denoiser, 1.2),
     "ClassMix": lambda denoiser: ClassMix(denoiser, 3, [{0: 0.7, 1: 0.3}], 1.5, sigma_min=0.3),
+    "ContextFree": lambda denoiser: ContextFree(denoiser, 1.8, sigma_min=0.3),
     "AutoGuidance": lambda denoiser: AutoGuidance(denoiser, Oracle(denoiser.sde, MIXTURE), 1.7, sigma_max=3.0),
     "ClassifierGuidance": lambda denoiser: ClassifierGuidance(denoiser, Louder(), 20.0, labels=[{0: 1.0}, {1: 0.6}]),
     "Projected": lambda denoiser: Projected(denoiser, known_samples(torch.full((50,), 0.25), torch.arange(50) > 20)),
@@ -345,22 +356,23 @@ def test_every_wrapper_is_in_the_test_of_their_order():
 def test_wrappers_wrap_one_another_in_any_order(inner, outer):
     sde, g = VP(), torch.Generator().manual_seed(0)
     u = 3 * torch.randn(3, 1, 1, 50, generator=g, dtype=torch.float64)  # loud enough for every clip
+    asked = Condition(ASKED.label, torch.randn(3, 1, 50, generator=g, dtype=torch.float64))
     wrapped = WRAPPERS[outer](WRAPPERS[inner](Classes(sde)))
     nodes = wrapped.nodes(T, u)
     for i, t in enumerate(T):
         t = t.expand(3)
-        D, share = wrapped.predict(u, t, ASKED)
-        for got, expected in zip(nodes(u, i, ASKED), (D, share), strict=True):
+        D, share = wrapped.predict(u, t, asked)
+        for got, expected in zip(nodes(u, i, asked), (D, share), strict=True):
             torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
-        torch.testing.assert_close(wrapped(u, t, ASKED), D, rtol=0, atol=0)
+        torch.testing.assert_close(wrapped(u, t, asked), D, rtol=0, atol=0)
         torch.testing.assert_close(share, u[:, 0])  # the learned variance's place is the network's own
         kernel = sde.kernel(t)
         tweedie = apply(kernel.precision, embed_waveform(kernel.M, D) - u)
-        torch.testing.assert_close(wrapped.score(u, t, ASKED), tweedie, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(wrapped.score(u, t, asked), tweedie, rtol=1e-9, atol=1e-9)
         whitened = apply(kernel.inverse, u - embed_waveform(kernel.M, D))
-        torch.testing.assert_close(wrapped.eps(u, t, ASKED), whitened, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(wrapped.eps(u, t, asked), whitened, rtol=1e-9, atol=1e-9)
     if {inner, outer} == {"StaticClip", "DynamicThreshold"}:
         return  # the second finds nothing left to clip
     # Each of the two has a part in it.
-    assert not torch.equal(wrapped(u, T, ASKED), WRAPPERS[inner](Classes(sde))(u, T, ASKED))
-    assert not torch.equal(wrapped(u, T, ASKED), WRAPPERS[outer](Classes(sde))(u, T, ASKED))
+    assert not torch.equal(wrapped(u, T, asked), WRAPPERS[inner](Classes(sde))(u, T, asked))
+    assert not torch.equal(wrapped(u, T, asked), WRAPPERS[outer](Classes(sde))(u, T, asked))

@@ -36,7 +36,7 @@ def test_ranks_draw_together_what_one_process_draws_alone():
     whole = batch(range(8))
     _, condition, draw = module.replay(whole, counter=7)
     for rank in range(2):
-        share = Batch(*(field[rank::2] for field in whole))
+        share = Batch(*(field[rank::2] for field in whole if field is not None))
         _, own, part = module.replay(share, counter=7, rank=rank, world=2)
         assert torch.equal(part.t, draw.t[rank::2])
         assert torch.equal(part.eps, draw.eps[rank::2])
@@ -49,7 +49,7 @@ def test_accumulated_batches_draw_together_what_one_batch_draws():
     _, condition, draw = module.replay(whole, counter=7)
     for rank, part in ((r, p) for r in range(2) for p in range(2)):
         rows = [4 * part + rank, 4 * part + rank + 2]
-        share = Batch(*(field[rows] for field in whole))
+        share = Batch(*(field[rows] for field in whole if field is not None))
         _, own, drawn = module.replay(share, counter=2 * 7 + part, rank=rank, world=2, parts=2)
         assert torch.equal(drawn.t, draw.t[rows])
         assert torch.equal(drawn.eps, draw.eps[rows])
@@ -159,7 +159,13 @@ def test_a_weak_network_learns_the_same_from_any_grouping_of_a_step(monkeypatch)
         total = [torch.zeros_like(p) for p in weak]
         for rank, part in ((r, p) for r in range(world) for p in range(parts)):
             size = 8 // (world * parts)
-            share = Batch(*(field[part * size * world + rank : (part + 1) * size * world : world] for field in rows))
+            share = Batch(
+                *(
+                    field[part * size * world + rank : (part + 1) * size * world : world]
+                    for field in rows
+                    if field is not None
+                )
+            )
             monkeypatch.setattr(module, "_share", lambda rank=rank: (rank, world, parts))
             counter = step * parts + part
             module.batches = counter + 1
