@@ -9,7 +9,7 @@ import torch
 import yaml
 from test_cli import SMALL
 
-from diffwave_sde import checkpoint
+from diffwave_sde import audio, checkpoint
 from diffwave_sde.cli import main
 from diffwave_sde.cli.lightning import CONFIGS
 from diffwave_sde.denoiser import Condition
@@ -89,6 +89,19 @@ def test_a_student_of_a_range_of_guidance_is_told_the_weight_and_takes_one_pass(
     told = Condition(label=label, guidance=torch.full((2,), 4.0))
     torch.testing.assert_close(D, model.denoiser(u, t, told), rtol=1e-4, atol=1e-5)
     assert json.loads((tmp_path / "told/sampling.json").read_text())["guidance"] == 1
+
+
+def test_the_page_of_a_student_has_its_teacher_s_sounds_of_the_same_noise(home, monkeypatch):
+    monkeypatch.chdir(home)
+    samples = home / "runs/progressive/samples"
+    assert "teacher" in (samples / "index.html").read_text()
+    files = sorted((samples / "teacher").glob("*.wav"))
+    assert [f.name for f in files] == [f.name for f in sorted((samples / "step=2").glob("*.wav"))]
+    teacher = checkpoint.load("runs/teacher").module
+    label = torch.arange(len(files)) % teacher.denoiser.net.classes
+    with torch.no_grad():
+        sounds = teacher.sample(2000, label, teacher.generators(range(len(files))))
+    torch.testing.assert_close(audio.read(files[1])[0], sounds[1, 0], rtol=1e-3, atol=1e-4)
 
 
 def test_a_student_that_goes_on_is_the_one_that_never_stopped(home, monkeypatch):

@@ -21,7 +21,7 @@ from diffwave_sde.callbacks.progress import say
 from diffwave_sde.callbacks.spike_clips import write_clips
 from diffwave_sde.samplers import Sampler
 from diffwave_sde.sounds import history, page, run_page
-from diffwave_sde.sounds.run_page import DATA
+from diffwave_sde.sounds.run_page import DATA, TEACHER
 
 
 class SampleLogger(Callback):
@@ -31,6 +31,8 @@ class SampleLogger(Callback):
     `samples/index.html`, which plays them beside examples of the training data, over all steps, those before a stop
     too; below them it draws the figures that MetricHistory keeps, and plays the clips of spikes. Loggers get the
     sounds as far as they can show them (`boards`).
+
+    The page of a student has what its teacher makes of the same noises, so that one hears where it fails.
 
     Sound i is the same noise, `module.generators([i])`, and the same class, i modulo their number, at every step. The
     processes share the sounds out; rank 0 writes. An error on one of them is raised on all. Training is not disturbed:
@@ -101,7 +103,7 @@ class SampleLogger(Callback):
         with gather_across_ranks(trainer, title):
             if trainer.is_global_zero:
                 with isolate_rng(include_cuda=False):
-                    self._write(trainer, step, rows, names, classes, sounds)
+                    self._write(trainer, module, step, rows, names, classes, sounds)
                 seconds = time.monotonic() - began
                 say(
                     trainer,
@@ -112,15 +114,31 @@ class SampleLogger(Callback):
     def _home(self, trainer: Trainer) -> Path:
         return Path(self.folder or trainer.default_root_dir) / "samples"
 
-    def _write(self, trainer, step: int, rows: Sequence[str], names, classes, sounds: Tensor) -> None:
+    def _write(self, trainer, module, step: int, rows: Sequence[str], names, classes, sounds: Tensor) -> None:
         home, rate = self._home(trainer), getattr(trainer.datamodule, "rate", audio.RATE)
         if not (home / DATA).exists() and (examples := self._examples(trainer, names, classes)) is not None:
             page.write_sounds(home / DATA, rows, examples, rate)
+        if not (home / TEACHER).exists() and (theirs := self._teacher(module, classes, sounds.shape[-1])) is not None:
+            page.write_sounds(home / TEACHER, rows, theirs, rate)
         files = page.write_sounds(home / f"step={step}", rows, sounds, rate)
         new = write_clips(home.parent / "spikes", home, trainer.datamodule)
         run_page.write(home.parent)
         log_sounds(trainer.loggers, step, [names[c] for c in classes] if classes else [""] * len(files), files)
         log_spikes(trainer.loggers, step, [home / run_page.SPIKES / f"step={n}" for n in new])
+
+    @torch.no_grad()
+    def _teacher(self, module: LightningModule, classes: Sequence[int] | None, length: int) -> Tensor | None:
+        """What the teacher of a student makes of the same noises by its own sampler, (count, T); None without one."""
+        teacher = getattr(getattr(module, "loss", None), "teacher", None)
+        model = None if teacher is None else teacher.load().model
+        if model is None:
+            return None
+        model.to(module.device)
+        made = []
+        for places in torch.arange(self.count).split(self.batch):
+            label = None if classes is None else torch.tensor(classes, device=module.device)[places]
+            made.append(model.sample(length, label, module.generators(places.tolist()))[:, 0].float().cpu())
+        return audio.expand(torch.cat(made), getattr(module.trainer.datamodule, "mu", 0.0))
 
     def _examples(self, trainer: Trainer, names: Sequence[str], classes: Sequence[int] | None) -> Tensor | None:
         """Training clips of the classes of the sounds, (count, T), or None where the datamodule keeps no store."""

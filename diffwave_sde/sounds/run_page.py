@@ -3,6 +3,7 @@
 It is made of what lies on disk alone, so that it can be written in training, after a stop, and for somebody else:
 
     RUN/samples/data, RUN/samples/step=N     the sounds
+    RUN/samples/teacher                      those of a student's teacher
     RUN/metrics.jsonl                        the figures (`history`)
     RUN/samples/spikes/step=N                the clips of a spike, and spike.json
 """
@@ -22,6 +23,9 @@ from diffwave_sde.sounds.history import Series
 
 DATA = "data"
 """The folder, and the column, of the training clips."""
+
+TEACHER = "teacher"
+"""The folder, and the column, of what the teacher makes of the same noises."""
 
 SPIKES = "spikes"
 """The folder of the clips that made the loss or the gradient jump."""
@@ -58,15 +62,17 @@ def write(run: Path, path: Path | None = None, embed: bool = False, steps: int |
         raise FileNotFoundError(f"{run} holds no sounds of training and no {history.FILE}: give a run's folder")
     if steps is not None:
         found = _spread(found, steps)
-    folders = [(DATA, home / DATA)] * (home / DATA).is_dir()
+    folders = [(name, home / name) for name in (DATA, TEACHER) if (home / name).is_dir()]
     folders += [(f"step {n:,}", home / f"step={n}") for n in reversed(found)]
     rows = sorted({file.stem for _, folder in folders for file in folder.glob("*.wav")})
     columns = []
     for name, folder in folders:
         files = (folder / f"{row}.wav" for row in rows)
-        columns.append(page.Column(name, [f if f.exists() else None for f in files], reference=name == DATA))
+        columns.append(page.Column(name, [f if f.exists() else None for f in files], reference=name in (DATA, TEACHER)))
     note = "Each row is one sound: the same noise and class at every step, the newest first." if columns else ""
-    if columns and columns[0].reference:
+    if (home / TEACHER).is_dir():
+        note += " The column “teacher” holds what the student's teacher makes of the noise."
+    if (home / DATA).is_dir() and columns:
         note += " The column “data” holds training clips of that class, for comparison."
     below = figures_section(figures), _spikes_section(home, SENT if embed else None)
     sections = [part for part in below if part is not None]
