@@ -45,7 +45,7 @@ def lines(options: argparse.Namespace) -> dict[str, Line]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", default="drums", help="checkpoint, run or model (default: the model drums)")
-    parser.add_argument("--students", nargs="*", default=[], help="checkpoints, runs or models")
+    parser.add_argument("--students", nargs="*", default=["drums-fast"], help="checkpoints, runs or models")
     parser.add_argument("--dataset", default="drums", help="what the sounds are laid against (default drums)")
     parser.add_argument("--sounds", type=int, default=96, help="sounds of each line (default 96)")
     parser.add_argument("--seed", type=int, default=1, help="seed of the noise (default 1)")

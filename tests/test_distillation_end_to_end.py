@@ -134,6 +134,7 @@ def test_an_export_tells_whose_student_it_is_and_needs_no_teacher(home, monkeypa
         (["--model.sde=VP"], "the student's process is not that of the teacher"),
         (["--model.net.channels=[8,8,16]"], "the student's network is not that of the teacher"),
         (["--model.loss.steps=2"], "the student learns 2 steps"),
+        (["--model.sampler.eta=0.3"], "eta = 0.3 adds noise to it"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(options, message, home, monkeypatch, capfd):

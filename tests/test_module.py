@@ -251,7 +251,7 @@ def test_validation_with_several_draws_takes_other_ones_each_time_and_their_mean
 def test_what_a_process_takes_from_the_data_is_measured_when_training_starts():
     data = SimpleNamespace(sigma_data=0.2, diameter=31.0)
     module = DiffusionModule(small(), sde=VE(sigma_max=None))
-    module.trainer = SimpleNamespace(datamodule=data)
+    module.trainer = SimpleNamespace(datamodule=data, strategy=SimpleNamespace(checkpoint_io=None))
     module.setup("fit")
     assert float(module.denoiser.sde.measured) == 31.0
     assert float(module.denoiser.sigma_data) == pytest.approx(0.2)
@@ -267,7 +267,7 @@ def test_weights_of_another_layout_are_named_in_one_line():
 def test_a_compiled_network_keeps_the_names_of_its_weights():
     module = DiffusionModule(small(), compile=True, sigma_data=0.4)
     names = set(module.state_dict())
-    module.trainer = type("Trainer", (), {"datamodule": None})()
+    module.trainer = SimpleNamespace(datamodule=None, strategy=SimpleNamespace(checkpoint_io=None))
     module.setup("fit")
     module.on_fit_start()
     assert module.denoiser.net._compiled_call_impl is not None

@@ -93,6 +93,11 @@ class ProgressiveDistillation(Objective):
                 f"the student learns {self.steps} steps, and {type(sampler).__name__} takes others: set "
                 f"--model.sampler=DDIM --model.sampler.steps={self.steps} and --model.sampler.grid to the loss's grid"
             )
+        if getattr(sampler, "eta", 0.0):
+            raise ValueError(
+                f"the student learns where the flow ends, and eta = {sampler.eta:g} adds noise to it: set "
+                "--model.sampler.eta=0"
+            )
         self.teacher.start(denoiser)
 
     def _nodes(self, sde: SDE) -> Tensor:

@@ -285,11 +285,13 @@ def _and_without(condition: Condition) -> Condition:
 
 def _and_silent(condition: Condition) -> Condition:
     """The condition, and then again without its contexts."""
-    label = None if condition.label is None else torch.cat((condition.label, condition.label))
-    return Condition(label, torch.cat((condition.audio, torch.zeros_like(condition.audio))))
+    return replace(_repeated(condition, 2), audio=torch.cat((condition.audio, torch.zeros_like(condition.audio))))
 
 
 def _stacked(condition: Condition, labels: Sequence[Tensor]) -> Condition:
     """The condition again for each of the labels (B,)."""
-    repeated = {k: None if v is None else torch.cat([v] * len(labels)) for k, v in vars(condition).items()}
-    return Condition(**{**repeated, "label": torch.cat(tuple(labels))})
+    return replace(_repeated(condition, len(labels)), label=torch.cat(tuple(labels)))
+
+
+def _repeated(condition: Condition, times: int) -> Condition:
+    return Condition(**{k: None if v is None else torch.cat([v] * times) for k, v in vars(condition).items()})

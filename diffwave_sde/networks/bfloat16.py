@@ -23,7 +23,7 @@ class BFloat16Network(nn.Module):
     def __init__(self, net: Network):
         super().__init__()
         self.net, self.inputs, self.classes, self.outputs = net, net.inputs, net.classes, net.outputs
-        self.context = net.context
+        self.context, self.guidance = net.context, net.guidance
         for layer in net.modules():
             if isinstance(layer, (nn.Conv1d, nn.Linear)):
                 layer.to(torch.bfloat16)

@@ -202,7 +202,7 @@ def test_no_usable_file_is_an_error_that_says_so_and_leaves_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(("dataset", "message"), [
-    ("durms", "unknown dataset 'durms'; known: drums, synth, hydrogen, sonic-pi, fluid, musescore, drums-free, "
+    ("durms", "unknown dataset 'durms'; known: drums, synth, bass, hydrogen, sonic-pi, fluid, musescore, drums-free, "
               "or the path of a folder"),
     ("/no/such/folder", "/no/such/folder: no such folder"),
     (__file__, "is not a folder"),

@@ -106,7 +106,7 @@ class Classes(BaseDenoiser):
         super().__init__()
         self.sde, self.sigma_data = sde, torch.tensor(0.5)
         self.net = nn.Identity()
-        self.net.classes, self.net.guidance, self.weak = 2, False, None
+        self.net.classes, self.net.guidance, self.net.context, self.weak = 2, False, "none", None
 
     def predict(self, u, t, condition=None):
         laws = [GAUSSIAN if c < 0 else Mixture((1.0,), (c + 1.0,), (STD,)) for c in condition.label.tolist()]
