@@ -245,12 +245,6 @@ class CascadeModule(CascadeModel, TrainingModule):
 
     # Validation
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self._evaluate(batch, "val")
-
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        self._evaluate(batch, "test")
-
     def _evaluate(self, batch: Any, name: str) -> None:
         draw = self.fixed_draw(batch)
         noise = [stream(self.seed, AUGMENTATION, "validation", i) for i in batch.index.tolist()]
@@ -259,12 +253,6 @@ class CascadeModule(CascadeModel, TrainingModule):
         self.buckets[f"{name}_loss"].update(mean, self.sigma_of(draw))
         self._log_stages(name, losses, sync_dist=True)
         self.log(f"{name}/loss", mean.mean(), prog_bar=True, sync_dist=True, batch_size=len(batch.audio))
-
-    def on_validation_epoch_end(self) -> None:
-        self.log_buckets("val/loss", self.buckets["val_loss"])
-
-    def on_test_epoch_end(self) -> None:
-        self.log_buckets("test/loss", self.buckets["test_loss"])
 
     # Sampling and checkpoints
 

@@ -82,12 +82,6 @@ class ClassifierModule(TrainingModule):
         self.note_step(batch, draw, losses, self.buckets["train_loss"])
         return losses.mean()
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self._evaluate(batch, "val")
-
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        self._evaluate(batch, "test")
-
     def _evaluate(self, batch: Any, name: str) -> None:
         draw = self.fixed_draw(batch)
         log_prob = self.loss.log_prob(self.classifier, batch.audio, draw)
@@ -97,13 +91,7 @@ class ClassifierModule(TrainingModule):
             self.buckets[f"{name}_{figure}"].update(values, self.sigma_of(draw))
             self.log(f"{name}/{figure}", values.mean(), prog_bar=True, sync_dist=True, batch_size=len(values))
 
-    def on_validation_epoch_end(self) -> None:
-        self._log_figures("val")
-
-    def on_test_epoch_end(self) -> None:
-        self._log_figures("test")
-
-    def _log_figures(self, name: str) -> None:
+    def _log_evaluation(self, name: str) -> None:
         for figure in FIGURES:
             self.log_buckets(f"{name}/{figure}", self.buckets[f"{name}_{figure}"])
 

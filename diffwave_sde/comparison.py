@@ -22,7 +22,7 @@ from diffwave_sde.samplers import Sampler
 from diffwave_sde.sounds import history, page
 from diffwave_sde.sounds.charts import Line, chart
 from diffwave_sde.sounds.folder import SoundFolder
-from diffwave_sde.sounds.run_page import BUCKET, NOISE
+from diffwave_sde.sounds.run_page import BUCKET, NOISE, by_noise_level
 
 
 @dataclass(frozen=True)
@@ -169,13 +169,10 @@ def _facts(entries: Sequence[Entry], folders: Sequence[SoundFolder]) -> page.Sec
     losses = [Line(t, f["val/loss"].steps, f["val/loss"].values) for t, f in figures if "val/loss" in f]
     levels = []
     for title, found in figures:
-        points = {
-            float(match[2]) * 10**0.5: series.values[-1]
-            for name, series in found.items()
-            if (match := BUCKET.fullmatch(name)) and match[1] == "val/loss"
-        }
+        points = by_noise_level(found).get("val/loss")
         if points:
-            levels.append(Line(title, sorted(points), [points[s] for s in sorted(points)]))
+            middles = [sigma * 10**0.5 for sigma in points]  # of the decades
+            levels.append(Line(title, middles, [series.values[-1] for series in points.values()]))
     charts = chart("Validation loss", losses, "step", log_y=True)
     charts += chart("Loss by noise level, last validation", levels, NOISE, log_x=True, log_y=True, last=False)
     note = (

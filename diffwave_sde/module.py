@@ -167,12 +167,6 @@ class DiffusionModule(Model, TrainingModule):
 
     # Validation
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self._evaluate(batch, "val")
-
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        self._evaluate(batch, "test")
-
     def fixed_noise_loss(self, batch: Any, number: int = 0) -> tuple[Tensor, NoiseDraw]:
         """The losses (B,) of clips as validation takes them, and what was drawn for it: always the same."""
         draw = self.fixed_draw(batch, number)
@@ -185,12 +179,6 @@ class DiffusionModule(Model, TrainingModule):
             self.buckets[f"{name}_loss"].update(losses, self.sigma_of(draw))
             means.append(losses.mean())
         self.log(f"{name}/loss", sum(means) / len(means), prog_bar=True, sync_dist=True, batch_size=len(batch.audio))
-
-    def on_validation_epoch_end(self) -> None:
-        self.log_buckets("val/loss", self.buckets["val_loss"])
-
-    def on_test_epoch_end(self) -> None:
-        self.log_buckets("test/loss", self.buckets["test_loss"])
 
     # Sampling
 

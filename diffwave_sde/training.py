@@ -72,6 +72,7 @@ class TrainingModule(LightningModule):
     kind: what it trains, as a checkpoint says.
     class_count: the argument of its networks that the number of the data's classes is, where it is null.
     apart: options of the model that are not those of base.yaml.
+    buckets: NoiseBuckets of each figure, train_loss, val_loss and test_loss among them.
     loss: it draws times and noise.
     optimizer: given the parameters.
     scheduler: the learning rate's schedule, given the optimizer, or None.
@@ -84,6 +85,7 @@ class TrainingModule(LightningModule):
     kind: str
     class_count: str
     apart: frozenset[str] = frozenset({"net", "loss"})
+    buckets: nn.ModuleDict
     loss: NoisedLoss
     optimizer: Callable[[Iterable], Optimizer]
     scheduler: Callable[[Optimizer], LRScheduler] | None
@@ -257,6 +259,28 @@ class TrainingModule(LightningModule):
         """Log the means by noise level, and begin anew."""
         self.log_dict({f"{name}/{k}": v for k, v in buckets.compute().items()})
         buckets.reset()
+
+    # Validation
+
+    @abstractmethod
+    def _evaluate(self, batch: Any, name: str) -> None:
+        """Log the figures of a batch, and add them to the buckets, of a validation ("val") or a test ("test")."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self._evaluate(batch, "test")
+
+    def _log_evaluation(self, name: str) -> None:
+        """Log what the buckets of a validation or a test hold at its end."""
+        self.log_buckets(f"{name}/loss", self.buckets[f"{name}_loss"])
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_evaluation("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_evaluation("test")
 
     # Checkpoints
 

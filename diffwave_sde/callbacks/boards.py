@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
 from diffwave_sde import audio
 from diffwave_sde.callbacks import wandb as room
-from diffwave_sde.sounds.run_page import BUCKET, SPIKE
+from diffwave_sde.sounds.run_page import SPIKE, by_noise_level
 
 LIST = "sounds.csv"
 COLUMNS = ("step", "class", "sound", "file", "picture", "told")
@@ -75,14 +75,10 @@ def log_noise_levels(loggers: Sequence[Logger], step: int, figures: Mapping[str,
         step: the optimizer's.
         figures: all of a validation, by name.
     """
-    found = {
-        float(match[2]): value
-        for name, value in figures.items()
-        if (match := BUCKET.fullmatch(name)) and match[1] == "val/loss"
-    }
+    found = by_noise_level(figures).get("val/loss")
     for logger in loggers if found else ():
         if isinstance(logger, WandbLogger):
-            room.log_noise_levels(logger, step, dict(sorted(found.items())))
+            room.log_noise_levels(logger, step, found)
 
 
 def _tensorboard(logger: Logger) -> Any:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 
 import numpy as np
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from diffwave_sde import audio, metrics
+from diffwave_sde.callbacks.at_validation import AtValidation
 from diffwave_sde.callbacks.generation import classes_of, generate
 from diffwave_sde.callbacks.progress import say
 from diffwave_sde.samplers import Sampler
@@ -17,7 +18,7 @@ NUMBERS = 1_000_000
 """The first of its sounds' numbers: not those that `SampleLogger` makes."""
 
 
-class FrechetScore(Callback):
+class FrechetScore(AtValidation):
     """At validation: the Fréchet distance between new sounds and validation clips, and its ratio to the floor.
 
     It logs `val/frechet` and `val/frechet_ratio`, the first over that of as many training clips of the same classes
@@ -50,32 +51,21 @@ class FrechetScore(Callback):
             self.embedding = metrics.embedding(embedding)
         except ValueError as error:
             raise ValueError(f"embedding = {embedding}: {error}") from error
-        self.every, self.count = every, count
+        super().__init__(every)
+        self.count = count
         self.sampler, self.batch = sampler, batch
-        self._validations = 0
         self._real: tuple[Tensor, float] | None = None
 
-    def state_dict(self) -> dict[str, int]:
-        return {"validations": self._validations}
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        self._validations = state_dict["validations"]
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.sanity_checking or trainer.state.fn != "fit":
-            return
-        self._validations += 1
-        if (self._validations - 1) % self.every:
-            return
+    def measure(self, trainer: Trainer, module: LightningModule) -> None:
         began = time.monotonic()
-        _, classes = classes_of(trainer, pl_module, self.count)
+        _, classes = classes_of(trainer, module, self.count)
         numbers = range(NUMBERS, NUMBERS + self.count)
-        sounds = generate(trainer, pl_module, numbers, classes, "Fréchet score", self.sampler, self.batch)
+        sounds = generate(trainer, module, numbers, classes, "Fréchet score", self.sampler, self.batch)
         # Every rank reckons it, so that every rank knows it.
         real, floor = self._data(trainer, classes)
         value = metrics.frechet(real, self.embedding(sounds)) if bool(sounds.isfinite().all()) else float("nan")
         figures = {"val/frechet": value, "val/frechet_ratio": value / floor}
-        pl_module.log_dict(figures, batch_size=self.count, rank_zero_only=False)
+        module.log_dict(figures, batch_size=self.count, rank_zero_only=False)
         say(
             trainer,
             f"step {trainer.global_step}: Fréchet distance {value:.1f} ({self.embedding.name}; floor {floor:.1f}), "

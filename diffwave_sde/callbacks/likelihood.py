@@ -7,10 +7,11 @@ import time
 from typing import Literal
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from diffwave_sde import audio
+from diffwave_sde.callbacks.at_validation import AtValidation
 from diffwave_sde.callbacks.ema import averaged
 from diffwave_sde.callbacks.generation import evaluating, gather_across_ranks
 from diffwave_sde.callbacks.progress import say
@@ -18,7 +19,7 @@ from diffwave_sde.likelihood import Bound, Proxy, bits_per_sample
 from diffwave_sde.random import stream
 
 
-class Likelihood(Callback):
+class Likelihood(AtValidation):
     """At validation: the proxy of the likelihood of validation clips, or the bound in bits per sample.
 
     It logs `val/proxy` or `val/bound`, lower for a better model. All validations draw the same noises for the same
@@ -48,40 +49,29 @@ class Likelihood(Callback):
                 f"every = {every} validations, count = {count} and batch = {batch} clips, terms = {terms}: must be 1 "
                 "or more"
             )
-        self.method, self.every, self.count, self.batch = method, every, count, batch
+        super().__init__(every)
+        self.method, self.count, self.batch = method, count, batch
         self.estimator = Proxy(terms) if method == "proxy" else Bound(1, terms)
-        self._validations = 0
 
-    def state_dict(self) -> dict[str, int]:
-        return {"validations": self._validations}
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        self._validations = state_dict["validations"]
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.sanity_checking or trainer.state.fn != "fit":
-            return
-        self._validations += 1
-        if (self._validations - 1) % self.every:
-            return
+    def measure(self, trainer: Trainer, module: LightningModule) -> None:
         began, data = time.monotonic(), trainer.datamodule
         rows = data.splits["validation"][: self.count].tolist()
         mine = rows[trainer.global_rank :: trainer.world_size]
-        own = averaged(trainer, pl_module)
-        with gather_across_ranks(trainer, "likelihood") as share, isolate_rng(), own, evaluating(pl_module):
+        own = averaged(trainer, module)
+        with gather_across_ranks(trainer, "likelihood") as share, isolate_rng(), own, evaluating(module):
             for first in range(0, len(mine), self.batch):
                 some = mine[first : first + self.batch]
                 x = audio.from_int16(data.store.read(some))[:, None]
                 label = torch.from_numpy(data.store.label_ids[some])
-                generators = [stream(pl_module.seed, "likelihood", row) for row in some]
+                generators = [stream(module.seed, "likelihood", row) for row in some]
                 with trainer.precision_plugin.forward_context():
-                    bits, _ = bits_per_sample(pl_module.denoiser, self.estimator, x, label, generators, data.mu)
+                    bits, _ = bits_per_sample(module.denoiser, self.estimator, x, label, generators, data.mu)
                 share.update(zip(some, bits.tolist(), strict=True))
         # Every rank reckons it, so that every rank knows it.
         values = [share[row] for row in rows]
         value = sum(values) / len(values)
         name = f"val/{self.method}"
-        pl_module.log(name, value, batch_size=len(rows), rank_zero_only=False)
+        module.log(name, value, batch_size=len(rows), rank_zero_only=False)
         told = "not finite" if not math.isfinite(value) else f"{value:.4f}"
         unit = " bits per sample" if self.method == "bound" else ""
         say(

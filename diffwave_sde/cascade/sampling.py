@@ -10,7 +10,7 @@ from torch import Tensor
 from diffwave_sde.cascade.handover import Handover
 from diffwave_sde.denoiser import BaseDenoiser, Condition
 from diffwave_sde.random import Generator, randn
-from diffwave_sde.samplers import GridSampler, Sampler
+from diffwave_sde.samplers import Sampler
 from diffwave_sde.samplers.base import Progress, SamplingState
 from diffwave_sde.samplers.repeated import on_times
 
@@ -83,7 +83,7 @@ def _stopped(
     progress: Progress,
 ) -> Tensor:
     """The state (B, 1, N) at the noise level, over its mean: x + σ n. Source: Ho et al. 2022, section 4.1."""
-    if not isinstance(sampler, GridSampler):
+    if not sampler.on_grid:
         raise ValueError(
             f"{type(sampler).__name__} chooses its steps by what it meets, and stops nowhere else: take a sampler with "
             "steps on a grid, such as DDIM, or a handover that is not truncated"

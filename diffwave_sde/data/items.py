@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -72,6 +72,25 @@ class Rendered(NamedTuple):
         sound = builtin.render(self.collection, self.index, self.seed, audio.RATE, seconds)
         window = audio.window(torch.from_numpy(sound.samples), length)
         return Clip(pack(window), sound.label, seconds, audio.RATE, digest(self.file.encode()), sound.parameters, [])
+
+
+class Numbered(Sequence):
+    """Items that are made when asked for: 300,000 of them take no memory.
+
+    count: how many.
+    make: gives the item of a number, and travels to worker processes.
+    """
+
+    def __init__(self, count: int, make: Callable[[int], Any]) -> None:
+        self.count, self.make = count, make
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, i: int) -> Any:
+        if not 0 <= i < self.count:
+            raise IndexError(i)
+        return self.make(i)
 
 
 class Recorded(NamedTuple):

@@ -16,7 +16,7 @@ from diffwave_sde import audio
 from diffwave_sde.atomic import atomic_write
 from diffwave_sde.editing import restoration
 from diffwave_sde.editing.operations import Editor
-from diffwave_sde.editing.preparation import Prepared, Regions, parse_regions, prepare, prepared
+from diffwave_sde.editing.preparation import Prepared, Regions, parse_regions, placed, prepare, prepared
 from diffwave_sde.sounds.edits import Sound
 
 ATTACK = 0.03  # seconds from the onset on that `keep` calls the attack
@@ -208,7 +208,7 @@ def write_latents(editor: Editor, file: str, out: Path, record: dict[str, Any]) 
         "start": sound.cut.start,
         "gain": sound.cut.gain,
     }
-    outside = sound.original - _on_the_files_clock(sound.cut.window, facts, editor)
+    outside = sound.original - _in_file(sound.cut.window, facts, editor)
     tensors = {"latent": u.cpu().contiguous(), "outside": outside}
     with atomic_write(out) as temporary:
         temporary.write_bytes(save(tensors, {"diffwave_sde": json.dumps(facts, default=str)}))
@@ -241,17 +241,13 @@ def decode(editor: Editor, file: str) -> Made:
             f"{file} is of {theirs['path']}, step {theirs['step']:,}, and {editor.model.path} is of step "
             f"{editor.model.step:,}: give the model that it was made with, --ckpt"
         )
-    x = outside + _on_the_files_clock(editor.decode(u)[0], facts, editor)
+    x = outside + _in_file(editor.decode(u)[0], facts, editor)
     return Made([None], [Sound("000 decode", x, facts["rate"])])
 
 
-def _on_the_files_clock(window: Tensor, facts: dict[str, Any], editor: Editor) -> Tensor:
+def _in_file(window: Tensor, facts: dict[str, Any], editor: Editor) -> Tensor:
     """A window at the file's rate, level, place and length, (samples,); zeros around it."""
-    start, samples = facts["start"], facts["samples"]
-    x = window / facts["gain"]
-    x = torch.cat((x.new_zeros(max(start, 0)), x[max(-start, 0) :]))
-    x = audio.resample(x, editor.model.rate, facts["rate"])[:samples]
-    return torch.cat((x, x.new_zeros(samples - len(x))))
+    return placed(window / facts["gain"], facts["start"], facts["samples"], editor.model.rate, facts["rate"])
 
 
 def _prepared(editor: Editor, file: str) -> Prepared:

@@ -28,7 +28,7 @@ from diffwave_sde.editing.posterior import LinearGaussian, LinearPosterior
 from diffwave_sde.editing.projection import Projected, known_samples
 from diffwave_sde.model import Mixes
 from diffwave_sde.random import randn, stream
-from diffwave_sde.samplers import DDIM, GridSampler, LangevinCorrector, RePaint, Sampler
+from diffwave_sde.samplers import DDIM, LangevinCorrector, RePaint, Sampler
 from diffwave_sde.samplers.base import Progress
 from diffwave_sde.samplers.repeated import starting_at
 from diffwave_sde.sde import apply, embed_waveform
@@ -67,7 +67,7 @@ class Editor:
 
     def __post_init__(self) -> None:
         chosen = (self.sampler or self.model.module.sampler).resolve(self.sde)
-        if not isinstance(chosen, GridSampler):
+        if not chosen.on_grid:
             raise ValueError(
                 f"{type(chosen).__name__} chooses its steps by what it meets: to change a sound takes steps on a "
                 "grid, such as DDIM or DPMSolverSDE"

@@ -65,19 +65,33 @@ class Prepared:
         change = (window - self.cut.window).double() / self.cut.gain
         if not bool(change.any()):
             return self.original.clone()
-        # On the file's own clock, so that no rate moves it by a part of a sample.
-        length = math.ceil(len(self.original) * self.model_rate / self.rate)
-        track = change.new_zeros(length)
-        first, last = max(self.cut.start, 0), min(self.cut.start + len(change), length)
-        if last > first:
-            track[first:last] = change[first - self.cut.start : last - self.cut.start]
-        track = audio.resample(track.float(), self.model_rate, self.rate)[: len(self.original)]
-        track = torch.cat((track, track.new_zeros(len(self.original) - len(track))))
-        if self.cut.start + len(change) > length:  # the file ends within the window, and so must the change
-            track = audio.fade_out(track, audio.DECLICK)
+        track = placed(change, self.cut.start, len(self.original), self.model_rate, self.rate)
+        if self.cut.start + len(change) > math.ceil(len(self.original) * self.model_rate / self.rate):
+            track = audio.fade_out(track, audio.DECLICK)  # the file ends within the window, and so must the change
         if regions is not None:
             track = track * envelope(regions, len(track), self.rate)
         return torch.where(track == 0, self.original, self.original + track)
+
+
+def placed(x: Tensor, start: int, samples: int, model_rate: int, rate: int) -> Tensor:
+    """A window x at its place in a file, on the file's own clock, so that no rate moves it by a part of a sample.
+
+    Args:
+        x: (T,) at the model's rate.
+        start: sample of the file, at that rate, at which it begins; negative where it begins before the file.
+        samples: of the file, at its own rate.
+        model_rate, rate: Hz of the window and of the file.
+
+    Returns:
+        (samples,), float32; zeros around the window.
+    """
+    length = math.ceil(samples * model_rate / rate)
+    track = x.new_zeros(length)
+    first, last = max(start, 0), min(start + len(x), length)
+    if last > first:
+        track[first:last] = x[first - start : last - start]
+    track = audio.resample(track.float(), model_rate, rate)[:samples]
+    return torch.cat((track, track.new_zeros(samples - len(track))))
 
 
 def prepare(path: str | os.PathLike, length: int, rate: int = audio.RATE, at: float | None = None) -> Prepared:

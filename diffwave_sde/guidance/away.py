@@ -9,8 +9,10 @@ The worse answer is that without the class (classifier-free guidance, Ho and Sal
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import final
 
 import torch
 from torch import Tensor
@@ -54,38 +56,82 @@ def check(none: int = 1, **options: float) -> None:
         raise ValueError(f"{first} = {sigma_min:g} and {last} = {sigma_max:g} are noise levels: 0 <= {first} < {last}")
 
 
-class ClassifierFree(GuidedDenoiser):
-    """D guided away from what it would be without a class: D + (w - 1) (D - D without the class).
+class _Hiding(GuidedDenoiser):
+    """D guided away from what it would be without a part of the condition.
 
-    It takes a second pass of the network wherever it acts; both are made in one call, of twice the batch. Where nothing
-    is asked for, nothing changes. The network must be trained with some of the classes hidden. `condition.guidance`,
-    where it is given, takes the place of w, example by example.
-
-    Source: Ho and Salimans 2022, eq. 6 (their w is ours less 1); at some noise levels alone: Kynkäänniemi et al. 2024.
+    It takes a second pass of what it wraps wherever it acts; both are made in one call, of twice the batch. Where
+    nothing is asked for, nothing changes.
     """
 
+    @abstractmethod
+    def asked(self, condition: Condition | None) -> bool:
+        """Whether the condition has that part."""
+
+    @abstractmethod
+    def twice(self, condition: Condition) -> Condition:
+        """The condition, and then again without that part."""
+
+    def weights(self, condition: Condition) -> Tensor | None:
+        """A weight (B,) for each example in place of one for all; or None."""
+        return None
+
+    @final
     def predict(self, u: Tensor, t: Tensor, condition: Condition | None = None) -> tuple[Tensor, Tensor | None]:
-        if not self._asked(condition):
+        if self.weight == 1 or not self.asked(condition):
             return self.denoiser.predict(u, t, condition)
         acts = self.acts(t)[:, None, None].to(u.device)
-        both, share = self.denoiser.predict(torch.cat((u, u)), torch.cat((t, t)), _and_without(condition))
+        both, share = self.denoiser.predict(torch.cat((u, u)), torch.cat((t, t)), self.twice(condition))
         D, without = both.chunk(2)
-        D = torch.where(acts, self.away(D, without, condition.guidance), D)
+        D = torch.where(acts, self.away(D, without, self.weights(condition)), D)
         return D, None if share is None else share[: len(u)]
 
+    @final
     def nodes(self, times: Tensor, like: Tensor) -> Nodes:
         inner, acts = self.denoiser.nodes(times, like), self.acts(times).tolist()
 
         def at(u: Tensor, i: int, condition: Condition | None = None) -> tuple[Tensor, Tensor | None]:
-            if not acts[i] or not self._asked(condition):
+            if not acts[i] or not self.asked(condition):
                 return inner(u, i, condition)
-            both, share = inner(torch.cat((u, u)), i, _and_without(condition))
-            return self.away(*both.chunk(2), condition.guidance), None if share is None else share[: len(u)]
+            both, share = inner(torch.cat((u, u)), i, self.twice(condition))
+            return self.away(*both.chunk(2), self.weights(condition)), None if share is None else share[: len(u)]
 
         return at
 
-    def _asked(self, condition: Condition | None) -> bool:
-        return self.weight != 1 and condition is not None and condition.label is not None
+
+class ClassifierFree(_Hiding):
+    """D guided away from what it would be without a class: D + (w - 1) (D - D without the class).
+
+    The network must be trained with some of the classes hidden. `condition.guidance`, where it is given, takes the
+    place of w, example by example.
+
+    Source: Ho and Salimans 2022, eq. 6 (their w is ours less 1); at some noise levels alone: Kynkäänniemi et al. 2024.
+    """
+
+    def asked(self, condition: Condition | None) -> bool:
+        return condition is not None and condition.label is not None
+
+    def twice(self, condition: Condition) -> Condition:
+        return _stacked(condition, (condition.label, torch.full_like(condition.label, -1)))
+
+    def weights(self, condition: Condition) -> Tensor | None:
+        return condition.guidance
+
+
+class ContextFree(_Hiding):
+    """D guided away from what it would be without a context to go by: D + (w - 1) (D - D without the context).
+
+    As `ClassifierFree`, which it may wrap: then D and D without the context are each guided towards the class, and
+    where context and class tell of x independently the scores add up, s + w_a s_a + w_c s_c. The network must be
+    trained with some of the contexts hidden.
+
+    Source: Ho and Salimans 2022, eq. 6; Liu et al. 2022, eq. 11, for several conditions.
+    """
+
+    def asked(self, condition: Condition | None) -> bool:
+        return condition is not None and condition.audio is not None
+
+    def twice(self, condition: Condition) -> Condition:
+        return replace(_repeated(condition, 2), audio=torch.cat((condition.audio, torch.zeros_like(condition.audio))))
 
 
 class GuidanceInput(Wrapper):
@@ -111,39 +157,6 @@ class GuidanceInput(Wrapper):
 
     def _told(self, u: Tensor, condition: Condition | None) -> Condition:
         return replace(condition or Condition(), guidance=u.new_full((u.shape[0],), self.weight))
-
-
-class ContextFree(GuidedDenoiser):
-    """D guided away from what it would be without a context to go by: D + (w - 1) (D - D without the context).
-
-    As `ClassifierFree`, which it may wrap: then D and D without the context are each guided towards the class, and
-    where context and class tell of x independently the scores add up, s + w_a s_a + w_c s_c. It takes twice the passes
-    of what it wraps wherever it acts, made in one call. The network must be trained with some of the contexts hidden.
-
-    Source: Ho and Salimans 2022, eq. 6; Liu et al. 2022, eq. 11, for several conditions.
-    """
-
-    def predict(self, u: Tensor, t: Tensor, condition: Condition | None = None) -> tuple[Tensor, Tensor | None]:
-        if not self._asked(condition):
-            return self.denoiser.predict(u, t, condition)
-        acts = self.acts(t)[:, None, None].to(u.device)
-        both, share = self.denoiser.predict(torch.cat((u, u)), torch.cat((t, t)), _and_silent(condition))
-        D, without = both.chunk(2)
-        return torch.where(acts, self.away(D, without), D), None if share is None else share[: len(u)]
-
-    def nodes(self, times: Tensor, like: Tensor) -> Nodes:
-        inner, acts = self.denoiser.nodes(times, like), self.acts(times).tolist()
-
-        def at(u: Tensor, i: int, condition: Condition | None = None) -> tuple[Tensor, Tensor | None]:
-            if not acts[i] or not self._asked(condition):
-                return inner(u, i, condition)
-            both, share = inner(torch.cat((u, u)), i, _and_silent(condition))
-            return self.away(*both.chunk(2)), None if share is None else share[: len(u)]
-
-        return at
-
-    def _asked(self, condition: Condition | None) -> bool:
-        return self.weight != 1 and condition is not None and condition.audio is not None
 
 
 class ClassMix(GuidedDenoiser):
@@ -276,16 +289,6 @@ class AutoGuidance(GuidedDenoiser):
             return self.away(D, weak(u, i, condition)[0]) if acts[i] else D, share
 
         return at
-
-
-def _and_without(condition: Condition) -> Condition:
-    """The condition, and then again without its classes."""
-    return _stacked(condition, (condition.label, torch.full_like(condition.label, -1)))
-
-
-def _and_silent(condition: Condition) -> Condition:
-    """The condition, and then again without its contexts."""
-    return replace(_repeated(condition, 2), audio=torch.cat((condition.audio, torch.zeros_like(condition.audio))))
 
 
 def _stacked(condition: Condition, labels: Sequence[Tensor]) -> Condition:

@@ -73,9 +73,7 @@ class Bound(Estimator):
                 progress(calls, self.probes * (self.terms + 1))
 
         for _ in range(self.probes):
-            D, share = self._predict(
-                denoiser, x, float64(x.new_full((len(x),), sde.t_min)), first, condition, generator
-            )
+            D, share = self._predict(denoiser, x, start, first, condition, generator)
             told()
             if share is not None and sde.blocks == 1:
                 rest = self._learned(denoiser, x, condition, generator, edges, told)

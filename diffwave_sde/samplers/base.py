@@ -69,12 +69,14 @@ class Sampler(ABC):
     Attributes:
         order: the rate at which the error falls with the step size.
         steps: its steps; None where it chooses them itself.
+        on_grid: whether its steps lie on a grid, `grid`, so that they may begin or end elsewhere.
         is_linear: whether a step is u ← A u + a D + b (D - D before) + c ε, which a table of numbers can hold.
         nfe: network calls per sound of the last run.
     """
 
     order: int = 1
     steps: int | None = None
+    on_grid: bool = False
     is_linear: bool = False
     nfe: int = 0
 
@@ -136,6 +138,8 @@ class GridSampler(Sampler):
 
     fewest: int = 2
     of_means: bool = True
+
+    on_grid = True
 
     def __init__(self, steps: int = 50, grid: Grid | None = None):
         if steps < self.fewest:

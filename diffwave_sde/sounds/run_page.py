@@ -16,6 +16,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from diffwave_sde.sounds import history, page
 from diffwave_sde.sounds.charts import Line, chart
@@ -39,6 +40,7 @@ SENT = 5
 """Spikes in a page that holds its sounds."""
 
 BUCKET = re.compile(r"(.*)/sigma=(1e[-+]\d+)")
+T = TypeVar("T")
 PLACES = ("worst clip", "second", "third")
 
 
@@ -87,6 +89,15 @@ def numbered(home: Path) -> list[int]:
     return sorted(int(n) for n in numbers if n.isdigit())
 
 
+def by_noise_level(figures: Mapping[str, T]) -> dict[str, dict[float, T]]:
+    """Of figures by name, those of a noise level: σ at the start of each decade -> figure, for each name of one."""
+    found: dict[str, dict[float, T]] = {}
+    for name, value in figures.items():
+        if match := BUCKET.fullmatch(name):
+            found.setdefault(match[1], {})[float(match[2])] = value
+    return {name: dict(sorted(levels.items())) for name, levels in found.items()}
+
+
 def figures_section(figures: Mapping[str, Series]) -> page.Section | None:
     """Charts of all that a run logged; None where it logged nothing."""
     html = "".join(_charts(figures))
@@ -107,16 +118,14 @@ def _charts(figures: Mapping[str, Series]) -> list[str]:
 
     spikes = _rises(left.pop("train/spikes", None))
     out = [chart("Loss", take("train/loss", "val/loss"), "step", log_y=True, marks=spikes, marked="spikes")]
-    buckets: dict[str, dict[float, Series]] = {}
-    for name in list(left):
-        if match := BUCKET.fullmatch(name):
-            buckets.setdefault(match[1], {})[float(match[2])] = left.pop(name)
+    buckets = by_noise_level(left)
+    left = {name: series for name, series in left.items() if not BUCKET.fullmatch(name)}
     which = "val/loss" if "val/loss" in buckets else next(iter(buckets), None)
     if which is not None:
         what = "validation" if which == "val/loss" else which
         lines = _by_level(buckets[which])
         out.append(chart(f"Loss by noise level, {what}", lines, NOISE, log_x=True, log_y=True, last=False))
-        lines = [Line(f"σ = {_decade(s)}", series.steps, series.values) for s, series in sorted(buckets[which].items())]
+        lines = [Line(f"σ = {_decade(s)}", series.steps, series.values) for s, series in buckets[which].items()]
         out.append(chart(f"Loss at each noise level, {what}", lines, "step", log_y=True))
     norm = take("train/grad_norm")
     out.append(chart("Gradient norm, before clipping", norm, "step", log_y=True, marks=spikes, marked="spikes"))
@@ -143,7 +152,7 @@ def _by_level(buckets: Mapping[float, Series]) -> list[Line]:
     lines = []
     for step in reversed(_spread(steps, 4)):
         points = {}
-        for sigma, series in sorted(buckets.items()):
+        for sigma, series in buckets.items():
             if step in series.steps:
                 points[sigma * math.sqrt(10)] = series.values[series.steps.index(step)]  # the middle of the decade
         lines.append(Line(f"step {step:,}", list(points), list(points.values())))

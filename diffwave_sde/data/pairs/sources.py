@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from diffwave_sde import audio
-from diffwave_sde.data.items import Clip, Source, pack
+from diffwave_sde.data.items import Clip, Numbered, Source, pack
 from diffwave_sde.data.pairs import bass
 from diffwave_sde.names import digest, escape
 
@@ -105,21 +105,6 @@ def song_of(path: str, rate: int) -> Tensor:
     return audio.read(path, rate, 60 * MINUTES)[0]
 
 
-class _Arrangements(Sequence):
-    """The items of the collection, made when asked for."""
-
-    def __init__(self, count: int, seed: int, rate: int) -> None:
-        self.count, self.seed, self.rate = count, seed, rate
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, i: int) -> Arranged:
-        if not 0 <= i < self.count:
-            raise IndexError(i)
-        return Arranged(i, self.seed, self.rate)
-
-
 def built(count: int, seed: int, rate: int) -> Source:
     """The built-in arrangements; `rate` in Hz.
 
@@ -134,7 +119,15 @@ def built(count: int, seed: int, rate: int) -> Source:
     recipe = digest(*(p.read_bytes() for p in sorted((*here.glob("*.py"), *here.parent.glob("builtin/*.py")))))
     inputs = digest(f"{bass.COLLECTION} {count} {seed} {recipe}".encode())
     origin = f"built-in {bass.COLLECTION}, seed {seed}"
-    return Source(f"{bass.COLLECTION}-{count}", _Arrangements(count, seed, rate), inputs, origin, [], rate, True)
+    return Source(
+        f"{bass.COLLECTION}-{count}",
+        Numbered(count, partial(Arranged, seed=seed, rate=rate)),
+        inputs,
+        origin,
+        [],
+        rate,
+        True,
+    )
 
 
 def find_stems(folder: Path, files: Sequence[str]) -> list[tuple[str, str, str]]:
