@@ -24,10 +24,10 @@ from tables import markdown
 from torch import Tensor
 
 from diffwave_sde import checkpoint
+from diffwave_sde.collection.clips import Library
+from diffwave_sde.collection.outliers import flac_bits, rank, spectral_bits
+from diffwave_sde.collection.scores import Score, class_doubts
 from diffwave_sde.data.items import pack
-from diffwave_sde.library.clips import Library
-from diffwave_sde.library.outliers import flac_bits, rank, spectral_bits
-from diffwave_sde.library.scores import Score, class_doubts
 from diffwave_sde.likelihood import Bound, Estimator, Flow, Proxy, bits_per_sample
 from diffwave_sde.module import DiffusionModule
 from diffwave_sde.networks import UNet

@@ -15,9 +15,9 @@ from diffwave_sde import audio, checkpoint
 from diffwave_sde.atomic import atomic_write
 from diffwave_sde.cli import cores, model_options, runs
 from diffwave_sde.cli.path_options import expand_options
-from diffwave_sde.library import clips, doctor, outliers, scores
-from diffwave_sde.library.clips import Library
-from diffwave_sde.library.doctor import Finding
+from diffwave_sde.collection import clips, doctor, outliers, scores
+from diffwave_sde.collection.clips import Library
+from diffwave_sde.collection.doctor import Finding
 from diffwave_sde.likelihood import Bound
 from diffwave_sde.names import folder_name
 from diffwave_sde.progress import progress_bar

@@ -15,8 +15,8 @@ from rich.text import Text
 from diffwave_sde import checkpoint, likelihood
 from diffwave_sde.cli import model_options, runs
 from diffwave_sde.cli.path_options import expand_options
-from diffwave_sde.library import clips, outliers, scores
-from diffwave_sde.library.clips import Library
+from diffwave_sde.collection import clips, outliers, scores
+from diffwave_sde.collection.clips import Library
 from diffwave_sde.names import folder_name
 from diffwave_sde.progress import progress_bar
 from diffwave_sde.sounds import page

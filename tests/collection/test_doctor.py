@@ -8,9 +8,9 @@ from refusal import refusal
 
 from diffwave_sde import audio
 from diffwave_sde.cli import main
+from diffwave_sde.collection import doctor
 from diffwave_sde.data.items import Rendered
 from diffwave_sde.data.module import AudioDataModule
-from diffwave_sde.library import doctor
 
 DRUMS = [audio.from_int16(Rendered("drums", i, 3).load(audio.LENGTH).window) for i in range(24)]
 CYMBALS = [

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from diffwave_sde import audio
+from diffwave_sde.collection.clips import Library, original
 from diffwave_sde.data.copies import envelope, find_copies
-from diffwave_sde.library.clips import Library, original
 from diffwave_sde.metrics import LogMel
 from diffwave_sde.metrics.evaluation import Discriminant
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from diffwave_sde import __version__
 from diffwave_sde.atomic import atomic_write
 from diffwave_sde.checkpoint import LoadedModel
+from diffwave_sde.collection.clips import Library, known
 from diffwave_sde.denoiser import Condition
-from diffwave_sde.library.clips import Library, known
 from diffwave_sde.likelihood import Estimator, Levels, Proxy, bits_per_sample
 from diffwave_sde.random import stream
 

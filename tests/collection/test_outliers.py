@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from diffwave_sde.collection.clips import from_waveforms
+from diffwave_sde.collection.outliers import excess_bits, flac_bits, rank, spectral_bits
+from diffwave_sde.collection.scores import Score
 from diffwave_sde.data.items import pack
-from diffwave_sde.library.clips import from_waveforms
-from diffwave_sde.library.outliers import excess_bits, flac_bits, rank, spectral_bits
-from diffwave_sde.library.scores import Score
 from diffwave_sde.random import stream
 
 G = stream("outliers")

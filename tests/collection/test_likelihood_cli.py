@@ -10,8 +10,8 @@ from refusal import refusal
 from diffwave_sde import audio, checkpoint
 from diffwave_sde.checkpoint import LoadedModel
 from diffwave_sde.cli import main
+from diffwave_sde.collection import scores
 from diffwave_sde.data.items import Rendered
-from diffwave_sde.library import scores
 from diffwave_sde.model import Model
 from diffwave_sde.networks import UNet
 from diffwave_sde.sounds import page
@@ -100,6 +100,6 @@ def test_bad_input_is_one_line(folder, tmp_path, capsys):
 
 
 def test_classes_of_any_case_are_the_models_own():
-    from diffwave_sde.library.clips import known
+    from diffwave_sde.collection.clips import known
 
     assert torch.equal(known(["Kick", "tom", "snare"], ("kick", "snare")), torch.tensor([0, -1, 1]))

@@ -27,8 +27,8 @@ from torch import Tensor
 
 from diffwave_sde import audio
 from diffwave_sde.atomic import atomic_write
-from diffwave_sde.library.clips import Library
-from diffwave_sde.library.scores import Score
+from diffwave_sde.collection.clips import Library
+from diffwave_sde.collection.scores import Score
 
 FEWEST = 8
 """Sounds that a line is drawn through at least."""
