@@ -34,6 +34,7 @@ def prepare(config: Namespace):
     sampler = parser().instantiate_classes(config).sampler
     model = model_options.load(config, "play with")
     from diffwave_sde.demo import server  # with Gradio, which takes two seconds to import
+    from diffwave_sde.demo.start import cache_folder, starting_kit
     from diffwave_sde.demo.studio import Studio
 
     if config.host not in server.LOOPBACK:
@@ -47,8 +48,12 @@ def prepare(config: Namespace):
     studio = Studio(model, sampler, config.clip)
     with progress_bar("sounds") as progress:
         task = progress.add_task("the first kit", total=16)
-        start = server.starting_kit(
-            studio, config.seed, config.batch_size, lambda done, total: progress.update(task, completed=done)
+        start = starting_kit(
+            studio,
+            config.seed,
+            config.batch_size,
+            lambda done, total: progress.update(task, completed=done),
+            cache_folder(),
         )
     return server.Server(studio, start, config.subtype, config.host, config.port, config.password)
 

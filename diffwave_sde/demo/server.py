@@ -13,7 +13,7 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,9 @@ from torch import Tensor
 
 from diffwave_sde.demo import takeaway, uploads
 from diffwave_sde.demo.jobs import Result, Step, Worker
+from diffwave_sde.demo.start import Start
 from diffwave_sde.demo.studio import MOST_STEPS, Settings, Studio
+from diffwave_sde.kits import keys
 from diffwave_sde.kits.source import Source
 from diffwave_sde.samplers.base import Progress
 from diffwave_sde.sounds.pictures import spectrogram
@@ -50,38 +52,9 @@ POLICY = (
 )
 
 MOST_KIT_BYTES = 64 * 2**20
+MOST_KEYS_BYTES = 2**16
 ROWS, HOP, FLOOR = 48, 256, -90.0
 """Of the small spectrograms: frequencies, samples between columns, dB that is drawn darkest."""
-
-
-@dataclass(frozen=True)
-class Start:
-    """The kit that a page begins with: the class of each pad, and its sound (T,); `settings` are how it was made."""
-
-    labels: Sequence[str]
-    sounds: Sequence[Tensor]
-    settings: Settings
-
-
-def starting_kit(studio: Studio, seed: int, batch: int, progress: Progress | None = None) -> Start:
-    """Sixteen sounds for the page to begin with, sound number i of the seed on pad i.
-
-    Args:
-        studio: makes them.
-        seed: of the noise.
-        batch: sounds made at a time.
-        progress: called with (sounds made, as a fraction within a batch; sounds in all).
-    """
-    labels, settings, sounds = studio.kit(), Settings(seed=seed), []
-    for first in range(0, len(labels), batch):
-        some = range(first, min(first + batch, len(labels)))
-
-        def told(done: int, steps: int, first: int = first, more: int = len(some)) -> None:
-            if progress is not None:
-                progress(first + more * done / max(steps, 1), len(labels))
-
-        sounds += studio.new([labels[i] for i in some], some, settings, told)
-    return Start(labels, sounds, settings)
 
 
 class Server:
@@ -114,6 +87,7 @@ class Server:
         self.app.get("/")(self._index)
         self.app.get("/demo/start")(self._start)
         self.app.post("/demo/upload")(self._upload)
+        self.app.post("/demo/keys")(self._keys)
         self.app.post("/demo/kit")(self._kit)
         self.app.mount("/page", StaticFiles(directory=PAGE))
         self.app.add_middleware(_Guard, password=password)
@@ -222,6 +196,15 @@ class Server:
             return _refused(str(error))
         return JSONResponse(told(x, model.rate))
 
+    async def _keys(self, request: Request) -> Response:
+        """What each pad would be in a kit: its part, such as closed hat, and its choke group, or null."""
+        data = await _body(request, MOST_KEYS_BYTES)
+        try:
+            found = keys.assign(_hits(data or b""))
+        except ValueError as error:
+            return _refused(str(error))
+        return JSONResponse([{"part": key.part, "choke": key.choke} for key in found])
+
     async def _kit(self, request: Request) -> Response:
         data = await _body(request, MOST_KIT_BYTES)
         if data is None:
@@ -240,6 +223,16 @@ class Server:
         except ValueError as error:
             return _refused(str(error))
         return Response(packed, media_type="application/zip")
+
+
+def _hits(data: bytes) -> list[keys.Hit]:
+    try:
+        return [
+            keys.Hit(str(pad["label"]), float(pad["decay"]), float(pad["brightness"]))
+            for pad in json.loads(data)["pads"][:16]
+        ]
+    except (KeyError, TypeError, ValueError):
+        raise ValueError("pads are JSON of label, decay in s and brightness in Hz") from None
 
 
 class _Guard:
@@ -296,13 +289,19 @@ class _Kit:
 
 
 def told(x: Tensor, rate: int) -> dict[str, Any]:
-    """A sound (T,) for the page: float32 samples, bit for bit, and a spectrogram, FLOOR to 0 dB as 0 to 255."""
+    """A sound (T,) for the page: float32 samples, bit for bit, and a spectrogram, FLOOR to 0 dB as 0 to 255.
+
+    `decay`, in s, and `brightness`, in Hz, are what its part of a kit follows from.
+    """
     x = x.detach().to("cpu", torch.float32).contiguous()
     levels = spectrogram(x, rate, ROWS, HOP)
+    decay, brightness = takeaway.measures(x, rate)
     shades = ((levels - FLOOR) / -FLOOR).clamp(0, 1).mul(255).to(torch.uint8)
     return {
         "samples": _base64(x.numpy().tobytes()),
         "rate": rate,
+        "decay": decay,
+        "brightness": brightness,
         "spectrogram": {"rows": ROWS, "columns": shades.shape[-1], "shades": _base64(shades.numpy().tobytes())},
     }
 

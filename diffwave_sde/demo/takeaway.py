@@ -29,6 +29,12 @@ class Pad:
     about: str = ""
 
 
+def measures(x: Tensor, rate: int) -> tuple[float, float]:
+    """Decay, s, and brightness, Hz, of a sound (T,): what its key in a kit follows from, whatever the kit's rate."""
+    x = Mastering().prepared(x, rate)
+    return hits.decay(x, audio.RATE), hits.brightness(x, audio.RATE)
+
+
 def kit_zip(
     pads: Sequence[Pad], rate: int, name: str = "kit", out_rate: int = audio.RATE, subtype: str = "PCM_24",
     licence: str = "not stated", model: str = "",
@@ -54,10 +60,7 @@ def kit_zip(
     finish = Mastering(rate=out_rate)
     sounds = [finish.prepared(pad.sound, rate) for pad in pads]
     gains = finish.gains([[x] for x in sounds])
-    measured = [
-        keys.Hit(pad.label, hits.decay(x, out_rate), hits.brightness(x, out_rate))
-        for pad, x in zip(pads, sounds, strict=True)
-    ]
+    measured = [keys.Hit(pad.label, *measures(pad.sound, rate)) for pad in pads]
     classes = list(dict.fromkeys(pad.label for pad in pads))
     shown = dict(zip(classes, titles(classes), strict=True))
     instruments, wavs, count = [], {}, dict.fromkeys(classes, 0)

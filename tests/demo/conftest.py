@@ -10,7 +10,7 @@ FEW = ["--ckpt", "drums", "--device", "cpu", "--port", "0", "--sampler", "DPMSol
 
 
 @pytest.fixture(scope="module")
-def server():
+def server(tmp_path_factory):
     """It listens; `reached` are the addresses that this process has connected to since."""
     reached, connect = [], socket.socket.connect
 
@@ -19,6 +19,7 @@ def server():
         return connect(self, address)
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(socket.socket, "connect", told)
         made = demo.prepare(demo.parser().parse_args(FEW))
         made.reached, made.url = reached, made.launch()

@@ -13,6 +13,8 @@ import torch
 
 from diffwave_sde.demo import uploads
 from diffwave_sde.demo.studio import Settings
+from diffwave_sde.demo.takeaway import measures
+from diffwave_sde.kits import keys
 
 playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install -e '.[dev]'")
 expect = playwright.expect
@@ -213,6 +215,10 @@ def test_files_are_opened_and_dropped_and_wrong_ones_refused_in_words(page):
     assert close(sound(page, 6), opened_sound, 1e-9)
 
 
+def label(pad):
+    return ("kick", "snare", "cymbal", "cymbal")[pad // 4]
+
+
 def steps_of(page):
     """Velocities by pad and step, as a screen reader hears them."""
     cells = page.locator(".step").evaluate_all("all => all.map(one => +one.dataset.velocity)")
@@ -227,12 +233,21 @@ def test_the_beat_is_saved_with_each_hit_on_its_sample(page):
     page.select_option("#bars", "2")
     pattern, sixteenth = steps_of(page), 15 / 133
     assert (pattern > 0).sum() > 8
-    mix = np.zeros(200_000)
+    mix, hats = np.zeros(200_000), []
+    parts = keys.assign([keys.Hit(label(pad), *measures(torch.tensor(x), 44_100)) for pad, x in enumerate(sounds)])
     for step in range(32):
         at = sixteenth * (step - step % 2 + (2 * 0.61 if step % 2 else 0))
         for pad, velocity in enumerate(pattern[:, step % 16]):
             first = round(at * 44_100)
-            mix[first : first + 21_000] += (velocity / 127) ** 2 * sounds[pad]
+            if velocity and parts[pad].choke:
+                hats.append((first, velocity, pad))
+            else:
+                mix[first : first + 21_000] += (velocity / 127) ** 2 * sounds[pad]
+    assert len({pad for _, _, pad in hats}) >= 1
+    # Each hit of a hat fades what sounds of the hats, in 5 ms.
+    for (first, velocity, pad), after in zip(hats, [*(at for at, _, _ in hats[1:]), 10**6], strict=True):
+        fade = 1 - np.clip((np.arange(first, first + 21_000) - after) / (0.005 * 44_100), 0, 1)
+        mix[first : first + 21_000] += (velocity / 127) ** 2 * fade * sounds[pad]
     beat, subtype = saved_wav(page, "#beat-wav")
     assert subtype == "PCM_24"
     mix = mix[: len(beat)]
@@ -242,6 +257,7 @@ def test_the_beat_is_saved_with_each_hit_on_its_sample(page):
 
 DRIFT = """async () => {
   const { Sequencer, timeOf } = await import("/page/sequencer.js");
+  const { Voices } = await import("/page/voices.js");
   const rate = 44100, seconds = 121, tempo = 117, swing = 58;
   const context = new OfflineAudioContext(1, seconds * rate, rate);
   let now = 0;
@@ -249,8 +265,8 @@ DRIFT = """async () => {
   const pattern = Array.from({ length: 16 }, () => Array(16).fill(0));
   for (const step of [0, 5, 11]) pattern[3][step] = 127;
   const click = { samples: Float32Array.of(1), rate };
-  const sequencer = new Sequencer(context, context.destination, () => ({ pattern, sounds: Array(16).fill(click), tempo,
-    swing }));
+  const sequencer = new Sequencer(context, new Voices(context, context.destination), () => ({ pattern,
+    sounds: Array(16).fill(click), groups: Array(16).fill(null), tempo, swing }));
   sequencer.begin({ terminate() {} });
   for (let i = 0; now < 120; i++) now += [0.025, 0.03, 0.12, 0.025, 0.18][i % 5], sequencer.advance();
   const made = (await context.startRendering()).getChannelData(0), onsets = [];
@@ -296,6 +312,44 @@ def test_steps_are_set_by_mouse_and_keys_and_undone(page):
     expect(page.locator(".step.now").first).to_be_visible()
     page.click("#play")
     expect(page.locator("#play")).to_have_text("Play")
+
+
+def test_pads_and_beat_outlive_a_reload_and_what_was_undone_is_done_again(page):
+    page.select_option("#pattern", "Electro")
+    setup(page, seed=21)
+    page.locator(".pad .hit").nth(2).click()
+    page.click("#one")
+    ready(page)
+    made = sound(page, 2)
+    page.click("#undo")
+    undone = sound(page, 2)
+    assert not close(undone, made, 1e-3)
+    page.keyboard.press("Control+Shift+z")
+    assert close(sound(page, 2), made, 1e-9)
+    expect(page.locator("#redo")).to_be_disabled()
+    page.locator('.step[data-pad="7"][data-step="3"]').click()
+    page.fill("#tempo", "77")
+    page.locator("#tempo").blur()
+    pattern = steps_of(page)
+    kept = "JSON.parse(sessionStorage['diffwave-sde'] ?? '{}').settings?.tempo"
+    while page.evaluate(kept) != "77":
+        page.wait_for_timeout(50)
+    page.reload()
+    page.wait_for_selector("html[data-ready=yes]")
+    assert close(sound(page, 2), made, 1e-9)
+    assert (steps_of(page) == pattern).all()
+    assert page.input_value("#tempo") == "77"
+
+
+def test_the_hats_of_the_page_are_those_of_the_kit(page):
+    parts = page.locator(".pad .seed").all_inner_texts()
+    hats = [i for i, text in enumerate(parts) if " hat, " in text]
+    assert sorted(parts[i].split(",")[0] for i in hats) == ["closed hat", "open hat", "pedal hat"]
+    data, _ = saved(page, "#kit")
+    archive = zipfile.ZipFile(io.BytesIO(data))
+    sfz = archive.read(next(name for name in archive.namelist() if name.endswith(".sfz"))).decode()
+    choked = {int(n) for n in re.findall(r"off_by=1.*\n<region> sample=Cymbal (\d+)\.wav", sfz)}
+    assert choked == {i - 7 for i in hats}
 
 
 def test_pads_are_played_by_keys(page):

@@ -16,8 +16,10 @@ from diffwave_sde.cli import main
 from diffwave_sde.data import kits as readers
 from diffwave_sde.demo import uploads
 from diffwave_sde.demo.jobs import Result, Worker
+from diffwave_sde.demo.start import starting_kit
 from diffwave_sde.demo.studio import Settings, Studio
 from diffwave_sde.demo.takeaway import Pad, kit_zip
+from diffwave_sde.samplers import DDIM
 
 HOW = Settings(sampler="DDIM", steps=3, guidance=1.5, seed=5)
 
@@ -180,3 +182,26 @@ def test_a_job_that_nobody_waits_for_ends_at_its_next_step():
     with pytest.raises(ZeroDivisionError):
         list(worker.steps(lambda progress: 1 / 0))
     worker.close()
+
+
+def test_the_first_kit_is_kept_for_the_next_start(studio, tmp_path, monkeypatch):
+    model = studio.model
+    sampler = DDIM(steps=2)
+    first = starting_kit(Studio(model, sampler), 3, 16, cache=tmp_path)
+    calls = []
+    new = Studio.new
+    monkeypatch.setattr(Studio, "new", lambda self, *args: calls.append(1) or new(self, *args))
+    again = starting_kit(Studio(model, sampler), 3, 8, cache=tmp_path)
+    assert not calls
+    assert all(torch.equal(a, b) for a, b in zip(first.sounds, again.sounds, strict=True))
+    assert first.labels == again.labels
+    # What they follow from, and a file that is none, make them anew.
+    starting_kit(Studio(model, sampler), 4, 16, cache=tmp_path)
+    starting_kit(Studio(model, DDIM(steps=2, eta=0.5)), 3, 16, cache=tmp_path)
+    assert len(calls) == 2
+    for file in tmp_path.iterdir():
+        file.write_bytes(file.read_bytes()[:1000])
+    starting_kit(Studio(model, sampler), 3, 16, cache=tmp_path)
+    assert len(calls) == 3
+    (tmp_path / "file").write_text("no folder")
+    assert len(starting_kit(Studio(model, sampler), 3, 16, cache=tmp_path / "file").sounds) == 16

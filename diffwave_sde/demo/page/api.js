@@ -74,5 +74,9 @@ export async function upload(file) {
   return (await answered(await fetch(where, { method: "POST", body: file }))).json();
 }
 
+// The part and choke group that each pad would have in a kit.
+export const keys = async (pads) =>
+  (await answered(await fetch("/demo/keys", { method: "POST", body: JSON.stringify({ pads }) }))).json();
+
 export const kit = async (asked) =>
   (await answered(await fetch("/demo/kit", { method: "POST", body: JSON.stringify(asked) }))).blob();

@@ -1,16 +1,18 @@
 // The page: its state, what each control does to it, and what is shown of it.
 
 import * as api from "./api.js";
-import { draw } from "./draw.js";
+import { Classes } from "./classes.js";
+import { draw, dragged } from "./draw.js";
 import { build } from "./grid.js";
+import { History } from "./history.js";
+import { keep, kept } from "./keep.js";
+import { KEYS, build as buildPads } from "./pads.js";
 import { PATTERNS, Sequencer, patternOf, render } from "./sequencer.js";
-import { bufferOf, decode, encode, ring, save, wav } from "./sound.js";
+import { decode, encode, save, wav } from "./sound.js";
+import { Voices } from "./voices.js";
 
 const $ = (id) => document.getElementById(id);
-const KEYS = ["Digit1", "Digit2", "Digit3", "Digit4", "KeyQ", "KeyW", "KeyE", "KeyR", "KeyA", "KeyS", "KeyD", "KeyF",
-  "KeyZ", "KeyX", "KeyC", "KeyV"];  // by place, so that they lie the same on any keyboard
 const EACH = 4;  // sounds of one call: others come in between, and the first are heard soon
-const MOST_UNDO = 50;
 
 const facts = await api.start();
 const state = {
@@ -20,7 +22,9 @@ const state = {
   current: 0,
   selected: new Set(),
 };
-const past = [];
+// What pads of another model, or another server's start, are not taken for.
+const model = [facts.model, facts.rate, facts.length, facts.labels];
+const KEPT = ["tempo", "swing", "volume", "kit-name", "kit-rate", "bars"];
 let job = null;
 
 // Sound
@@ -28,19 +32,18 @@ let job = null;
 const context = new AudioContext({ sampleRate: facts.rate, latencyHint: "interactive" });
 const out = new GainNode(context, { gain: 0.8 });
 out.connect(context.destination);
+const voices = new Voices(context, out);
 const beat = () => ({
-  pattern: state.pattern, sounds: state.pads.map((pad) => pad.sound), tempo: number("tempo", 96), swing: +$("swing").value,
+  pattern: state.pattern, sounds: state.pads.map((pad) => pad.sound),
+  groups: state.pads.map((pad) => pad.choke ?? null), tempo: number("tempo", 96), swing: +$("swing").value,
 });
 const grid = build($("grid"), setStep);
-const sequencer = new Sequencer(context, out, beat, grid.mark);
+const sequencer = new Sequencer(context, voices, beat, grid.mark);
 
 function playPad(i) {
   context.resume();
-  const source = new AudioBufferSourceNode(context, { buffer: bufferOf(state.pads[i].sound) });
-  source.connect(out);
-  source.start();
-  const pad = $("pads").children[i];
-  pad.classList.remove("struck"), void pad.offsetWidth, pad.classList.add("struck");
+  voices.hit(state.pads[i].sound, 127, context.currentTime, state.pads[i].choke);
+  pads.flash(i);
 }
 
 async function togglePlay() {
@@ -76,30 +79,35 @@ function fresh(label, place, settings) {
     how: `new, sound ${place} of seed ${settings.seed}` };
 }
 
-function change(pads) {
+function change(some) {
   remember();
-  for (const [i, pad] of pads) state.pads[i] = pad;
+  for (const [i, pad] of some) state.pads[i] = pad;
   showPads();
 }
 
+const history = new History(
+  () => ({ pads: [...state.pads], pattern: state.pattern.map((row) => [...row]) }),
+  (before) => { Object.assign(state, before), showPads(); },
+);
+
 function remember() {
-  past.push({ pads: [...state.pads], pattern: state.pattern.map((row) => [...row]) });
-  if (past.length > MOST_UNDO) past.shift();
-  $("undo").disabled = false;
+  history.remember();
+  showHistory();
 }
 
-function undo() {
-  if (!past.length) return;
-  Object.assign(state, past.pop());
-  $("undo").disabled = !past.length;
-  showPads(), showGrid();
-  say("Undone");
+function step(which) {
+  if (history[which]()) say(which === "undo" ? "Undone" : "Done again");
+  showHistory();
+}
+
+function showHistory() {
+  $("undo").disabled = !history.past.length, $("redo").disabled = !history.future.length;
 }
 
 function setStep(pad, step, velocity, first) {
   if (first) remember();
   state.pattern[pad][step] = velocity;
-  showGrid();
+  showGrid(), keepSoon();
 }
 
 // What takes the model
@@ -116,17 +124,6 @@ function settings() {
   return { sampler: $("sampler").value, steps, guidance: +$("guidance").value, seed: Math.round(number("seed", 0)) };
 }
 
-function labelFor(i) {
-  const chosen = document.querySelector('input[name="class"]:checked')?.value;
-  if (chosen === undefined || chosen === "its own") return state.pads[i].label;
-  if (chosen !== "a mix") return chosen;
-  const shares = facts.labels.map((label, k) => [label, +$(`share-${k}`).value]).filter(([, share]) => share > 0);
-  if (!shares.length) throw new Error("the mix has no class in it: move a slider up");
-  const total = shares.reduce((sum, [, share]) => sum + share, 0);
-  if (shares.length === 1) return shares[0][0];
-  return shares.map(([label, share]) => `${label}:${+(share / total).toFixed(3)}`).join("+");
-}
-
 function showJob(told, before, all) {
   if (told.waiting !== undefined) {
     // Others are told of; one's own place at the very front is over at once.
@@ -141,12 +138,12 @@ function showJob(told, before, all) {
 }
 
 // One thing at a time for a page: `work(call)` may call endpoints one after the other.
-async function run(what, pads, work) {
+async function run(what, some, work) {
   if (job) return;
   job = { what, stop: new AbortController() };
   complain(null), say(what);
   $("progress").hidden = $("cancel").hidden = false;
-  busy(true, pads);
+  busy(true, some);
   try {
     await work();
     say("Ready");
@@ -156,7 +153,7 @@ async function run(what, pads, work) {
   } finally {
     clearTimeout(job.soon);
     job = null;
-    busy(false, pads);
+    busy(false, some);
     $("progress").hidden = $("cancel").hidden = true;
     $("progress").value = 0;
   }
@@ -164,23 +161,23 @@ async function run(what, pads, work) {
 
 const NEEDS = ["all", "chosen", "one", "vary", "inpaint", "morph"];
 
-function busy(yes, pads) {
+function busy(yes, some) {
   for (const id of NEEDS) $(id).disabled = yes || (id === "chosen" && !state.selected.size);
-  for (const i of pads) $("pads").children[i].classList.toggle("waiting", yes);
+  pads.waiting(some, yes);
 }
 
 const call = async (endpoint, data, before = 0, all = 1) =>
   (await api.call(facts.endpoints[endpoint], data, (told) => showJob(told, before, all), job.stop.signal)).sounds.map(decode);
 
-function generate(pads) {
-  return run(pads.length > 1 ? `Making ${pads.length} sounds` : "Making a sound", pads, async () => {
-    const labels = pads.map(labelFor), how = settings();
+function generate(which) {
+  return run(which.length > 1 ? `Making ${which.length} sounds` : "Making a sound", which, async () => {
+    const labels = which.map((i) => classes.label(state.pads[i].label)), how = settings();
     let undone = false;
-    for (let first = 0; first < pads.length; first += EACH) {
-      const some = pads.slice(first, first + EACH);
+    for (let first = 0; first < which.length; first += EACH) {
+      const some = which.slice(first, first + EACH);
       job.share = some.length;
       const asked = labels.slice(first, first + EACH);
-      const sounds = await call("generate", [asked, some, how], first, pads.length);
+      const sounds = await call("generate", [asked, some, how], first, which.length);
       if (!undone) remember(), (undone = true);  // all of it is one thing to undo
       some.forEach((i, k) => { state.pads[i] = { ...fresh(asked[k], i, how), sound: sounds[k] }; });
       busy(false, some), busy(true, []);
@@ -249,32 +246,16 @@ function complain(text) {
   $("message").textContent = text ?? "";
 }
 
-function buildPads() {
-  for (let i = 0; i < 16; i++) {
-    const pad = document.createElement("div");
-    pad.className = "pad";
-    pad.innerHTML = `<button type="button" class="hit"><canvas></canvas><span class="name"></span>
-      <kbd>${KEYS[i].at(-1)}</kbd><span class="seed"></span></button>
-      <label class="check"><input type="checkbox"><span class="hidden">Select pad ${i + 1}</span></label>`;
-    const button = pad.querySelector(".hit"), box = pad.querySelector("input");
-    button.addEventListener("pointerdown", (event) => { if (!event.button) playPad(i), choose(i); });
-    button.addEventListener("click", (event) => { if (!event.detail) playPad(i), choose(i); });  // by a key
-    box.addEventListener("change", () => {
-      state.selected[box.checked ? "add" : "delete"](i);
-      $("chosen").textContent = state.selected.size ? `Generate selected (${state.selected.size})` : "Generate selected";
-      $("chosen").disabled = !!job || !state.selected.size;
-    });
-    pad.addEventListener("dragover", (event) => { event.preventDefault(), pad.classList.add("over"); });
-    pad.addEventListener("dragleave", () => pad.classList.remove("over"));
-    pad.addEventListener("drop", (event) => {
-      event.preventDefault(), pad.classList.remove("over");
-      const [file] = event.dataTransfer.files;
-      if (file) choose(i), openFile(file, i);
-    });
-    $("pads").append(pad);
-    $("other").append(new Option(`pad ${i + 1}`, i));
-  }
-}
+const pads = buildPads($("pads"), {
+  struck: (i) => { playPad(i), choose(i); },
+  selected: (i, yes) => {
+    state.selected[yes ? "add" : "delete"](i);
+    $("chosen").textContent = state.selected.size ? `Generate selected (${state.selected.size})` : "Generate selected";
+    $("chosen").disabled = !!job || !state.selected.size;
+  },
+  dropped: (i, file) => { choose(i), openFile(file, i); },
+});
+const classes = new Classes($("classes"), $("mix"), facts.labels);
 
 function choose(i) {
   if ($("other").value === String(i)) $("other").value = String(state.current === i ? (i + 1) % 16 : state.current);
@@ -283,22 +264,36 @@ function choose(i) {
 }
 
 function showPads() {
-  state.pads.forEach((pad, i) => {
-    const element = $("pads").children[i];
-    element.style.setProperty("--hue", `var(--hue-${pad.hue})`);
-    element.querySelector(".name").textContent = pad.label;
-    element.querySelector(".seed").textContent = pad.seed === null ? pad.how : `seed ${pad.seed}`;
-    element.querySelector(".hit").setAttribute("aria-label", `Pad ${i + 1}, ${pad.label}, ${pad.how}`);
-    draw(element.querySelector("canvas"), pad.sound);
-    $("other").options[i].textContent = `${i + 1} ${pad.label}`;
-  });
+  pads.show(state.pads);
+  state.pads.forEach((pad, i) => { $("other").options[i].textContent = `${i + 1} ${pad.label}`; });
   showCurrent();
   showGrid();
+  keepSoon();
+}
+
+// The part of each pad in a kit, and with it its choke group. It follows from all pads, and the server knows.
+async function nameParts() {
+  const asked = state.pads;
+  const found = await api.keys(asked.map(({ label, sound }) => ({ label, decay: sound.decay, brightness: sound.brightness })));
+  asked.forEach((pad, i) => Object.assign(pad, found[i]));
+}
+
+let soon = null;
+function keepSoon() {
+  clearTimeout(soon);
+  soon = setTimeout(async () => {
+    await nameParts().catch((error) => complain(error.message));
+    pads.show(state.pads), showGrid();
+    const settings = Object.fromEntries(KEPT.map((id) => [id, $(id).value]));
+    const { pads: now, pattern, current } = state;
+    if (!keep(model, { pads: now, pattern, current, settings }))
+      $("how").title = "these pads are too large to be kept when the page is loaded again: save the kit";
+  }, 150);
 }
 
 function showCurrent() {
   const pad = state.pads[state.current];
-  [...$("pads").children].forEach((element, i) => element.classList.toggle("current", i === state.current));
+  pads.current(state.current);
   $("pad-title").textContent = `Pad ${state.current + 1}: ${pad.label}`;
   $("how").textContent = pad.how;
   $("command").textContent = pad.command, $("command").hidden = !pad.command;
@@ -320,13 +315,17 @@ function setPattern(name) {
     return i < 0 ? otherwise : i;
   };
   const kick = find("kick", 0), snare = find("snare", 4);
-  // The hat is what rings shortest of all else, the open one what rings longest.
+  const part = (name) => state.pads.findIndex((pad) => pad.part === name);
+  // Where nothing is a hat, what rings shortest of all else is, and the open one what rings longest.
   const rest = state.pads.map((pad, i) => i).filter((i) => ![state.pads[kick].label, state.pads[snare].label]
     .includes(state.pads[i].label));
-  const others = (rest.length > 1 ? rest : [8, 12]).sort((a, b) => ring(state.pads[a].sound) - ring(state.pads[b].sound));
-  state.pattern = patternOf(name, { kick, snare, hat: others[0], open: others.at(-1) });
+  const others = (rest.length > 1 ? rest : [8, 12])
+    .sort((a, b) => state.pads[a].sound.decay - state.pads[b].sound.decay);
+  const hat = part("closed hat") < 0 ? others[0] : part("closed hat");
+  const open = part("open hat") < 0 ? others.at(-1) : part("open hat");
+  state.pattern = patternOf(name, { kick, snare, hat, open });
   $("tempo").value = PATTERNS[name].tempo, $("swing").value = PATTERNS[name].swing;
-  showNumbers(), showGrid();
+  showNumbers(), showGrid(), keepSoon();
 }
 
 const SHOWN = {
@@ -337,26 +336,6 @@ const SHOWN = {
 function showNumbers() {
   for (const [id, text] of Object.entries(SHOWN)) $(`${id}-shown`).textContent = text($(id).value);
   out.gain.value = (+$("volume").value / 100) ** 2 * 1.25;
-}
-
-function buildClasses() {
-  if (!facts.labels.length) { $("classes").hidden = true; return; }
-  for (const name of ["its own", ...facts.labels, "a mix"]) {
-    const label = document.createElement("label"), radio = document.createElement("input");
-    Object.assign(radio, { type: "radio", name: "class", value: name, checked: name === "its own" });
-    label.append(radio, name === "its own" ? "the pad's own" : name);
-    $("classes").append(label);
-  }
-  facts.labels.forEach((name, k) => {
-    const label = document.createElement("label"), slider = document.createElement("input");
-    label.className = "slider";
-    Object.assign(slider, { type: "range", min: 0, max: 100, step: 5, value: k < 2 ? 50 : 0, id: `share-${k}` });
-    const shown = Object.assign(document.createElement("output"), { textContent: `${slider.value} %` });
-    slider.addEventListener("input", () => { shown.textContent = `${slider.value} %`; });
-    label.append(name, slider, shown);  // the slider first: a label names the first of them
-    $("mix").append(label);
-  });
-  $("classes").addEventListener("change", (event) => { $("mix").hidden = event.target.value !== "a mix"; });
 }
 
 // Controls
@@ -377,9 +356,10 @@ function connect() {
       +$("amount").value, how],
     () => `${$("amount-shown").textContent} of the way to pad ${+$("other").value + 1}`));
   on("cancel", () => job?.stop.abort());
-  on("undo", undo);
+  on("undo", () => step("undo"));
+  on("redo", () => step("redo"));
   on("play", togglePlay);
-  on("clear", () => { remember(), state.pattern.forEach((row) => row.fill(0)), showGrid(); });
+  on("clear", () => { remember(), state.pattern.forEach((row) => row.fill(0)), showGrid(), keepSoon(); });
   on("open", () => $("file").click());
   on("wav", () => save(wav(state.pads[state.current].sound.samples, facts.rate),
     `pad-${state.current + 1}-${state.pads[state.current].label.replaceAll(/[^\w.-]+/g, "-")}.wav`));
@@ -394,11 +374,15 @@ function connect() {
   for (const id of ["begin", "end"]) $(id).addEventListener("input", showWave);
   // A file that misses the pads must not replace the page.
   for (const kind of ["dragover", "drop"]) document.addEventListener(kind, (event) => event.preventDefault());
-  connectWave();
+  dragged($("wave"), (from, to) => {
+    const last = (1000 * facts.length) / facts.rate;
+    $("begin").value = Math.round(from * last), $("end").value = Math.round(to * last);
+    showWave();
+  });
   document.addEventListener("keydown", (event) => {
-    if ((event.ctrlKey || event.metaKey) && event.code === "KeyZ" && !event.shiftKey) {
+    if ((event.ctrlKey || event.metaKey) && ["z", "y"].includes(event.key.toLowerCase())) {
       if (event.target.matches('input[type="text"], input[type="number"]')) return;
-      return event.preventDefault(), undo();
+      return event.preventDefault(), step(event.shiftKey || event.key.toLowerCase() === "y" ? "redo" : "undo");
     }
     if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
     if (event.target.matches('select, input[type="text"], input[type="number"]')) return;
@@ -406,25 +390,9 @@ function connect() {
     if (i >= 0) playPad(i), choose(i), event.preventDefault();
     if (event.code === "Space" && event.target === document.body) event.preventDefault(), togglePlay();
   });
+  for (const id of KEPT) $(id).addEventListener("change", keepSoon);
   addEventListener("resize", showPads);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", showPads);
-}
-
-function connectWave() {
-  const wave = $("wave"), last = (1000 * facts.length) / facts.rate;
-  const ms = (event) => {
-    const box = wave.getBoundingClientRect();
-    return Math.round(Math.min(1, Math.max(0, (event.clientX - box.left) / box.width)) * last);
-  };
-  let from = null;
-  wave.addEventListener("pointerdown", (event) => { from = ms(event), wave.setPointerCapture(event.pointerId); });
-  wave.addEventListener("pointermove", (event) => {
-    if (from === null) return;
-    const to = ms(event);
-    $("begin").value = Math.min(from, to), $("end").value = Math.max(from, to);
-    showWave();
-  });
-  for (const kind of ["pointerup", "pointercancel"]) wave.addEventListener(kind, () => { from = null; });
 }
 
 for (const name of facts.samplers) $("sampler").append(new Option(name, name));
@@ -434,10 +402,17 @@ $("guidance").value = facts.guidance, $("guidance").closest("label").hidden = fa
 $("seed").value = facts.seed;
 $("begin").max = $("end").max = Math.floor((1000 * facts.length) / facts.rate);
 $("model").textContent = `model ${facts.model}, ${facts.rate / 1000} kHz, ${(facts.length / facts.rate).toFixed(2)} s`;
-buildPads(), buildClasses(), connect();
+for (let i = 0; i < 16; i++) $("other").append(new Option(`pad ${i + 1}`, i));
 $("other").value = "4";
-setPattern("Boom bap");
-past.length = 0, $("undo").disabled = true;
-showPads();
+connect();
+await nameParts();
+const before = kept(model);
+if (before) {
+  const { settings, ...rest } = before;
+  Object.assign(state, rest);
+  for (const id of KEPT) if (settings[id] !== undefined) $(id).value = settings[id];
+} else setPattern("Boom bap");
+history.clear(), showHistory();
+showNumbers(), showPads();
 say("Ready");
 document.documentElement.dataset.ready = "yes";

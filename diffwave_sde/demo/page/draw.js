@@ -31,6 +31,20 @@ export function draw(canvas, sound, region = null) {
   }
 }
 
+// Tells of a region that is dragged on a canvas: `marked(begin, end)`, as shares of its width.
+export function dragged(canvas, marked) {
+  let from = null;
+  const at = (event) => {
+    const box = canvas.getBoundingClientRect();
+    return Math.min(1, Math.max(0, (event.clientX - box.left) / box.width));
+  };
+  canvas.addEventListener("pointerdown", (event) => { from = at(event), canvas.setPointerCapture(event.pointerId); });
+  canvas.addEventListener("pointermove", (event) => {
+    if (from !== null) marked(Math.min(from, at(event)), Math.max(from, at(event)));
+  });
+  for (const kind of ["pointerup", "pointercancel"]) canvas.addEventListener(kind, () => { from = null; });
+}
+
 function picture({ rows, columns, shades }, ground, hue) {
   const canvas = new OffscreenCanvas(columns, rows), g = canvas.getContext("2d"), image = g.createImageData(columns, rows);
   for (let row = 0; row < rows; row++)

@@ -68,7 +68,7 @@ export function build(root, changed) {
   return {
     show(pattern, pads) {
       pads.forEach((pad, i) => {
-        heads[i].textContent = `${i + 1} ${pad.label}`;
+        heads[i].textContent = `${i + 1} ${pad.part || pad.label}`;
         heads[i].style.setProperty("--hue", `var(--hue-${pad.hue})`);
         cells[i].forEach((cell, step) => {
           const value = pattern[i][step];

@@ -1,7 +1,7 @@
 // Sixteen steps, over and over. Each hit's time follows from its number alone, so nothing adds up over the minutes; a
 // hit begins on a sample of the audio clock, and is handed to it ahead of time.
 
-import { bufferOf } from "./sound.js";
+import { Voices } from "./voices.js";
 
 export const STEPS = 16;
 const AHEAD = 0.2;  // s: what is handed over; a timer that comes late by less is not heard
@@ -12,20 +12,11 @@ export function timeOf(step, tempo, swing) {
   return sixteenth * (step % 2 ? step - 1 + swing / 50 : step);
 }
 
-export const gainOf = (velocity) => (velocity / 127) ** 2;
-
-// Hands one hit to a context, on the sample that is nearest to its time.
-export function hit(context, out, sound, velocity, time) {
-  const source = new AudioBufferSourceNode(context, { buffer: bufferOf(sound) });
-  source.connect(new GainNode(context, { gain: gainOf(velocity) })).connect(out);
-  source.start(Math.round(time * context.sampleRate) / context.sampleRate);
-  return source;
-}
-
 export class Sequencer {
-  // `state()` gives {pattern, sounds, tempo, swing}: pattern[pad][step] is a velocity, 0 for none.
-  constructor(context, out, state, shown = () => {}) {
-    Object.assign(this, { context, out, state, shown, timer: null, queue: [] });
+  // `state()` gives {pattern, sounds, groups, tempo, swing}: pattern[pad][step] is a velocity, 0 for none; groups[pad] is
+  // a choke group, or null.
+  constructor(context, voices, state, shown = () => {}) {
+    Object.assign(this, { context, voices, state, shown, timer: null, queue: [] });
   }
 
   get playing() { return this.timer !== null; }
@@ -47,7 +38,7 @@ export class Sequencer {
   }
 
   advance() {
-    const { pattern, sounds, tempo, swing } = this.state();
+    const { pattern, sounds, groups, tempo, swing } = this.state();
     if (tempo !== this.tempo || swing !== this.swing) {
       // From the next step on, which keeps its time: an even one, so that swing stays where it belongs.
       const even = this.step + (this.step % 2);
@@ -63,7 +54,7 @@ export class Sequencer {
       if (time >= now - 0.01) {
         pattern.forEach((row, pad) => {
           if (row[column] && sounds[pad])
-            this.queue.push({ time, source: hit(this.context, this.out, sounds[pad], row[column], time) });
+            this.queue.push({ time, source: this.voices.hit(sounds[pad], row[column], time, groups[pad]) });
         });
         setTimeout(() => this.playing && this.shown(column), Math.max(0, (time - now) * 1000));
       }
@@ -74,15 +65,14 @@ export class Sequencer {
 }
 
 // So many bars, with their end ringing out: {samples, rate}.
-export async function render({ pattern, sounds, tempo, swing }, bars, rate) {
+export async function render({ pattern, sounds, groups, tempo, swing }, bars, rate) {
   const longest = Math.max(...sounds.filter(Boolean).map((sound) => sound.samples.length / sound.rate), 0);
   const length = Math.ceil((timeOf(bars * STEPS, tempo, swing) + longest) * rate);
-  const context = new OfflineAudioContext(1, length, rate);
+  const context = new OfflineAudioContext(1, length, rate), voices = new Voices(context, context.destination);
   for (let step = 0; step < bars * STEPS; step++)
     pattern.forEach((row, pad) => {
       const velocity = row[step % STEPS];
-      if (velocity && sounds[pad])
-        hit(context, context.destination, sounds[pad], velocity, timeOf(step, tempo, swing));
+      if (velocity && sounds[pad]) voices.hit(sounds[pad], velocity, timeOf(step, tempo, swing), groups[pad]);
     });
   const made = await context.startRendering();
   return { samples: made.getChannelData(0), rate };

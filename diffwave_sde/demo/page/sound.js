@@ -1,19 +1,21 @@
 // Sounds as numbers: from and to the server, as WAV files, as buffers to play.
 
 export function decode(told) {
-  return {
-    samples: new Float32Array(bytes(told.samples).buffer),
-    rate: told.rate,
-    rows: told.spectrogram.rows,
-    columns: told.spectrogram.columns,
-    shades: bytes(told.spectrogram.shades),
-  };
+  const { rate, decay, brightness, spectrogram: { rows, columns, shades } } = told;
+  return { samples: new Float32Array(bytes(told.samples).buffer), rate, decay, brightness, rows, columns,
+    shades: bytes(shades) };
+}
+
+// As the server tells it.
+export function encodeSound({ samples, rate, decay, brightness, rows, columns, shades }) {
+  return { samples: encode(samples), rate, decay, brightness, spectrogram: { rows, columns, shades: encode(shades) } };
 }
 
 const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
 
-export function encode(samples) {
-  const raw = new Uint8Array(samples.buffer, samples.byteOffset, samples.byteLength);
+// The bytes of an array of numbers in base64.
+export function encode(array) {
+  const raw = new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
   let text = "";
   for (let i = 0; i < raw.length; i += 8192) text += String.fromCharCode(...raw.subarray(i, i + 8192));
   return btoa(text);
@@ -28,14 +30,6 @@ export function bufferOf(sound) {
     buffers.set(sound, buffer);
   }
   return buffers.get(sound);
-}
-
-// Seconds until nine tenths of the energy are over.
-export function ring(sound) {
-  let all = 0, sum = 0, i = 0;
-  for (const x of sound.samples) all += x * x;
-  while (i < sound.samples.length && sum < 0.9 * all) sum += sound.samples[i] ** 2, i++;
-  return i / sound.rate;
 }
 
 // A mono WAV file: 32-bit floats, bit for bit, or integers of 24 bits, cut at full scale.
