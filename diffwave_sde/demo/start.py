@@ -94,9 +94,12 @@ def _key(studio: Studio, seed: int, labels: Sequence[str]) -> str:
 
 
 def _told(value: Any) -> Any:
-    """A sampler, its grid and whatever else they have, as JSON: what they are and what they hold."""
+    """A sampler, its grid and whatever else they have, as JSON: what they are and what they hold, but for `nfe`, a count
+    of what was done.
+    """
     if hasattr(value, "__dict__"):
-        return [type(value).__qualname__, {name: _told(one) for name, one in sorted(vars(value).items())}]
+        held = {name: _told(one) for name, one in sorted(vars(value).items()) if name != "nfe"}
+        return [type(value).__qualname__, held]
     return value.tolist() if isinstance(value, Tensor) else value
 
 
