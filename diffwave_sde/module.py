@@ -119,7 +119,7 @@ class DiffusionModule(Model, TrainingModule):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if stage == "fit":
-            self.loss.begin(self.denoiser, self.sampler)
+            self.loss.begin(self.denoiser, self.sampler, started="started_from" in self.metadata)
 
     @property
     def trained(self) -> list[nn.Module]:

@@ -144,3 +144,15 @@ def test_what_cannot_be_is_refused_in_one_line(options, message, home, monkeypat
     said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("diffwave-sde: ")]
     assert len(said) == 1
     assert message in said[0]
+
+
+def test_a_student_that_starts_from_another_keeps_its_weights(home, monkeypatch):
+    monkeypatch.chdir(home)
+    fit(home, "progressive", 1, "--init=runs/progressive", "--model.optimizer.lr=1e-12", "--name=further")
+    before, after, teacher = (
+        checkpoint.load(f"runs/{name}").module.denoiser.net.state_dict()
+        for name in ("progressive", "further", "teacher")
+    )
+    for k in before:
+        assert torch.allclose(after[k], before[k], atol=1e-7, rtol=1e-5), k
+    assert any(not torch.allclose(after[k], teacher[k], atol=1e-7, rtol=1e-5) for k in before)

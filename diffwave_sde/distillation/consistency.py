@@ -71,10 +71,10 @@ class _Consistency(Objective):
     def lead(self, flow: Flow, x: Tensor, r: Tensor, condition: Condition | None) -> Tensor:
         """Lead the flow of the sounds x (B, C, T) to r (B,); the state there, (B, 1, C, T)."""
 
-    def begin(self, denoiser: Denoiser, sampler: Sampler) -> None:
+    def begin(self, denoiser: Denoiser, sampler: Sampler, started: bool = False) -> None:
         scalar(denoiser.sde, type(self).__name__)
         if self.teacher is not None:
-            self.teacher.start(denoiser)
+            self.teacher.start(denoiser, started)
 
     def begin_step(self, step: int) -> None:
         self.step.fill_(step)

@@ -82,7 +82,7 @@ class ProgressiveDistillation(Objective):
         self.steps, self.substeps, self.second_order = steps, substeps, second_order
         self.weight = weight or KarrasWeight()
 
-    def begin(self, denoiser: Denoiser, sampler: Sampler) -> None:
+    def begin(self, denoiser: Denoiser, sampler: Sampler, started: bool = False) -> None:
         scalar(denoiser.sde, type(self).__name__)
         self._nodes(denoiser.sde)
         sampler = sampler.resolve(denoiser.sde)
@@ -98,7 +98,7 @@ class ProgressiveDistillation(Objective):
                 f"the student learns where the flow ends, and eta = {sampler.eta:g} adds noise to it: set "
                 "--model.sampler.eta=0"
             )
-        self.teacher.start(denoiser)
+        self.teacher.start(denoiser, started)
 
     def _nodes(self, sde: SDE) -> Tensor:
         """The teacher's times, with the end: (N · substeps + 1,)."""

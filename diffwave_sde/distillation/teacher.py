@@ -88,8 +88,8 @@ class Teacher:
             self.denoiser = self.model.denoiser
         return self
 
-    def start(self, student: Denoiser) -> None:
-        """Give the student the teacher's weights, and the scale of its data.
+    def start(self, student: Denoiser, started: bool = False) -> None:
+        """Give the student the teacher's weights, unless it is `started`, and the scale of its data.
 
         Raises:
             ValueError: if their networks or processes differ.
@@ -120,7 +120,8 @@ class Teacher:
                 f"the student's process is not that of the teacher {self.path}: leave --model.sde out, and the student "
                 "has the teacher's"
             )
-        student.net.load_state_dict(denoiser.net.state_dict(), strict=not own)
+        if not started:
+            student.net.load_state_dict(denoiser.net.state_dict(), strict=not own)
         student.sigma_data.copy_(denoiser.sigma_data)
 
     @torch.no_grad()

@@ -111,8 +111,10 @@ class Objective(NoisedLoss, ABC):
         """What is reported of a validation, (B,): the loss, but for one that changes as training goes on."""
         return self.at(denoiser, x, draw, condition)
 
-    def begin(self, denoiser: Denoiser, sampler: Any) -> None:
+    def begin(self, denoiser: Denoiser, sampler: Any, started: bool = False) -> None:
         """Before training, and before a checkpoint is read to go on from: how the denoiser starts.
+
+        `started`: it has the weights of a model already (`fit --init`), and keeps them.
 
         Raises:
             ValueError: if the denoiser, or the sampler that it is to be heard by, is not one for this objective.
