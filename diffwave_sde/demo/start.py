@@ -94,7 +94,7 @@ def _key(studio: Studio, seed: int, labels: Sequence[str]) -> str:
 
 
 def _told(value: Any) -> Any:
-    """A sampler, its grid and whatever else they have, as JSON: what they are and what they hold, but for `nfe`, a count
+    """A sampler, its grid and whatever else they have, as JSON: what they are and hold, but for `nfe`, a count
     of what was done.
     """
     if hasattr(value, "__dict__"):
