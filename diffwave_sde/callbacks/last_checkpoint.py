@@ -56,6 +56,7 @@ class LastCheckpoint(ModelCheckpoint):
         """The signal that the run was stopped by; 0 for none."""
         self._told = 0  # the signal that this process was sent, not agreed on yet
         self._previous: dict[int, Any] = {}
+        self._validation: int | float | None = None  # the trainer's limit, while it is set aside
         self._failed_at: float | None = None  # s, of the clock, where the last save failed
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -90,6 +91,8 @@ class LastCheckpoint(ModelCheckpoint):
         late = self._failed_at is not None and time.monotonic() - self._failed_at > RETRY
         if self.interrupted or late:  # before anything that a second signal might cut short
             self._save(trainer)
+        if self.interrupted and self._validation is None:  # whoever stops a run waits for no validation
+            self._validation, trainer.limit_val_batches = trainer.limit_val_batches, 0
 
     def _agree(self, trainer: Trainer, module: LightningModule) -> None:
         """Stop all processes after the same step, where one of them was told to."""
@@ -127,6 +130,8 @@ class LastCheckpoint(ModelCheckpoint):
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
+        if self._validation is not None:
+            trainer.limit_val_batches, self._validation = self._validation, None
 
 
 def command(trainer: Trainer) -> str:

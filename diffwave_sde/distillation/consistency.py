@@ -135,15 +135,23 @@ class _Consistency(Objective):
         """w(t) |D - x̃|² with x̃ by 16 steps of the teacher's flow: it stays the same while the gap closes."""
         if self.teacher is None:
             return self.at(denoiser, x, draw, condition)
-        sde = denoiser.sde
-        kernel = sde.kernel(draw.t)
-        u = kernel.sample(x, draw.eps)
-        condition = self.teacher.told(draw, condition)
-        flow = Flow(sde, u, draw.t)
-        times = between(sde, draw.t, self.end(sde, draw.t), JUDGED)
-        flow.walk(lambda state, at: self.teacher(state, at, condition), times, second_order=True)
-        error = mean_square(denoiser(u, draw.t, condition) - flow.implied)
-        return broadcast_like(self.weight(weight_inputs(denoiser, draw.t, kernel)), error) * error
+        return judged(self.teacher, denoiser, self.weight, x, draw, condition, self.end(denoiser.sde, draw.t))
+
+
+def judged(
+    teacher: Teacher, denoiser: Denoiser, weight: Weight, x: Tensor, draw: NoiseDraw, condition: Condition | None,
+    end: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """w(t) |D - x̃|², (B,), x̃ by 16 steps of the teacher's flow to the times `end` (B,); to the sound by default."""
+    sde = denoiser.sde
+    kernel = sde.kernel(draw.t)
+    u = kernel.sample(x, draw.eps)
+    condition = teacher.told(draw, condition)
+    flow = Flow(sde, u, draw.t)
+    times = between(sde, draw.t, torch.zeros_like(draw.t) if end is None else end, JUDGED)
+    flow.walk(lambda state, at: teacher(state, at, condition), times, second_order=True)
+    error = mean_square(denoiser(u, draw.t, condition) - flow.implied)
+    return broadcast_like(weight(weight_inputs(denoiser, draw.t, kernel)), error) * error
 
 
 class ConsistencyDistillation(_Consistency):

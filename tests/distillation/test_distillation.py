@@ -11,7 +11,15 @@ from truth import GAUSSIAN, MIXTURE, PARAMETRIZATIONS, PROCESSES, Mixture, Oracl
 
 from diffwave_sde import checkpoint
 from diffwave_sde.denoiser import BaseDenoiser, Condition, Denoiser
-from diffwave_sde.distillation import ConsistencyDistillation, ConsistencyTuning, Flow, ProgressiveDistillation, Teacher
+from diffwave_sde.distillation import (
+    ConsistencyDistillation,
+    ConsistencyTuning,
+    ContinuousConsistency,
+    Flow,
+    ProgressiveDistillation,
+    Teacher,
+)
+from diffwave_sde.distillation.continuous import along_the_flow
 from diffwave_sde.guidance import Guidance
 from diffwave_sde.loss import NoiseDraw, Objective
 from diffwave_sde.parametrization import Consistency, Karras
@@ -415,6 +423,7 @@ def test_every_objective_of_a_teacher_is_tested_here():
     assert {c.__name__ for c in concrete(Objective) if "distillation" in c.__module__} == {
         "ConsistencyDistillation",
         "ConsistencyTuning",
+        "ContinuousConsistency",
         "ProgressiveDistillation",
     }
 
@@ -445,3 +454,109 @@ def test_validation_does_not_follow_the_gap():
     assert isinstance(draw, NoiseDraw)
     assert set(PARAMETRIZATIONS) >= {"Consistency"}
     assert PROCESSES
+
+
+# -------------------------------------------------------------------------------------- continuous time
+
+
+def continuous(sde, flow="teacher", **options):
+    objective = ContinuousConsistency("exact", flow, **options)
+    objective.teacher = Teacher.of(Oracle(sde, GAUSSIAN))
+    return objective
+
+
+@pytest.mark.parametrize("name", SCALAR)
+def test_the_derivative_along_the_flow_is_that_of_a_walk_and_none_for_the_map(name):
+    sde = SCALAR[name]
+    x, draw = drawn(continuous(sde), sde, 8, 40)
+    u = sde.kernel(draw.t).sample(x, draw.eps)
+    goal = Oracle(sde, GAUSSIAN)(u, draw.t)
+    _, still = along_the_flow(Map(sde), u, draw.t, goal)
+    assert float(still.detach().abs().max()) < 1e-6
+    # Of another denoiser, against two states of the flow close by.
+    other = Oracle(sde, MIXTURE)
+    _, moved = along_the_flow(other, u, draw.t, goal)
+    log, h = -0.5 * sde.kernel(draw.t).snr.log(), 1e-4
+    ends = []
+    for step in (h, -h):
+        s = sde.time((-2 * (log + step)).exp())
+        state = u * (spread(sde, s) / spread(sde, draw.t))[:, None, None, None]
+        ends.append(other(state, s))
+    inside = draw.t < sde.t_max * 0.999  # beyond it no time is known
+    close(moved[inside], ((ends[0] - ends[1]) / (2 * h))[inside], 1e-4, 1e-6)
+
+
+class Angles(BaseDenoiser):
+    """A D that meets the boundary condition, of a polynomial in the angle whose tangent is σ / σ_d."""
+
+    def __init__(self, sde, weights):
+        super().__init__()
+        self.sde, self.sigma_data, self.weights = sde, torch.tensor(STD), nn.Parameter(weights)
+
+    def predict(self, u, t, condition=None):
+        kernel = self.sde.kernel(t)
+        angle = (1 / (kernel.snr.sqrt() * STD)).atan()
+        a = (self.weights * angle[:, None] ** torch.arange(len(self.weights))).sum(1)
+        gain = (angle.cos().square() + angle.cos() * angle.sin() * a) / kernel.M[:, 0]
+        return u[:, 0] * gain[:, None, None], None
+
+
+@pytest.mark.parametrize("flow", ["teacher", "sound"])
+@pytest.mark.parametrize("name", ["EDM", "VP"])
+def test_the_fixed_point_of_continuous_consistency_is_the_map_to_a_thousandth(name, flow):
+    sde = SCALAR[name]
+    objective = continuous(sde, flow, normalise=1e6, warmup=0)  # so wide that the tangent keeps its length
+    t = sde.time(torch.logspace(1, -3, 40, dtype=torch.float64) ** -2).repeat_interleave(4)
+    # Four examples of one number for each time, whose products add up to those of the law of the data.
+    x = STD * tensor(1, 1, -1, -1).repeat(40)[:, None, None]
+    draw = NoiseDraw(t, tensor(1, -1, 1, -1).repeat(40)[:, None, None, None])
+
+    def gradient(weights):
+        student = Angles(sde, weights)
+        objective.at(student, x, draw).sum().backward()
+        return student.weights.grad
+
+    size = 7
+    start = gradient(torch.zeros(size).double())
+    slope = torch.stack([gradient(row) - start for row in torch.eye(size).double()], 1)
+    student = Angles(sde, torch.linalg.lstsq(slope, -start).solution)
+    u = sde.kernel(t).sample(x, draw.eps)
+    close(student(u, t).detach(), Map(sde)(u, t).detach(), 1e-3, 1e-4)
+
+
+def test_continuous_consistency_begins_as_the_teacher_and_bounds_its_tangent():
+    sde = SCALAR["EDM"]
+    objective = continuous(sde, normalise=1e-9, warmup=10)
+    x, draw = drawn(objective, sde, 16, 400)
+    assert float(objective.at(Map(sde), x, draw).detach().max()) > 1e-3  # the teacher's D is no end of the flow
+    u, student = sde.kernel(draw.t).sample(x, draw.eps), Map(sde, 0.3)
+
+    def moved():
+        return (objective.target(student, x, u, draw.t, None) - student(u, draw.t)).detach().flatten(1)
+
+    wanted = (objective.teacher(u, draw.t, None) - student(u, draw.t)).detach().flatten(1)
+    assert torch.nn.functional.cosine_similarity(moved(), wanted).min() > 0.999999
+    # Along the flow this student stands still already; what is left of the teacher's D fades.
+    objective.normalise = 1e6
+    whole = moved()
+    for step, share in ((5, 0.5), (10, 0.0)):
+        objective.begin_step(step)
+        close(moved(), share * whole, 1e-5, 1e-12)
+    objective.begin_step(0)
+    objective.normalise = 1e-9
+    # A tangent of any length moves D by no more than the noise level lets it.
+    variance = 1 / sde.kernel(draw.t).snr
+    close(moved().square().mean(1).sqrt(), (variance / (variance + STD**2)).sqrt() * STD, 1e-4)
+
+
+def test_following_the_sound_teaches_the_flow_on_average():
+    # At one state, the mean over the sounds that it may come from is the tangent of the exact flow.
+    sde, g = SCALAR["EDM"], torch.Generator().manual_seed(0)
+    count, t = 200_000, tensor(0.3 / 80)
+    u = tensor(0.4)[:, None, None, None]
+    mean, var = STD**2 / (STD**2 + 0.09) * 0.4, STD**2 * 0.09 / (STD**2 + 0.09)
+    sounds = mean + var**0.5 * torch.randn(1, 1, count, generator=g, dtype=torch.float64)
+    other = Oracle(sde, MIXTURE)
+    _, flow = along_the_flow(other, u, t, Oracle(sde, GAUSSIAN)(u, t))
+    _, each = along_the_flow(other, u.expand(1, 1, 1, count).contiguous(), t, sounds)
+    assert float(each.mean()) == pytest.approx(float(flow), rel=0.01)
