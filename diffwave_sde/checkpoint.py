@@ -49,6 +49,7 @@ class LoadedModel:
     rate: Hz; length: samples; mu: of the companding, 0 for none.
     step: optimizer steps taken.
     path: the checkpoint, or the weights of an exported model.
+    taught: steps of its sampler that a student learned, and no others; None for a model of any number.
     """
 
     module: SoundModel
@@ -58,6 +59,7 @@ class LoadedModel:
     mu: float
     step: int
     path: Path
+    taught: int | None = None
 
 
 def find(path: str | Path) -> Path:
@@ -92,6 +94,18 @@ def shipped() -> dict[str, Path]:
 def is_export(path: Path) -> bool:
     """Whether a file that `find` found is of an exported model: weights to listen to, and nothing to train on with."""
     return path.suffix == ".safetensors"
+
+
+def licence(path: Path) -> str | None:
+    """The licence in the card beside the weights of an exported model (`deploy.card`), where there is one."""
+    if not is_export(path):
+        return None
+    try:
+        card = path.with_name("README.md").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+    found = re.search(r"^\| licence \| (.+?) \|$", card, re.MULTILINE)
+    return found and found[1]
 
 
 def newest(root: str | Path = "runs", name: str = "*", kind: str | None = None) -> Path | None:
@@ -308,10 +322,23 @@ def load(
         recipe["mu"],
         state["global_step"],
         path,
+        _taught(recipe["config"]),
     )
     if classifier is not None:
         module.classifier = load_classifier(classifier, model)
     return model
+
+
+def _taught(config: Any) -> int | None:
+    """The steps that a student learned, by the configuration of its training."""
+    loss = config.get("model", {}).get("loss") if isinstance(config, dict) else None
+    if not isinstance(loss, dict):
+        return None
+    name, options = str(loss.get("class_path", "")).rpartition(".")[2], loss.get("init_args") or {}
+    if name == "ProgressiveDistillation":
+        return options.get("steps")
+    segments = options.get("segments", 1)
+    return segments if name.startswith("Consistency") and segments > 1 else None
 
 
 def _check_cascade(path: Path, wanted: bool, weak: str | Path | None, classifier: str | Path | None) -> None:

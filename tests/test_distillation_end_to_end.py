@@ -12,6 +12,7 @@ from test_cli import SMALL
 from diffwave_sde import audio, checkpoint
 from diffwave_sde.cli import main
 from diffwave_sde.cli.lightning import CONFIGS
+from diffwave_sde.demo.studio import Settings, Studio
 from diffwave_sde.denoiser import Condition
 from diffwave_sde.model import KEY
 
@@ -156,3 +157,21 @@ def test_a_student_that_starts_from_another_keeps_its_weights(home, monkeypatch)
     for k in before:
         assert torch.allclose(after[k], before[k], atol=1e-7, rtol=1e-5), k
     assert any(not torch.allclose(after[k], teacher[k], atol=1e-7, rtol=1e-5) for k in before)
+
+
+def test_a_student_of_four_steps_says_so_where_others_are_asked_for(tmp_path, capfd):
+    assert checkpoint.load("drums-fast").taught == 4
+    assert checkpoint.load("drums").taught is None
+    student = checkpoint.load("drums-fast")
+    studio = Studio(student)
+    assert studio.offered == ["DDIM"]
+    with pytest.raises(ValueError, match="8 steps: this model learned 4, and no others"):
+        studio.new(["kick"], [0], Settings(steps=8))
+    main(["export", "--ckpt=drums-fast", f"--out={tmp_path}/again"])
+    assert checkpoint.licence(tmp_path / "again" / "model.safetensors") == checkpoint.licence(student.path)
+    assert checkpoint.licence(student.path).startswith("CC0")
+    sample = ["sample", "--ckpt=drums-fast", "--n=1", f"--out={tmp_path}/out", "--sampler=DDIM"]
+    main([*sample, "--sampler.steps=2"])
+    assert "--sampler.steps 2: " in capfd.readouterr().err
+    main([*sample, "--sampler.steps=4", "--out", f"{tmp_path}/other"])
+    assert "no others" not in capfd.readouterr().err

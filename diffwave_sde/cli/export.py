@@ -40,7 +40,12 @@ def parser() -> ArgumentParser:
         help="numbers of matrices; vectors are float32 (default: float16; graphs are float32)",
     )
     p.add_argument("--length", type=int | None, help="samples of a graph's sounds (default: those of the training)")
-    p.add_argument("--licence", type=str, default="not stated", help="the card's line on who may do what with it")
+    p.add_argument(
+        "--licence",
+        type=str | None,
+        help="the card's line on who may do what with it (default: what the card of an exported model says, else not "
+        "stated)",
+    )
     p.add_argument("--command", type=str | None, help="the card's line on the command that trained it")
     p.add_argument(
         "--evaluation", type=str | None, help="evaluation.json of `diffwave-sde evaluate`, for the card (default: none)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Literal
 
 import torch
@@ -75,9 +76,21 @@ def load(config: Namespace, purpose: str, cascade: bool = False) -> checkpoint.L
         ckpt, config.weights, where, weak=config.weak, classifier=config.classifier, cascade=cascade
     )
     model.module.guidance = guidance_options.resolve_guidance(model, config)
+    _check_steps(model, config.get("sampler"))
     if config.precision == "bf16":
         generate.use_bfloat16(model)
     return model
+
+
+def _check_steps(model: checkpoint.LoadedModel, sampler: Namespace | None) -> None:
+    """Warn of another number of steps than a student learned."""
+    asked = (sampler.get("init_args") or {}).get("steps") if sampler else None
+    if model.taught and asked not in (None, model.taught):
+        print(
+            f"warning: --sampler.steps {asked}: {model.path} learned {model.taught} steps, and no others: leave "
+            "--sampler out",
+            file=sys.stderr,
+        )
 
 
 def labels(model: checkpoint.LoadedModel, n: int, text: str | None) -> generate.Labels:

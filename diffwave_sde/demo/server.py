@@ -179,6 +179,7 @@ class Server:
                 "samplers": studio.offered,
                 "steps": getattr(studio.default, "steps", None),
                 "most_steps": MOST_STEPS,
+                "fixed_steps": bool(studio.model.taught),
                 "guidance": guidance.weight if guidance else 1.0,
                 "seed": kit.settings.seed,
                 "pads": self._pads,

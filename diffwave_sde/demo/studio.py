@@ -83,10 +83,10 @@ class Studio:
 
     @property
     def offered(self) -> list[str]:
-        """Names of the samplers that may be asked for, the default first."""
+        """Names of the samplers that may be asked for, the default first; a student has its own alone."""
         sde = self.model.module.denoiser.sde
         able = [name for name in OFFERED if getattr(samplers, name)().supports(sde)]
-        return list(dict.fromkeys([type(self.default).__name__, *able]))
+        return list(dict.fromkeys([type(self.default).__name__, *([] if self.model.taught else able)]))
 
     def kit(self) -> list[str]:
         """Classes of a kit of sixteen pads, a row each: kicks, snares, then all others; the last fills what is left."""
@@ -181,6 +181,8 @@ class Studio:
             raise ValueError(f"no sampler {name} here: choose one of {', '.join(self.offered)}")
         if name == type(own).__name__ and steps in (None, getattr(own, "steps", None)):
             return own
+        if self.model.taught:
+            raise ValueError(f"{steps} steps: this model learned {self.model.taught}, and no others")
         if steps is not None and not 1 <= steps <= MOST_STEPS:
             raise ValueError(f"{steps} steps: choose 1 to {MOST_STEPS}")
         kind = type(own) if name == type(own).__name__ else getattr(samplers, name)

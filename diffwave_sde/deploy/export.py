@@ -37,7 +37,7 @@ class Export:
     format: a key of `FORMATS`.
     dtype: of the numbers of matrices; the format's first by default.
     length: samples of a graph's sounds; those of the training by default.
-    licence: the card's line on who may do what with it.
+    licence: the card's line on who may do what with it; that of the exported model it comes from by default.
     command: the card's line on the command that trained it.
     evaluation: the evaluation.json that the card tells of.
     overwrite: whether what an earlier export wrote is replaced.
@@ -52,7 +52,7 @@ class Export:
     format: str = "safetensors"
     dtype: str | None = None
     length: int | None = None
-    licence: str = "not stated"
+    licence: str | None = None
     command: str | None = None
     evaluation: Path | None = None
     overwrite: bool = False
@@ -119,12 +119,15 @@ class Export:
             head = f"# What {self.form.file} is{both}.\n"
             text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
             (folder / RECIPE).write_text(head + text, encoding="utf-8")
-            rows = [*card.facts(model, recipe), ("size", self.size(folder)), ("licence", self.licence)]
+            rows = [*card.facts(model, recipe), ("size", self.size(folder)), ("licence", self._licence(model))]
             if self.command:
                 rows.append(("trained by", f"`{self.command}`"))
             page = card.card(self.out.resolve().name, model, self.form.use, rows) + self.figures
             (folder / CARD).write_text(page, encoding="utf-8")
         return self.out / self.form.file
+
+    def _licence(self, model: LoadedModel) -> str:
+        return self.licence or checkpoint.licence(model.path) or "not stated"
 
     def size(self, folder: Path) -> str:
         """How large the file in a folder is, in words."""

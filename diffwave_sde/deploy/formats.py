@@ -64,7 +64,7 @@ def _save_graphs(
         "length": length,
         "mu": model.mu,
         "labels": list(model.labels) if module.denoiser.net.classes else [],
-        **graph.sampling(module.denoiser, module.sampler, guidance),
+        **graph.sampling(module.denoiser, module.sampler, guidance, model.taught),
     }
     (folder / NUMBERS).write_text(json.dumps(numbers), encoding="utf-8")
 

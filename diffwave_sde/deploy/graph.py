@@ -111,20 +111,22 @@ def plan(denoiser: Denoiser, sampler: Sampler, guidance: Guidance) -> dict[str, 
     return {"sampler": type(sampler).__name__, "times": times.tolist(), "steps": steps, **acts}
 
 
-def sampling(denoiser: Denoiser, sampler: Sampler, guidance: Guidance | None) -> dict[str, Any]:
+def sampling(
+    denoiser: Denoiser, sampler: Sampler, guidance: Guidance | None, taught: int | None = None
+) -> dict[str, Any]:
     """All the numbers that a sampling takes beside the graph.
 
     prior: (S, S), what white noise is multiplied by for the first u.
     guidance: the weight w; where a plan is guided, D is D + (w - 1) (D - D without the class).
     auto: the weight w; where a plan says so, that D is D + (w - 1) (D - D of the weak graph).
-    plans: `plan` by its number of steps; `default` is the model's own.
+    plans: `plan` by its number of steps; `default` is the model's own, and the only one where `taught` is told.
     """
     sampler = sampler.resolve(denoiser.sde)
     guidance = (guidance or Guidance(1.0)).supported_by(denoiser)
     if denoiser.net.guidance:  # the graph holds the weight that it is told
         guidance = replace(guidance, weight=1.0)
     plans = {str(sampler.steps): plan(denoiser, sampler, guidance)}
-    if sampler.grid.flexible:
+    if sampler.grid.flexible and taught is None:
         few = sampler.grid.fewest == 1
         for steps in (n for n in (FEW if few else STEPS) if n >= sampler.fewest):
             other = copy.copy(sampler)

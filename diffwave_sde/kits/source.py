@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from diffwave_sde import audio
-from diffwave_sde.checkpoint import LoadedModel, is_export
+from diffwave_sde.checkpoint import LoadedModel, is_export, licence
 from diffwave_sde.clipping import CLIPS
 from diffwave_sde.editing import Editor
 from diffwave_sde.generate import Labels
@@ -112,7 +111,7 @@ class Source:
 
     def told_licence(self) -> str:
         """The licence that was given; else the model's, where its card has one."""
-        return self.licence or _licence(self.model.path) or "not stated"
+        return self.licence or licence(self.model.path) or "not stated"
 
     def comment(self, facts: Mapping[str, Any], label: str, number: int, more: str) -> str:
         """Where a sound comes from, in a line for its file."""
@@ -120,18 +119,6 @@ class Source:
             f"model {facts['model']}, step {facts['step']}; class {label}; seed {facts['seed']}, sound {number}{more}; "
             f"{facts['sampler']}, {facts['steps']} steps; guidance {facts['guidance']}"
         )
-
-
-def _licence(weights: Path) -> str | None:
-    """The licence in the card beside the weights of an exported model (`deploy.card`)."""
-    if not is_export(weights):
-        return None
-    try:
-        card = weights.with_name("README.md").read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return None
-    found = re.search(r"^\| licence \| (.+?) \|$", card, re.MULTILINE)
-    return found and found[1]
 
 
 def _digest(path: Path) -> str:

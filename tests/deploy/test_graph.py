@@ -137,6 +137,7 @@ def test_a_table_for_each_number_of_steps_goes_along():
     few = graph.sampling(denoiser, ConsistencySampler(3), None)
     assert {int(k): len(v["times"]) for k, v in few["plans"].items()} == {1: 1, 2: 2, 3: 3, 4: 4, 8: 8}
     assert list(graph.sampling(denoiser, DDIM(4, JumpGrid()), None)["plans"]) == ["4", "2", "8"]
+    assert list(graph.sampling(denoiser, DDIM(4, JumpGrid()), None, taught=4)["plans"]) == ["4"]
     assert list(graph.sampling(denoiser, DPMSolver2M(2, TimesGrid([1.0, 0.1])), None)["plans"]) == ["2"]
 
 

@@ -397,7 +397,7 @@ function connect() {
 
 for (const name of facts.samplers) $("sampler").append(new Option(name, name));
 for (const name of Object.keys(PATTERNS)) $("pattern").append(new Option(name, name));
-$("steps").max = facts.most_steps, $("steps").value = facts.steps ?? 28;
+$("steps").disabled = facts.fixed_steps, $("steps").max = facts.most_steps, $("steps").value = facts.steps ?? 28;
 $("guidance").value = facts.guidance, $("guidance").closest("label").hidden = facts.labels.length < 2;
 $("seed").value = facts.seed;
 $("begin").max = $("end").max = Math.floor((1000 * facts.length) / facts.rate);
