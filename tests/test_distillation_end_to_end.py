@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,7 @@ STUDENTS = {
     "progressive": [f"--config={CONFIGS}/experiment/distil.yaml"],
     "consistency": [f"--config={CONFIGS}/experiment/consistency.yaml"],
     "told": [f"--config={CONFIGS}/experiment/distil-guidance.yaml"],
+    "continuous": [f"--config={CONFIGS}/experiment/continuous-consistency.yaml"],
     "tuning": [f"--config={CONFIGS}/experiment/consistency-tuning.yaml"],
 }
 
@@ -40,7 +43,7 @@ def home(tmp_path_factory):
     return home
 
 
-def fit(home, name, steps, *more):
+def arguments(home, name, steps):
     options = [
         f"--data.root={home}/stores",
         *RUN,
@@ -48,7 +51,11 @@ def fit(home, name, steps, *more):
         "--model.optimizer=AdamW",
         "--model.scheduler.decay=0",
     ]
-    main(["fit", *STUDENTS[name], *options, f"--trainer.max_steps={steps}", f"--name={name}", *more])
+    return [*STUDENTS[name], *options, f"--trainer.max_steps={steps}", f"--name={name}"]
+
+
+def fit(home, name, steps, *more):
+    main(["fit", *arguments(home, name, steps), *more])
 
 
 def state(path):
@@ -114,6 +121,19 @@ def test_a_student_that_goes_on_is_the_one_that_never_stopped(home, monkeypatch)
     assert int(whole["loss.step"]) == 3
     for k in whole:
         torch.testing.assert_close(parts[k], whole[k], rtol=0, atol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["progressive", "continuous"])
+def test_a_student_is_the_same_on_two_processes(name, home, monkeypatch):
+    monkeypatch.chdir(home)
+    fit(home, name, 3, f"--name={name}-one", "--data.batch_size=4")
+    command = [sys.executable, "-m", "diffwave_sde", "fit", *arguments(home, name, 3)]
+    two = [f"--name={name}-two", "--data.batch_size=2", "--trainer.devices=2"]
+    subprocess.run([*command, *two], check=True, timeout=240, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    one, two = (state(f"runs/{name}-{n}")["state_dict"] for n in ("one", "two"))
+    for k in one:
+        torch.testing.assert_close(two[k], one[k], rtol=0, atol=1e-4)
 
 
 def test_an_export_tells_whose_student_it_is_and_needs_no_teacher(home, monkeypatch, tmp_path):

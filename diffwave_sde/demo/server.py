@@ -51,6 +51,9 @@ POLICY = (
     "default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; frame-ancestors 'none'; base-uri 'none'"
 )
 
+SESSIONS = 64
+"""Calls whose last result Gradio keeps, a tenth of a megabyte each: a page makes a session of each call."""
+
 MOST_KIT_BYTES = 64 * 2**20
 MOST_KEYS_BYTES = 2**16
 ROWS, HOP, FLOOR = 48, 256, -90.0
@@ -103,7 +106,7 @@ class Server:
         _, url, _ = self.app.launch(
             server_name=self.host, server_port=free_port(self.host, self.port), prevent_thread_lock=True,
             quiet=True, share=False, ssr_mode=False, enable_monitoring=False, run_history=False, show_error=True,
-            max_file_size=uploads.MOST_BYTES,
+            max_file_size=uploads.MOST_BYTES, state_session_capacity=SESSIONS,
         )  # fmt: skip
         return url
 

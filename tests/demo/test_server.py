@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from diffwave_sde.cli import demo, main
-from diffwave_sde.demo.server import Server
+from diffwave_sde.demo.server import SESSIONS, Server
 
 SLOW = {"sampler": "DDIM", "steps": 200, "seed": 1}
 FAST = {"sampler": "DDIM", "steps": 2, "seed": 1}
@@ -88,6 +88,13 @@ def test_memory_stays_flat(client):
     for i in range(40):
         once(100 + i)
     assert psutil.Process().memory_info().rss - before < 24 * 2**20  # 40 results are 12 MB as text, twice
+
+
+def test_results_are_not_kept_for_ever(server, client):
+    for i in range(SESSIONS + 6):
+        join(client, "generate", [["kick"] * 17, [0], FAST], f"many{i}")  # which is refused at once
+        assert any(message["msg"] == "process_completed" for message in messages(client, f"many{i}"))
+    assert 0 < len(server.app.get_blocks().state_holder.session_data) <= SESSIONS + 1
 
 
 @pytest.mark.parametrize(
