@@ -133,6 +133,7 @@ class DiffusionModule(Model, TrainingModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x, condition, draw = self.prepare_step(batch, self.batches)
         self.batches += 1
+        self.taken = x, condition, draw
         losses = self.loss.at(self.denoiser, x, draw, condition)
         self.note_step(batch, draw, losses, self.buckets["train_loss"])
         loss = losses.mean()

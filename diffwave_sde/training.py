@@ -100,6 +100,8 @@ class TrainingModule(LightningModule):
         """What a checkpoint needs so that the model can be built and heard again; the command line fills it in."""
         self.last: dict[str, Tensor] = {}
         """The losses (B,), noise levels σ (B,), rows of the store (B,) and batch counter of the last training step."""
+        self.taken: tuple[Tensor, Condition, NoiseDraw] | None = None
+        """The clips, condition and draw of the last training step, where it can be replayed from them."""
         self.batches = 0
 
     @property

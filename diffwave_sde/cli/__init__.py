@@ -24,6 +24,7 @@ VERBS = {
     "likelihood": ("diffwave_sde.cli.likelihood", "how probable a model finds sounds; --rank lists the odd ones"),
     "doctor": ("diffwave_sde.cli.doctor", "what is wrong with the files of a data set: copies, clipping, labels, ..."),
     "page": ("diffwave_sde.cli.page", "the page of a run, or one file of it to send: sounds, figures, spikes"),
+    "replay": ("diffwave_sde.cli.replay", "make a loss spike of a run again, and say what made it"),
     "compare": ("diffwave_sde.cli.compare", "the same noises through two models or more, on one page"),
     "schedule": ("diffwave_sde.cli.schedule", "learn time grids for a model, for any number of steps"),
     "export": ("diffwave_sde.cli.export", "write a model for others to use: weights, what they are, and a card"),

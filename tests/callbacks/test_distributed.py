@@ -43,7 +43,9 @@ def test_all_sounds_are_written_once_into_the_folder_of_rank_0(run):
 
 
 def test_a_spike_of_one_process_is_skipped_by_both_and_recorded_once_with_the_clips_of_both(run):
-    assert sorted(path.name for path in (run / "spikes").iterdir()) == ["step=5.pt", "step=6.pt"]
+    assert sorted(path.name for path in (run / "spikes").glob("*.pt")) == ["step=5.pt", "step=6.pt"]
+    held = torch.load(run / "spikes" / "state" / "step=5.pt", weights_only=True)
+    assert [(part["rank"], len(part["audio"])) for part in held["inputs"]] == [(0, 2), (1, 2)]
     record = torch.load(run / "spikes" / "step=5.pt", weights_only=True)
     assert (record["step"], record["world"], record["skipped"]) == (5, 2, True)
     assert [(part["rank"], part["counter"]) for part in record["batches"]] == [(0, 5), (1, 5)]
