@@ -36,8 +36,8 @@ from diffwave_sde.sounds import page
 
 RULE = (
     "a trial spikes where a measure that stood out lies above its limit, or is not finite; a row spikes where more "
-    "than half of its trials do. Not again as recorded: unknown. Other clips with other draws spike: the weights. Else the "
-    "same clips with other draws: the data; other clips with the same draw: the draw; neither: both together"
+    "than half of its trials do. Not again as recorded: unknown. Other clips with other draws spike: the weights. Else "
+    "the same clips with other draws: the data; other clips with the same draw: the draw; neither: both together"
 )
 AGAIN, CLIPS, DRAWS, NEITHER, EARLIER = "as recorded", "same clips", "same draw", "weights alone", "earlier weights"
 

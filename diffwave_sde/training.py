@@ -28,6 +28,7 @@ from diffwave_sde.optim import WarmupDecay
 from diffwave_sde.random import stream, streams
 from diffwave_sde.resume import match_callbacks, match_data
 from diffwave_sde.sde import SDE, float64
+from diffwave_sde.tolerance import protect_loggers
 
 VALIDATION, TRAINING = "validation", "training"
 
@@ -131,6 +132,7 @@ class TrainingModule(LightningModule):
         data = getattr(self.trainer, "datamodule", None)
         if stage == "fit":
             protect(self.trainer, self)
+            protect_loggers(self.trainer)
         if stage == "fit" and self.measure and data is not None:
             for part in self.trained:
                 part.sigma_data.fill_(data.sigma_data)

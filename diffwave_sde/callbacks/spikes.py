@@ -31,6 +31,7 @@ from diffwave_sde.callbacks import spike_state
 from diffwave_sde.callbacks.progress import say
 from diffwave_sde.callbacks.training_state import TrainingState
 from diffwave_sde.checkpoint_io import all_finite
+from diffwave_sde.tolerance import Tolerance
 from diffwave_sde.training import is_log_step
 
 MEASURES = ("loss", "grad_norm")
@@ -127,6 +128,7 @@ class SpikeDetector(Callback):
         self._before: TrainingState | None = None  # of the step that is not judged yet
         self._good: deque[TrainingState] = deque(maxlen=2)  # of the last checkpoints, in the host's memory
         self._parts: list[dict[str, Any]] = []  # of this step, one for each accumulated batch
+        self._tolerance = Tolerance()
         self._pending: tuple[_Reading, int, list[dict[str, Any]]] | None = None
 
     # Detection
@@ -310,29 +312,31 @@ class SpikeDetector(Callback):
             inputs = [one for _, theirs in gathered for one in theirs]
         if not trainer.is_global_zero:
             return
-        name_rows(batches, getattr(trainer, "datamodule", None))
+        path = self._home(trainer) / f"step={step}.pt"
+        text = f"step {step}: {described(reasons)} (loss {values[0]:.4g}, gradient norm {values[1]:.4g})"
+        with self._tolerance.of("the record of a spike"):
+            name_rows(batches, getattr(trainer, "datamodule", None))
         record = {
             "step": step, "loss": values[0], "grad_norm": values[1], "reasons": reasons, "skipped": skipped,
             "world": trainer.world_size, "parts": trainer.accumulate_grad_batches, "usual": self.usual,
             "batches": batches,
         }  # fmt: skip
-        home = self._home(trainer)
-        path = home / f"step={step}.pt"
-        with atomic_write(path) as temporary:
-            torch.save(record, temporary)
-        if inputs and self.states:
-            # What is put right already, or was one step ago: the weights that met it.
-            late = self._before if self._before is not None and self._before.step == step else None
-            spike_state.write(home, step, module, inputs, late)
-        spike_state.prune(home, self.keep, self.states)
-        what = described(reasons)
-        text = f"step {step}: {what} (loss {values[0]:.4g}, gradient norm {values[1]:.4g}); kept in {path}"
+        with self._tolerance.of("the record of a spike"):
+            with atomic_write(path) as temporary:
+                torch.save(record, temporary)
+            text += f"; kept in {path}"
+            if inputs and self.states:
+                # The weights that met it: the module's, or where these have gone on the copy of before.
+                late = self._before if self._before is not None and self._before.step == step else None
+                spike_state.write(path.parent, step, module, inputs, late)
+            spike_state.prune(path.parent, self.keep, self.states)
         say(trainer, text + ("; step skipped" if skipped else ""))
-        for logger in trainer.loggers:
-            logger.log_metrics({"spikes/loss": values[0], "spikes/grad_norm": values[1]}, step)
-            alert = getattr(getattr(logger, "experiment", None), "alert", None)
-            if alert is not None:
-                alert(title=f"Spike at step {step}", text=text, level="WARN", wait_duration=ALERT_INTERVAL)
+        with self._tolerance.of("the alert of a spike"):
+            for logger in trainer.loggers:
+                logger.log_metrics({"spikes/loss": values[0], "spikes/grad_norm": values[1]}, step)
+                alert = getattr(getattr(logger, "experiment", None), "alert", None)
+                if alert is not None:
+                    alert(title=f"Spike at step {step}", text=text, level="WARN", wait_duration=ALERT_INTERVAL)
 
     def state_dict(self) -> dict[str, Any]:
         history = {name: list(past) for name, past in self.history.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import signal
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -222,6 +223,7 @@ class AudioDataModule(LightningDataModule):
             "pin_memory": torch.cuda.is_available(),
             "collate_fn": identity_collate,
             "multiprocessing_context": _start_method() if self.workers else None,
+            "worker_init_fn": ignore_signals if self.workers else None,
         }
 
     def train_dataloader(self) -> ResumableLoader:
@@ -238,6 +240,16 @@ class AudioDataModule(LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader:
         return self.test_dataloader()
+
+
+def ignore_signals(worker: int) -> None:
+    """Leave the signals that stop a training to its own process.
+
+    A terminal and a scheduler send them to all processes of a group. A worker that ended by one would take the step at
+    hand with it; it ends with its owner.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM)):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _start_method() -> BaseContext | None:
