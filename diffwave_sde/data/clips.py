@@ -85,9 +85,7 @@ class Clips(Dataset):
                 self.unread.add(row)
                 continue
             return row
-        raise OSError(
-            f"no clip of {self.store.path} can be read any more: prepare the data anew, then --ckpt_path last"
-        )
+        raise OSError(f"no clip of {self.store.path} can be read any more: prepare it anew, then --ckpt_path last")
 
     def __getitems__(self, indices: list[int]) -> Batch:
         turns, places = np.divmod(indices, len(self))

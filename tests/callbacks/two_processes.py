@@ -44,6 +44,7 @@ def main() -> None:
     except Exception as error:
         (FOLDER / f"error-{rank}").write_text(f"{type(error).__name__}: {error}")
         return
+    (FOLDER / f"steps-{rank}").write_text(str(trainer.global_step))
     weights = [ema._raw, [p.detach() for p in ema._average_model.module.parameters()], ema.updates]
     torch.save(weights, FOLDER / f"rank-{rank}.pt")
 
