@@ -57,14 +57,15 @@ def first_line(error: BaseException) -> str:
 def protect_loggers(trainer: Trainer) -> None:
     """Let training go on where one of the trainer's loggers raises."""
     for logger in trainer.loggers:
-        tolerance = Tolerance()
         for name in LOGGING:
             method = getattr(logger, name, None)
             if method is not None and not hasattr(method, "tolerant"):
-                setattr(logger, name, _tolerant(method, tolerance, f"logging to {type(logger).__name__}"))
+                setattr(logger, name, _tolerant(method, f"logging to {type(logger).__name__}"))
 
 
-def _tolerant(method: Callable, tolerance: Tolerance, what: str) -> Callable:
+def _tolerant(method: Callable, what: str) -> Callable:
+    tolerance = Tolerance()  # its own: that a file could be saved does not mean that figures could be sent
+
     @wraps(method)
     def call(*args: Any, **kwargs: Any) -> Any:
         with tolerance.of(what):

@@ -80,9 +80,10 @@ class SampleLogger(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # The curves grow between two times of listening, and are there before the first.
         run = self._home(trainer).parent
-        if trainer.state.fn == "fit" and trainer.is_global_zero and (run / history.FILE).exists():
+        if trainer.state.fn == "fit" and trainer.is_global_zero:
             with self._tolerance.of("writing the run's page"):
-                run_page.write(run)
+                if (run / history.FILE).exists():
+                    run_page.write(run)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Whoever pressed Ctrl-C wants the prompt back, and will go on.

@@ -314,7 +314,7 @@ class SpikeDetector(Callback):
             return
         path = self._home(trainer) / f"step={step}.pt"
         text = f"step {step}: {described(reasons)} (loss {values[0]:.4g}, gradient norm {values[1]:.4g})"
-        with self._tolerance.of("the record of a spike"):
+        with self._tolerance.of("naming the clips of a spike"):
             name_rows(batches, getattr(trainer, "datamodule", None))
         record = {
             "step": step, "loss": values[0], "grad_norm": values[1], "reasons": reasons, "skipped": skipped,

@@ -80,6 +80,8 @@ def main(argv: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit(_complain("stopped; nothing is half-written", code=130))
     except Exception as error:
+        if not os.environ.get("DIFFWAVE_TRACEBACK") and messages.is_lost_process(error):
+            sys.exit(_complain(messages.lost_process(error), code=1))
         if os.environ.get("DIFFWAVE_TRACEBACK") or not _expected(error):
             raise
         sys.exit(_complain(messages.plain(str(error), verb)))
