@@ -171,6 +171,6 @@ def lost_process(error: Exception) -> str:
     first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
     why = re.sub(r"^\[[^\]]*\]\s*", "", first).partition(". ")[0][:120]
     return (
-        f"another process of this training has ended, or cannot be reached ({why}): its own words, above, say why; go on "
-        "from the last checkpoint, with --ckpt_path last"
+        f"another process of this training has ended, or cannot be reached ({why}): its own words, above, say why; go "
+        "on from the last checkpoint, with --ckpt_path last"
     )

@@ -60,6 +60,19 @@ def test_a_loss_of_one_process_that_is_not_finite_is_left_out_by_both(run):
     assert all(x.isfinite().all() for x in torch.load(run / "rank-0.pt")[0])
 
 
+def test_uneven_validation_batches_come_to_the_figures_of_one_process(sounds, tmp_path, data, trainer, model):
+    launch(sounds, tmp_path, "validate", data)
+    both = [torch.load(tmp_path / f"figures-{rank}.pt") for rank in (0, 1)]
+    alone = data(batch_size=3)
+    alone.splits["validation"] = alone.splits["train"][:3]
+    fit = trainer(limit_val_batches=1.0)
+    fit.validate(model(), alone)
+    expected = {name: float(value) for name, value in fit.callback_metrics.items()}
+    assert "val/loss" in expected
+    for figures in both:
+        assert figures == pytest.approx(expected, rel=1e-5)
+
+
 def test_an_error_of_one_process_while_listening_leaves_it_out_on_both(sounds, tmp_path, data):
     said = launch(sounds, tmp_path, "error", data)
     assert said.count("listening to the model failed (RuntimeError: Samples at step 4 failed on rank 1:") == 1
