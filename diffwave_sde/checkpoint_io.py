@@ -62,6 +62,15 @@ class FiniteCheckpointIO(TorchCheckpointIO):
                 why = (getattr(cause, "strerror", None) or str(cause) or type(cause).__name__).splitlines()[0]
         return why
 
+    def remove_checkpoint(self, path: Any) -> None:
+        # Where the one that was to take its place was not written, the older one is all there is.
+        if self.failure:
+            return
+        try:
+            super().remove_checkpoint(path)
+        except OSError as error:
+            rank_zero_warn(f"checkpoint {path} cannot be removed ({error.strerror}); training goes on")
+
     def load_checkpoint(self, path: Any, map_location: Any = lambda storage, _: storage, weights_only: Any = None):
         # Never code out of a pickle: all that a checkpoint of this program holds are tensors and plain types.
         return super().load_checkpoint(path, map_location=map_location, weights_only=True)

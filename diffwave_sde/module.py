@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import MeanMetric
 
 from diffwave_sde.denoiser import Condition
 from diffwave_sde.guidance import Guidance
@@ -109,6 +110,8 @@ class DiffusionModule(Model, TrainingModule):
         self.label_dropout, self.compile_net, self.weak_every = label_dropout, compile, weak_every
         self.val_draws = val_draws
         self.buckets = nn.ModuleDict({f"{name}_loss": NoiseBuckets() for name in ("train", "val", "test")})
+        # Lightning's own mean divides by the batch size of one process: wrong where they have unequal shares.
+        self.means = nn.ModuleDict({name: MeanMetric(nan_strategy="disable") for name in ("val", "test")})
 
     # Wiring
 
@@ -133,6 +136,7 @@ class DiffusionModule(Model, TrainingModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x, condition, draw = self.prepare_step(batch, self.batches)
         self.batches += 1
+        self.taken = x, condition, draw
         losses = self.loss.at(self.denoiser, x, draw, condition)
         self.note_step(batch, draw, losses, self.buckets["train_loss"])
         loss = losses.mean()
@@ -177,8 +181,9 @@ class DiffusionModule(Model, TrainingModule):
         for number in range(self.val_draws):
             losses, draw = self.fixed_noise_loss(batch, number)
             self.buckets[f"{name}_loss"].update(losses, self.sigma_of(draw))
-            means.append(losses.mean())
-        self.log(f"{name}/loss", sum(means) / len(means), prog_bar=True, sync_dist=True, batch_size=len(batch.audio))
+            means.append(losses.float())
+        self.means[name].update(sum(means) / len(means))
+        self.log(f"{name}/loss", self.means[name], prog_bar=True, batch_size=len(batch.audio))
 
     # Sampling
 

@@ -28,6 +28,7 @@ from diffwave_sde.optim import WarmupDecay
 from diffwave_sde.random import stream, streams
 from diffwave_sde.resume import match_callbacks, match_data
 from diffwave_sde.sde import SDE, float64
+from diffwave_sde.tolerance import protect_loggers
 
 VALIDATION, TRAINING = "validation", "training"
 
@@ -100,6 +101,8 @@ class TrainingModule(LightningModule):
         """What a checkpoint needs so that the model can be built and heard again; the command line fills it in."""
         self.last: dict[str, Tensor] = {}
         """The losses (B,), noise levels σ (B,), rows of the store (B,) and batch counter of the last training step."""
+        self.taken: tuple[Tensor, Condition, NoiseDraw] | None = None
+        """The clips, condition and draw of the last training step, where it can be replayed from them."""
         self.batches = 0
 
     @property
@@ -129,6 +132,7 @@ class TrainingModule(LightningModule):
         data = getattr(self.trainer, "datamodule", None)
         if stage == "fit":
             protect(self.trainer, self)
+            protect_loggers(self.trainer)
         if stage == "fit" and self.measure and data is not None:
             for part in self.trained:
                 part.sigma_data.fill_(data.sigma_data)

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from diffwave_sde.tolerance import Tolerance
+
 
 class AtValidation(Callback, ABC):
-    """Takes its figure at every `every`-th validation of a training, from the first on, over stops too."""
+    """Takes its figure at every `every`-th validation of a training, from the first on, over stops too.
 
-    def __init__(self, every: int) -> None:
-        self.every = every
+    Where that fails its figures are NaN, and training goes on.
+
+    Args:
+        every: validations from one to the next.
+        figures: their names.
+    """
+
+    def __init__(self, every: int, figures: Sequence[str]) -> None:
+        self.every, self.figures = every, figures
+        self._tolerance = Tolerance()
         self._validations = 0
 
     @abstractmethod
@@ -29,4 +40,10 @@ class AtValidation(Callback, ABC):
             return
         self._validations += 1
         if (self._validations - 1) % self.every == 0:
-            self.measure(trainer, pl_module)
+            taken = False
+            with self._tolerance.of(f"the measurement of {', '.join(self.figures)}"):
+                self.measure(trainer, pl_module)
+                taken = True
+            if not taken:
+                # Whoever follows the figure, such as ModelCheckpoint, wants to find one.
+                pl_module.log_dict(dict.fromkeys(self.figures, float("nan")))

@@ -19,8 +19,10 @@ from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from diffwave_sde import audio
 from diffwave_sde.callbacks import wandb as room
 from diffwave_sde.sounds.run_page import SPIKE, by_noise_level
+from diffwave_sde.tolerance import Tolerance
 
 LIST = "sounds.csv"
+_tolerance = Tolerance()
 COLUMNS = ("step", "class", "sound", "file", "picture", "told")
 
 
@@ -33,14 +35,15 @@ def log_sounds(loggers: Sequence[Logger], step: int, kinds: Sequence[str], files
         files: their WAV files, with the picture of each beside it.
     """
     for logger in loggers:
-        if isinstance(logger, WandbLogger):
-            room.log_sounds(logger, step, kinds, files)
-        elif isinstance(logger, CSVLogger):
-            _list(logger, [(step, kind, file.stem, file, "") for kind, file in zip(kinds, files, strict=True)])
-        elif (board := _tensorboard(logger)) is not None:
-            for file in files:
-                _show(board, f"samples/{file.stem}", file, step)
-            board.flush()
+        with _tolerance.of(f"showing sounds in {type(logger).__name__}"):
+            if isinstance(logger, WandbLogger):
+                room.log_sounds(logger, step, kinds, files)
+            elif isinstance(logger, CSVLogger):
+                _list(logger, [(step, kind, file.stem, file, "") for kind, file in zip(kinds, files, strict=True)])
+            elif (board := _tensorboard(logger)) is not None:
+                for file in files:
+                    _show(board, f"samples/{file.stem}", file, step)
+                board.flush()
 
 
 def log_spikes(loggers: Sequence[Logger], step: int, folders: Sequence[Path]) -> None:
@@ -57,15 +60,16 @@ def log_spikes(loggers: Sequence[Logger], step: int, folders: Sequence[Path]) ->
         for clip in told["clips"]
     ]
     for logger in loggers if clips else ():
-        if isinstance(logger, WandbLogger):
-            room.log_spikes(logger, step, clips)
-        elif isinstance(logger, CSVLogger):
-            _list(logger, [(at, "spike", file.stem, file, f"{what}; {told}") for at, what, file, told in clips])
-        elif (board := _tensorboard(logger)) is not None:
-            for at, what, file, told in clips:
-                _show(board, f"spikes/{file.stem}", file, at)
-                board.add_text(f"spikes/{file.stem}", f"{what}; {told}", at)
-            board.flush()
+        with _tolerance.of(f"showing spikes in {type(logger).__name__}"):
+            if isinstance(logger, WandbLogger):
+                room.log_spikes(logger, step, clips)
+            elif isinstance(logger, CSVLogger):
+                _list(logger, [(at, "spike", file.stem, file, f"{what}; {told}") for at, what, file, told in clips])
+            elif (board := _tensorboard(logger)) is not None:
+                for at, what, file, told in clips:
+                    _show(board, f"spikes/{file.stem}", file, at)
+                    board.add_text(f"spikes/{file.stem}", f"{what}; {told}", at)
+                board.flush()
 
 
 def log_noise_levels(loggers: Sequence[Logger], step: int, figures: Mapping[str, float]) -> None:
@@ -78,7 +82,8 @@ def log_noise_levels(loggers: Sequence[Logger], step: int, figures: Mapping[str,
     found = by_noise_level(figures).get("val/loss")
     for logger in loggers if found else ():
         if isinstance(logger, WandbLogger):
-            room.log_noise_levels(logger, step, found)
+            with _tolerance.of("showing the loss by noise level in W&B"):
+                room.log_noise_levels(logger, step, found)
 
 
 def _tensorboard(logger: Logger) -> Any:

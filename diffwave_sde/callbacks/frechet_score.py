@@ -51,7 +51,7 @@ class FrechetScore(AtValidation):
             self.embedding = metrics.embedding(embedding)
         except ValueError as error:
             raise ValueError(f"embedding = {embedding}: {error}") from error
-        super().__init__(every)
+        super().__init__(every, ("val/frechet", "val/frechet_ratio"))
         self.count = count
         self.sampler, self.batch = sampler, batch
         self._real: tuple[Tensor, float] | None = None

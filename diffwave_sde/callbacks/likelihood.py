@@ -49,7 +49,7 @@ class Likelihood(AtValidation):
                 f"every = {every} validations, count = {count} and batch = {batch} clips, terms = {terms}: must be 1 "
                 "or more"
             )
-        super().__init__(every)
+        super().__init__(every, [f"val/{method}"])
         self.method, self.count, self.batch = method, count, batch
         self.estimator = Proxy(terms) if method == "proxy" else Bound(1, terms)
 

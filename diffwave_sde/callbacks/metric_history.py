@@ -13,6 +13,7 @@ from torch import Tensor
 from diffwave_sde.callbacks.boards import log_noise_levels
 from diffwave_sde.callbacks.progress import Clock
 from diffwave_sde.sounds import history
+from diffwave_sde.tolerance import Tolerance
 
 
 class MetricHistory(Callback):
@@ -29,7 +30,7 @@ class MetricHistory(Callback):
 
     def __init__(self, folder: str | None = None):
         self.folder = folder
-        self._clock = Clock()
+        self._clock, self._tolerance = Clock(), Tolerance()
         self._written = -1
 
     def file(self, trainer: Trainer) -> Path:
@@ -77,5 +78,6 @@ class MetricHistory(Callback):
             if wanted(name) and not name.endswith(("_step", "_epoch"))
         }
         if figures:
-            history.append(self.file(trainer), step, figures)
+            with self._tolerance.of(f"writing {self.file(trainer)}"):
+                history.append(self.file(trainer), step, figures)
             log_noise_levels(trainer.loggers, step, figures)

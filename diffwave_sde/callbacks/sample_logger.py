@@ -22,6 +22,7 @@ from diffwave_sde.callbacks.spike_clips import write_clips
 from diffwave_sde.samplers import Sampler
 from diffwave_sde.sounds import history, page, run_page
 from diffwave_sde.sounds.run_page import DATA, TEACHER
+from diffwave_sde.tolerance import Tolerance
 
 
 class SampleLogger(Callback):
@@ -35,7 +36,8 @@ class SampleLogger(Callback):
     The page of a student has what its teacher makes of the same noises, so that one hears where it fails.
 
     Sound i is the same noise, `module.generators([i])`, and the same class, i modulo their number, at every step. The
-    processes share the sounds out; rank 0 writes. An error on one of them is raised on all. Training is not disturbed:
+    processes share the sounds out; rank 0 writes. Where one of them fails this time is left out, and told.
+    Training is not disturbed:
     no random number of its own is drawn and the weights are put back bit for bit.
 
     Args:
@@ -63,6 +65,7 @@ class SampleLogger(Callback):
             )
         self.every, self.count, self.batch, self.first = every, count, batch, first
         self.sampler, self.folder = sampler, folder
+        self._tolerance = Tolerance()
         self._heard = 0  # the last step that was listened to
 
     # When
@@ -77,8 +80,10 @@ class SampleLogger(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # The curves grow between two times of listening, and are there before the first.
         run = self._home(trainer).parent
-        if trainer.state.fn == "fit" and trainer.is_global_zero and (run / history.FILE).exists():
-            run_page.write(run)
+        if trainer.state.fn == "fit" and trainer.is_global_zero:
+            with self._tolerance.of("writing the run's page"):
+                if (run / history.FILE).exists():
+                    run_page.write(run)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Whoever pressed Ctrl-C wants the prompt back, and will go on.
@@ -94,7 +99,12 @@ class SampleLogger(Callback):
     # What
 
     def listen(self, trainer: Trainer, module: LightningModule) -> None:
-        """Make the sounds of this step, write them, and show them. All ranks must call it."""
+        """Make the sounds of this step, write them, and show them; where that fails, say so. All ranks must call it."""
+        self._heard = trainer.global_step
+        with self._tolerance.of("listening to the model"):  # on all ranks, if on one
+            self._listen(trainer, module)
+
+    def _listen(self, trainer: Trainer, module: LightningModule) -> None:
         began, step = time.monotonic(), trainer.global_step
         names, classes = classes_of(trainer, module, self.count)
         rows = [f"{i:02d} {names[classes[i]]}" if classes else f"{i:02d}" for i in range(self.count)]
@@ -109,7 +119,6 @@ class SampleLogger(Callback):
                     trainer,
                     f"step {step}: {self.count} sounds in {seconds:.1f} s, {self._home(trainer) / 'index.html'}",
                 )
-        self._heard = step
 
     def _home(self, trainer: Trainer) -> Path:
         return Path(self.folder or trainer.default_root_dir) / "samples"

@@ -27,14 +27,17 @@ from torch.optim import Optimizer
 
 from diffwave_sde.atomic import atomic_write
 from diffwave_sde.bounds import positive
+from diffwave_sde.callbacks import spike_state
 from diffwave_sde.callbacks.progress import say
 from diffwave_sde.callbacks.training_state import TrainingState
 from diffwave_sde.checkpoint_io import all_finite
+from diffwave_sde.tolerance import Tolerance
 from diffwave_sde.training import is_log_step
 
 MEASURES = ("loss", "grad_norm")
 FLOOR = 0.02  # nepers: a run of nearly equal losses has a MAD of 0, and 2 % is no spike
 SEARCH = 40  # steps in a row that a loss scaler may halve its scale: from 2^16 to where no gradient overflows by it
+TAKEN = "taken"  # clips, condition and draw of a batch
 ALERT_INTERVAL = 60.0  # s between two alerts: a run that diverges says so once
 
 
@@ -51,12 +54,14 @@ class SpikeDetector(Callback):
         step, loss, grad_norm    of the whole global batch
         reasons                  what stood out, and by how much
         skipped, world, parts    whether the step was left out; number of processes, and of batches accumulated
+        usual                    median and limit of the loss and of the gradient's norm before it, where known
         batches                  a record of each process and accumulated batch: rank, counter (of the batch),
                                  index (rows of the store), names (files), losses and sigma (noise levels)
 
-    and `module.replay(batch of those rows, counter, rank, world, parts)` draws what it drew. `train/grad_norm` and the
-    number of spikes so far, `train/spikes`, are logged every `log_every_n_steps`, and at a spike `spikes/loss` and
-    `spikes/grad_norm`.
+    and `module.replay(batch of those rows, counter, rank, world, parts)` draws what it drew. Of `states` spikes the
+    weights, clips and draws themselves are in `spikes/state/step=N.pt`, for `diffwave-sde replay`. `train/grad_norm`
+    and the number of spikes so far, `train/spikes`, are logged every `log_every_n_steps`, and at a spike `spikes/loss`
+    and `spikes/grad_norm`.
 
     **A step whose loss or gradient is not finite** is left out: weights, moments and average stay as they are. On a GPU
     its two numbers are read one step late, so that nothing waits; the state of before is put back then, and the step
@@ -76,6 +81,8 @@ class SpikeDetector(Callback):
         patience: steps in a row without a finite loss or gradient that the run goes back for; 0 for never.
         retries: times that it goes back before it gives up.
         cut: what the learning rate is multiplied by each time, above 0, at most 1.
+        states: records whose weights, clips and draws are kept, to replay them: the newest, and of spikes in a row the
+            first; 0 for none. Each takes the room of the weights and twice that of a global batch.
         folder: the run's folder; null for the trainer's default_root_dir.
     """
 
@@ -90,6 +97,7 @@ class SpikeDetector(Callback):
         folder: str | None = None,
         retries: int = 3,
         cut: float = 0.5,
+        states: int = 4,
     ):
         positive(threshold=threshold)
         if not 0 < cut <= 1:
@@ -98,13 +106,18 @@ class SpikeDetector(Callback):
             raise ValueError(f"retries = {retries} times that training goes back must be at least 0")
         if not 2 <= warmup <= window:
             raise ValueError(f"warmup = {warmup} steps must lie between 2 and the window of {window}")
-        if keep < 1 or patience < 0:
-            raise ValueError(f"keep = {keep} records must be at least 1, and patience = {patience} steps at least 0")
+        if keep < 1 or patience < 0 or states < 0:
+            raise ValueError(
+                f"keep = {keep} records must be at least 1, and patience = {patience} steps and states = {states} "
+                "at least 0"
+            )
         self.threshold, self.warmup, self.skip = threshold, warmup, skip
         self.keep, self.patience, self.folder = keep, patience, folder
-        self.retries, self.cut = retries, cut
+        self.retries, self.cut, self.states = retries, cut, states
         self.history = {name: deque(maxlen=window) for name in MEASURES}
         """Logarithms of the last values, by name."""
+        self.usual: dict[str, dict[str, float]] = {}
+        """Median and limit of each before the last step, by name."""
         self.count = 0
         """Spikes so far."""
         self.returns = 0
@@ -115,6 +128,7 @@ class SpikeDetector(Callback):
         self._before: TrainingState | None = None  # of the step that is not judged yet
         self._good: deque[TrainingState] = deque(maxlen=2)  # of the last checkpoints, in the host's memory
         self._parts: list[dict[str, Any]] = []  # of this step, one for each accumulated batch
+        self._tolerance = Tolerance()
         self._pending: tuple[_Reading, int, list[dict[str, Any]]] | None = None
 
     # Detection
@@ -122,22 +136,26 @@ class SpikeDetector(Callback):
     def detect(self, values: Sequence[float]) -> dict[str, float]:
         """What stands out of (loss, gradient norm), and by how many deviations; and learn from it."""
         reasons = {}
+        self.usual = {}
         for (name, past), value in zip(self.history.items(), values, strict=True):
+            known = len(past) >= self.warmup
+            if known:
+                median = statistics.median(past)
+                deviation = max(1.4826 * statistics.median(abs(p - median) for p in past), FLOOR)
+                limit = min(median + self.threshold * deviation, 700.0)  # whose exponential a float holds
+                self.usual[name] = {"median": math.exp(median), "limit": math.exp(limit)}
             if not math.isfinite(value):
                 reasons[name] = math.inf
                 continue
             level = math.log(max(value, 1e-30))
-            if len(past) >= self.warmup:
-                median = statistics.median(past)
-                deviation = 1.4826 * statistics.median(abs(p - median) for p in past)
-                score = (level - median) / max(deviation, FLOOR)
-                if score > self.threshold:
-                    reasons[name] = score
+            if known and (score := (level - median) / deviation) > self.threshold:
+                reasons[name] = score
             past.append(level)
         return reasons
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._parts.append({"rank": trainer.global_rank, "counter": pl_module.batches - 1, **pl_module.last})
+        part = {"rank": trainer.global_rank, "counter": pl_module.batches - 1, **pl_module.last}
+        self._parts.append(part | {TAKEN: pl_module.taken if self.states else None})
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         parts, self._parts = self._parts, []
@@ -231,7 +249,7 @@ class SpikeDetector(Callback):
         skipped = broken or (self.skip and bool(reasons))
         if reasons:
             self.count += 1
-            self._record(trainer, values, step, parts, reasons, skipped)
+            self._record(trainer, module, values, step, parts, reasons, skipped)
         if broken and self.patience and (self._broken >= self.patience or not all_finite(module.parameters())):
             self._go_back(trainer, module, values)
         return skipped
@@ -276,35 +294,49 @@ class SpikeDetector(Callback):
         return Path(self.folder or trainer.default_root_dir) / "spikes"
 
     def _record(
-        self, trainer: Trainer, values: list[float], step: int, parts: list, reasons: dict, skipped: bool
+        self,
+        trainer: Trainer,
+        module: LightningModule,
+        values: list[float],
+        step: int,
+        parts: list,
+        reasons: dict,
+        skipped: bool,
     ) -> None:
         batches = [{k: v.detach().cpu() if isinstance(v, Tensor) else v for k, v in part.items()} for part in parts]
+        inputs = spike_state.plain([(part["rank"], part["counter"], part.pop(TAKEN)) for part in batches])
         if trainer.world_size > 1:
             gathered: list = [None] * trainer.world_size
-            torch.distributed.all_gather_object(gathered, batches)
-            batches = [batch for rank in gathered for batch in rank]
+            torch.distributed.all_gather_object(gathered, (batches, inputs))
+            batches = [batch for theirs, _ in gathered for batch in theirs]
+            inputs = [one for _, theirs in gathered for one in theirs]
         if not trainer.is_global_zero:
             return
-        name_rows(batches, getattr(trainer, "datamodule", None))
+        path = self._home(trainer) / f"step={step}.pt"
+        text = f"step {step}: {described(reasons)} (loss {values[0]:.4g}, gradient norm {values[1]:.4g})"
+        with self._tolerance.of("naming the clips of a spike"):
+            name_rows(batches, getattr(trainer, "datamodule", None))
         record = {
             "step": step, "loss": values[0], "grad_norm": values[1], "reasons": reasons, "skipped": skipped,
-            "world": trainer.world_size, "parts": trainer.accumulate_grad_batches, "batches": batches,
+            "world": trainer.world_size, "parts": trainer.accumulate_grad_batches, "usual": self.usual,
+            "batches": batches,
         }  # fmt: skip
-        home = self._home(trainer)
-        path = home / f"step={step}.pt"
-        with atomic_write(path) as temporary:
-            torch.save(record, temporary)
-        records = sorted(home.glob("step=*.pt"), key=lambda p: int(p.stem.partition("=")[2]))
-        for old in records[: -self.keep]:
-            old.unlink(missing_ok=True)
-        what = described(reasons)
-        text = f"step {step}: {what} (loss {values[0]:.4g}, gradient norm {values[1]:.4g}); kept in {path}"
+        with self._tolerance.of("the record of a spike"):
+            with atomic_write(path) as temporary:
+                torch.save(record, temporary)
+            text += f"; kept in {path}"
+            if inputs and self.states:
+                # The weights that met it: the module's, or where these have gone on the copy of before.
+                late = self._before if self._before is not None and self._before.step == step else None
+                spike_state.write(path.parent, step, module, inputs, late)
+            spike_state.prune(path.parent, self.keep, self.states)
         say(trainer, text + ("; step skipped" if skipped else ""))
-        for logger in trainer.loggers:
-            logger.log_metrics({"spikes/loss": values[0], "spikes/grad_norm": values[1]}, step)
-            alert = getattr(getattr(logger, "experiment", None), "alert", None)
-            if alert is not None:
-                alert(title=f"Spike at step {step}", text=text, level="WARN", wait_duration=ALERT_INTERVAL)
+        with self._tolerance.of("the alert of a spike"):
+            for logger in trainer.loggers:
+                logger.log_metrics({"spikes/loss": values[0], "spikes/grad_norm": values[1]}, step)
+                alert = getattr(getattr(logger, "experiment", None), "alert", None)
+                if alert is not None:
+                    alert(title=f"Spike at step {step}", text=text, level="WARN", wait_duration=ALERT_INTERVAL)
 
     def state_dict(self) -> dict[str, Any]:
         history = {name: list(past) for name, past in self.history.items()}

@@ -38,6 +38,11 @@ class TrainingState:
             self._kept = [torch.empty_like(x, device=self.device or x.device) for x in live]
         torch._foreach_copy_(self._kept, live)
 
+    def weights(self, module: LightningModule) -> dict[str, Tensor]:
+        """The module's state with the parameters of the copy."""
+        kept = {id(p): value for p, value in zip(module.parameters(), self._kept, strict=False)}
+        return {name: kept.get(id(x), x) for name, x in module.state_dict(keep_vars=True).items()}
+
     @torch.no_grad()
     def restore(self, trainer: Trainer, module: LightningModule) -> None:
         """Put the copy back; moments that there were none of are gone."""

@@ -24,6 +24,7 @@ VERBS = {
     "likelihood": ("diffwave_sde.cli.likelihood", "how probable a model finds sounds; --rank lists the odd ones"),
     "doctor": ("diffwave_sde.cli.doctor", "what is wrong with the files of a data set: copies, clipping, labels, ..."),
     "page": ("diffwave_sde.cli.page", "the page of a run, or one file of it to send: sounds, figures, spikes"),
+    "replay": ("diffwave_sde.cli.replay", "make a loss spike of a run again, and say what made it"),
     "compare": ("diffwave_sde.cli.compare", "the same noises through two models or more, on one page"),
     "schedule": ("diffwave_sde.cli.schedule", "learn time grids for a model, for any number of steps"),
     "export": ("diffwave_sde.cli.export", "write a model for others to use: weights, what they are, and a card"),
@@ -79,6 +80,8 @@ def main(argv: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit(_complain("stopped; nothing is half-written", code=130))
     except Exception as error:
+        if not os.environ.get("DIFFWAVE_TRACEBACK") and messages.is_lost_process(error):
+            sys.exit(_complain(messages.lost_process(error), code=1))
         if os.environ.get("DIFFWAVE_TRACEBACK") or not _expected(error):
             raise
         sys.exit(_complain(messages.plain(str(error), verb)))

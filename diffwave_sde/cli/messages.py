@@ -158,3 +158,19 @@ TRANSLATIONS: tuple[Callable[[Complaint], str | None], ...] = (
     unknown_choice,
 )
 """Those that tell of one option, in the order in which they are tried."""
+
+
+def is_lost_process(error: Exception) -> bool:
+    """Whether an error is that of a process whose partner in training is gone, as Gloo and NCCL tell it."""
+    told = f"{type(error).__name__}: {error}"
+    return isinstance(error, RuntimeError) and bool(re.search(r"gloo|nccl|DistNetworkError", told, re.IGNORECASE))
+
+
+def lost_process(error: Exception) -> str:
+    """The line for it."""
+    first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    why = re.sub(r"^\[[^\]]*\]\s*", "", first).partition(". ")[0][:120]
+    return (
+        f"another process of this training has ended, or cannot be reached ({why}): its own words, above, say why; go "
+        "on from the last checkpoint, with --ckpt_path last"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import cached_property
 from typing import NamedTuple
 
@@ -45,6 +46,9 @@ class Clips(Dataset):
         self, store: Store, rows: np.ndarray, mu: float, augment: Augment | None = None, seed: int = 0
     ) -> None:
         self.store, self.rows, self.mu, self.augment, self.seed = store, rows, mu, augment, seed
+        self.unread: set[int] = set()
+        """Rows that could not be read, of a disk that fails or a file that was cut."""
+        store.hold()
         # 16 bits have 65,536 values: looking one up costs less than a logarithm, and is exact
         values = torch.arange(65_536).to(torch.int16).double() / 32768
         self.table = audio.compress(values, mu).float().numpy()
@@ -59,14 +63,38 @@ class Clips(Dataset):
         labels = self.store.label_ids[rows]
         return {int(label): rows[labels == label] for label in np.unique(labels)}
 
+    def _nearest(self, place: int) -> int:
+        """The row at a place, or where it cannot be read the next one that can.
+
+        Raises:
+            OSError: if none can.
+        """
+        for k in range(len(self)):
+            row = int(self.rows[(place + k) % len(self)])
+            if row in self.unread:
+                continue
+            try:
+                self.store.read_whole([row])
+            except OSError as error:
+                if not self.unread:
+                    warnings.warn(
+                        f"row {row} of {self.store.path} cannot be read ({error.strerror or error}): training goes on "
+                        "with other clips in the place of such rows; prepare the data anew",
+                        stacklevel=2,
+                    )
+                self.unread.add(row)
+                continue
+            return row
+        raise OSError(f"no clip of {self.store.path} can be read any more: prepare it anew, then --ckpt_path last")
+
     def __getitems__(self, indices: list[int]) -> Batch:
-        if self.augment is None:
-            rows = self.rows[indices]
-            x = torch.from_numpy(np.take(self.table, self.store.read_whole(rows).view(np.uint16)))
-        else:
-            turns, places = np.divmod(indices, len(self))
-            rows = self.rows[places]
-            x = audio.compress(torch.from_numpy(self._varied(rows, turns)), self.mu)
+        turns, places = np.divmod(indices, len(self))
+        rows = self.rows[places]
+        try:
+            x = self._waves(rows, turns)
+        except OSError:  # of a disk that fails, or a file that was cut
+            rows = np.array([self._nearest(place) for place in places.tolist()], np.int64)
+            x = self._waves(rows, turns)
         length = self.store.length
         return Batch(
             x[:, None, -length:],
@@ -74,6 +102,12 @@ class Clips(Dataset):
             torch.from_numpy(rows.astype(np.int64)),
             x[:, None, :length] if self.store.paired else None,
         )
+
+    def _waves(self, rows: np.ndarray, turns: np.ndarray) -> Tensor:
+        """The companded waveforms of `rows`, as they are in their passes, (B, T)."""
+        if self.augment is None:
+            return torch.from_numpy(np.take(self.table, self.store.read_whole(rows).view(np.uint16)))
+        return audio.compress(torch.from_numpy(self._varied(rows, turns)), self.mu)
 
     def _varied(self, rows: np.ndarray, turns: np.ndarray) -> np.ndarray:
         """The waveforms of `rows` as they are in their passes, (B, T), float32."""
@@ -83,7 +117,10 @@ class Clips(Dataset):
             self.augment.partner(numbers, row, self.rows_by_label[label])
             for numbers, row, label in zip(draws, rows.tolist(), labels, strict=True)
         ]
-        read = self.store.read(rows.tolist() + [row for row in partners if row is not None])
+        try:
+            read = self.store.read(rows.tolist() + [row for row in partners if row is not None])
+        except OSError:
+            read, partners = self.store.read(rows.tolist()), [None] * len(partners)
         x = audio.from_int16(read).numpy()
         others = iter(x[len(rows) :])
         return np.stack([

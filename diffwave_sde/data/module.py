@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import os
+import signal
+import threading
+import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from multiprocessing.context import BaseContext
 
 import numpy as np
@@ -222,6 +226,7 @@ class AudioDataModule(LightningDataModule):
             "pin_memory": torch.cuda.is_available(),
             "collate_fn": identity_collate,
             "multiprocessing_context": _start_method() if self.workers else None,
+            "worker_init_fn": partial(begin_worker, os.getpid()) if self.workers else None,
         }
 
     def train_dataloader(self) -> ResumableLoader:
@@ -238,6 +243,26 @@ class AudioDataModule(LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader:
         return self.test_dataloader()
+
+
+def begin_worker(owner: int, worker: int) -> None:
+    """Leave the signals that stop a training to its own process, and end with it.
+
+    A terminal and a scheduler send them to all processes of a group. A worker that ended by one would take the step at
+    hand with it. Of a fork server the parent is the server, so that PyTorch's own watch does not see the owner end.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM)):
+        signal.signal(number, signal.SIG_IGN)
+
+    def watch() -> None:
+        while True:
+            time.sleep(2.0)
+            try:
+                os.kill(owner, 0)
+            except ProcessLookupError:
+                os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="owner").start()
 
 
 def _start_method() -> BaseContext | None:

@@ -143,6 +143,10 @@ class Store:
         """Descriptors of the shards, kept open."""
         return self.shards.open(os.O_RDONLY)
 
+    def hold(self) -> None:
+        """Open the shards now: what is held can be read on where its file is deleted, by worker processes too."""
+        _ = self._files
+
     @property
     def paired(self) -> bool:
         """Whether each clip is a part that has a context."""

@@ -116,7 +116,7 @@ def test_only_the_newest_records_are_kept(model, data, trainer, tmp_path):
             return {"loss": 9.0}
 
     trainer([Always(keep=3)], max_steps=12).fit(model(), data())
-    assert sorted(p.name for p in (tmp_path / "spikes").iterdir()) == ["step=10.pt", "step=11.pt", "step=9.pt"]
+    assert sorted(p.name for p in (tmp_path / "spikes").glob("*.pt")) == ["step=10.pt", "step=11.pt", "step=9.pt"]
 
 
 def test_the_gradient_norm_before_clipping_is_logged(model, data, trainer, tmp_path):
