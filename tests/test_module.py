@@ -267,7 +267,7 @@ def test_weights_of_another_layout_are_named_in_one_line():
 def test_a_compiled_network_keeps_the_names_of_its_weights():
     module = DiffusionModule(small(), compile=True, sigma_data=0.4)
     names = set(module.state_dict())
-    module.trainer = SimpleNamespace(datamodule=None, strategy=SimpleNamespace(checkpoint_io=None))
+    module.trainer = SimpleNamespace(datamodule=None, loggers=[], strategy=SimpleNamespace(checkpoint_io=None))
     module.setup("fit")
     module.on_fit_start()
     assert module.denoiser.net._compiled_call_impl is not None

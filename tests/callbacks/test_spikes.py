@@ -211,17 +211,17 @@ def test_a_step_that_is_not_finite_changes_nothing_by_default(
 
     class Watch(Callback):
         def on_train_batch_end(self, trainer, module, *_):
-            states.append(state_of(module, ema, trainer))
+            if trainer.global_step > len(states):  # an epoch's last step may be of fewer parts
+                states.append(state_of(module, ema, trainer))
 
     ema, detector = EMA(0.9), SpikeDetector()
     fit = trainer([Poison(BAD, factor=factor), detector, ema, Watch()], max_steps=8, accumulate_grad_batches=parts)
     fit.fit(model(), data())
-    ends = states[parts - 1 :: parts]  # after each step of the optimizer
     # One step late the broken step is seen in the weights, until the next one takes it back with its own gradient.
     seen = BAD + 1 if late else BAD
-    assert same(ends[BAD - 1], ends[seen])
-    assert not same(ends[seen], ends[seen + 1])
-    assert all(x.isfinite().all() for x in ends[-1])
+    assert same(states[BAD - 1], states[seen])
+    assert not same(states[seen], states[seen + 1])
+    assert all(x.isfinite().all() for x in states[-1])
     assert ema.updates == (6 if late else 7)
     (record,) = records(tmp_path)
     assert (record["step"], record["skipped"]) == (BAD, True)
