@@ -143,7 +143,6 @@ VERBS = {
     "likelihood": [("--ckpt=nowhere",), "data", "batch_size", "seed", "device"],
     "export": [("--ckpt=nowhere",), "format", "dtype", "out"],
     "schedule": [("--ckpt=nowhere",), "steps", "seed", "batch_size"],
-    "prepare": [("--dataset=nowhere",), "length", "count", "seed", "workers", "rate"],
 }  # fmt: skip
 
 

@@ -71,8 +71,8 @@ def blame(message: str, argv: list[str], parsing: bool) -> str:
         parsing: whether it is a parser's, and so about some option.
     """
     named = [file for file in files(argv) if file not in message]
-    about = re.match(r"--([\w.]+)|no option ([^;]+)", message)
-    key = about and (about[1] or about[2])
+    keys = re.findall(r"--([\w.]+)|^no option ([^;]+)", message)
+    keys = [one or other for one, other in keys if one != "help"]
     words = set(re.findall(r"\w[\w.]*\w|\w", message))
     typed = {option.removeprefix("--").removesuffix("+") for option, _ in _typed(argv)}
     for file in reversed(named):
@@ -84,13 +84,13 @@ def blame(message: str, argv: list[str], parsing: bool) -> str:
             if place in typed:
                 continue
             last = place.rpartition(".")[2]
-            if key and (_within(place, key) or _within(key, place)):
+            if any(_within(place, key) or _within(key, place) for key in keys):
                 return f"{message} (in {file})"
-            if not key and last in words:
+            if not keys and last in words:
                 return f"{message} ({place} in {file})"
-            if not key and parsing and isinstance(value, str | int | float) and str(value) in words:
+            if not keys and parsing and isinstance(value, str | int | float) and str(value) in words:
                 return f"{message} ({place} in {file})"
-    if not parsing or key in typed:
+    if not parsing or typed.intersection(keys):
         return message
     values = {option: value for option, value in _typed(argv) if option != "--config"}
     meant = [option for option, value in values.items() if (value and value in message) or is_import_path(value)]
