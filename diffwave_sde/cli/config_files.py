@@ -94,7 +94,8 @@ def blame(message: str, argv: list[str], parsing: bool) -> str:
         return message
     values = {option: value for option, value in _typed(argv) if option != "--config"}
     meant = [option for option, value in values.items() if (value and value in message) or is_import_path(value)]
-    about = [*named, *(meant or (values if not named else ()))]
+    options = {file: ", ".join(place for place, _ in [*_leaves(plain.read(file), "")][:5]) for file in named}
+    about = [*(f"{places} in {file}" for file, places in options.items()), *(meant or (values if not named else ()))]
     return f"{message} ({', '.join(about)})" if about else message
 
 

@@ -126,7 +126,7 @@ def not_a_list(complaint: Complaint) -> str | None:
 
 def wrong_type(complaint: Complaint) -> str | None:
     """A value of another type."""
-    typed = complaint.search(r"Expected a <class '(\w+)'>. Got value: (.*?)(?:\. Got value: Namespace\(.*)?$")
+    typed = complaint.search(r"(?m)Expected a <class '(\w+)'>. Got value: (.*?)(?:\. Got value: Namespace\(.*)?$")
     return f"{typed[2]!r} is not of type {typed[1]}" if typed else None
 
 
