@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install data train classifier distil sample kit demo test test-slow oracles lint format bench gpu
+.PHONY: help install data train classifier distil sample kit demo test test-slow oracles lint format audit bench gpu
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -74,6 +74,18 @@ lint: install  ## Check the style of the code
 
 format: install  ## Put the code into that style
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+# In an environment of its own, since it wants other versions than ours. --strict: a package that nothing is known of, as
+# where an index is a mirror without advisories, is a failure and no pass.
+AUDIT := .venv-audit/bin
+audit:  ## Look up the pinned versions among known holes; needs the network
+	@[ -x $(AUDIT)/pip-audit ] || { $(PYTHON) -m venv .venv-audit && \
+	  $(AUDIT)/python -m pip install --disable-pip-version-check -qq 'pip-audit>=2.7' 2>/dev/null; } || \
+	  { echo 'audit: pip-audit cannot be installed: is there a network?' >&2; rm -rf .venv-audit; exit 1; }
+	@said=$$($(AUDIT)/pip-audit -r constraints.txt --no-deps --disable-pip --strict --progress-spinner off \
+	  -s osv $(ARGS) 2>&1) && echo "$$said" || \
+	  { if grep -q '^Name ' <<< "$$said"; then echo "$$said"; else \
+	    echo "audit: the advisories cannot be reached, nothing was checked: $$(tail -n 1 <<< "$$said")" >&2; fi; exit 1; }
 
 # Not what trains for hours, `benchmarks/ablation.py --help` and finetune.py; nor what needs a GPU.
 BENCHES := $(filter-out %/ablation.py %/finetune.py %/gpu.py %/peers.py %/planted.py %/tables.py, $(wildcard benchmarks/*.py))

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
-import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from diffwave_sde import compatibility, trust
+from diffwave_sde import compatibility, plain, trust
+from diffwave_sde import recipe as recipes
 from diffwave_sde.cascade import CascadeModel
 from diffwave_sde.classifier import Classifier
 from diffwave_sde.model import KEY, Model, SoundModel, check_fit, first_mismatch
@@ -183,6 +183,7 @@ def read(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     state = _exported(path) if is_export(path) else _saved(path)
+    recipes.check(state, KEY, path)
     compatibility.renew_checkpoint(state)
     if "config" in state[KEY]:
         state[KEY]["config"] = compatibility.renew(state[KEY]["config"])
@@ -205,11 +206,11 @@ def _exported(path: Path) -> dict[str, Any]:
     """An exported model under the names of a checkpoint; its numbers in float32."""
     beside = path.with_name(RECIPE)
     try:
-        recipe = yaml.safe_load(beside.read_text(encoding="utf-8"))
+        recipe = plain.read(beside)
         missing = [key for key in _NEEDED if key not in recipe]
     except FileNotFoundError:
         raise ValueError(f"{path} has no {RECIPE} beside it to say what it is: copy the whole folder") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise ValueError(f"{beside} cannot be read ({_first(error)}): copy or export the model again") from None
     if missing:
         raise ValueError(f"{beside} is not of an exported model, it has no {missing[0]}: copy or export it again")
@@ -464,7 +465,7 @@ def _complete(path: Path, recipe: dict[str, Any], weights: dict[str, Tensor], ki
         module = build(config, kind, beside)
     except trust.Untrusted:
         raise
-    except (ArgumentError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ArgumentError, OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
         by = recipe.get("version", "another version")
         raise ValueError(f"{beside}, written by {by}, describes no model that can be made: {_first(error)}") from None
     if wrong := first_mismatch(module.exported, weights):

@@ -15,6 +15,8 @@ from typing import Any
 
 import yaml
 
+from diffwave_sde import plain
+
 CLASSES: dict[str, str] = {
     "Preferred": "DefaultSampler",
     "Listening": "SampleLogger",
@@ -177,17 +179,15 @@ def _contents(file: str, verb: Mapping[str, str]) -> str:
         ValueError: if the file is no YAML, or holds no options; it names the file and the line.
     """
     try:
-        old = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1
-        tab = "YAML takes no tabs: indent by spaces" if "'\\t'" in str(error.problem) else error.problem
-        raise ValueError(f"{file}, line {line}: {tab}") from None
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise ValueError(f"{file}, line {line}: not UTF-8: save the file in that encoding") from None
-    except (OSError, ValueError, yaml.YAMLError):
+        there = Path(file).exists() and not Path(file).is_dir()
+    except (OSError, ValueError):
+        there = False
+    if not there:
         return file  # whoever reads it says what is wrong
-    if not isinstance(old, dict | None) and Path(file).is_file():
+    old = plain.read(file)
+    if old is None:
+        raise ValueError(f"{file}: holds nothing, not options, a line each: NAME: VALUE")
+    if not isinstance(old, dict):
         raise ValueError(f"{file}: holds {type(old).__name__} {old!r:.40}, not options, a line each: NAME: VALUE")
     new = renew(old)
     if isinstance(new, dict):

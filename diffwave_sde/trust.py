@@ -13,10 +13,11 @@ import inspect
 import re
 import sys
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import yaml
+from diffwave_sde import plain
 
 OWN = "diffwave_sde"
 LIBRARIES = (
@@ -29,6 +30,15 @@ LIBRARIES = (
     "lightning.pytorch.accelerators",
 )
 """Packages of other people that a configuration may name classes of: what is in `fit`'s own options."""
+
+CLASS_OPTIONS = frozenset(
+    (
+        *("class_path", "sde", "net", "weak", "base", "middle", "top", "front", "loss", "weight", "time"),
+        *("parametrization", "optimizer", "scheduler", "sampler", "predictor", "grid", "handover", "guidance"),
+        *("callbacks", "logger", "strategy", "plugins", "profiler", "accelerator"),
+    )
+)
+"""Last keys of the options whose values name classes."""
 
 DEPTH = 12  # of a configuration, and of the files that it names; a bomb of YAML is no deeper than it is refused
 
@@ -60,9 +70,22 @@ def reset() -> None:
 
 
 def named_in(argv: Iterable[str]) -> set[str]:
-    """The top-level modules of the classes that a command line names as the values of options, such as `mine`."""
-    values = [text.partition("=")[2] if text.startswith("--") else text for text in argv]
-    return {value.split(".")[0] for value in values if is_import_path(value) and not Path(value).exists()}
+    """The top-level modules of the classes that a command line names, such as `mine` of `--model.sde=mine.Circle`.
+
+    Only of options that take a class: `--name a.b`, a data set or a file may look like a module, and is none.
+    """
+    found = set()
+    for text, following in pairwise([*argv, ""]):
+        option, equals, value = text.partition("=")
+        value = value if equals else following
+        if option.startswith("--") and _takes_class(option[2:].removesuffix("+").split(".")) and is_import_path(value):
+            found.add(value.strip().split(".")[0])
+    return found
+
+
+def _takes_class(keys: list[str]) -> bool:
+    """Whether the option of these keys takes a class; those of a verb itself, such as `--weak`, take paths."""
+    return keys[-1] in CLASS_OPTIONS and (len(keys) > 1 or keys == ["sampler"])
 
 
 def is_import_path(text: str) -> bool:
@@ -81,6 +104,7 @@ def check(config: Any, where: str | Path) -> None:
     Raises:
         Untrusted: if it names anything else; it says what, and how to allow it.
     """
+    plain.check(config, where)
     if not _all:
         _walk(config, str(where), DEPTH)
 
@@ -111,8 +135,8 @@ def _text(text: str, where: str, depth: int) -> None:
         _walk(found, where, depth - 1)
     try:
         file = Path(text.strip())
-        inner = _yaml(file.read_text(encoding="utf-8")) if file.is_file() else None
-    except (OSError, ValueError):  # no name of a file, or no text
+        inner = plain.read(file) if file.is_file() else None
+    except (OSError, ValueError):  # no name of a file, or no text; the parser refuses it too
         return
     if isinstance(inner, dict | list):
         _walk(inner, f"{file}, which {where} names,", depth - 1)
@@ -120,8 +144,8 @@ def _text(text: str, where: str, depth: int) -> None:
 
 def _yaml(text: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        return plain.parse(text, "")
+    except ValueError:
         return None
 
 

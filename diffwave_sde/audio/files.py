@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
 import os
+import stat
 import struct
 from collections.abc import Mapping
 
@@ -18,29 +20,37 @@ from diffwave_sde.audio.clips import RATE, resample
 from diffwave_sde.names import escape
 
 SUBTYPES = ("FLOAT", "PCM_24", "PCM_16")
+WHOLE = 3600.0  # seconds: a longer file is not read whole, ten hours would take 6 GB
+BLOCK = 1 << 18  # samples, of all channels together, that are read at once
+ABSURD = 1e10  # a sample beyond this is damage: 32-bit integers that were written as floats end at 2.1e9
 
 
 def decode(path: str | os.PathLike, seconds: float | None = None) -> tuple[Tensor, int]:
     """Reads any file that libsndfile reads, mixed to mono, at its own rate.
 
-    The channels are averaged; where they cancel (out of phase), the loudest one is taken instead.
+    The channels are averaged; where they cancel (out of phase), the loudest one is taken instead. They are mixed as
+    they are read, so that a thousand channels take the memory of one.
 
     Args:
         path: the file
-        seconds: read no more than this from its beginning; None reads all of it
+        seconds: read no more than this from its beginning; None reads all of it, up to an hour
 
     Returns:
         waveform (T,), float32, and its sample rate in Hz
 
     Raises:
         OSError: if the file is missing, unreadable or not audio
-        ValueError: if it is empty, truncated, at an impossible rate, or holds NaN or infinities
+        ValueError: if it is empty, truncated, at an impossible rate, too long to be read whole, or holds NaN,
+            infinities or samples that no sound has
     """
     name, log = escape(os.fspath(path)), ""
     try:
-        # bytes: a file name need not be valid text
-        with open(os.fsencode(path), "rb") as raw:
-            size = os.fstat(raw.fileno()).st_size
+        # bytes: a file name need not be valid text; not blocking: a pipe that nobody writes to would be waited for
+        with open(os.fsencode(path), "rb", opener=_at_once) as raw:
+            status = os.fstat(raw.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError("a folder, not a file" if stat.S_ISDIR(status.st_mode) else "not a file")
+            size = status.st_size
             start = raw.read(1024)
             raw.seek(0)
             view = headers.finished(raw, size)
@@ -52,30 +62,50 @@ def decode(path: str | os.PathLike, seconds: float | None = None) -> tuple[Tenso
                     raise ValueError(f"{name}: sample rate {rate} Hz is outside 1,000 to 768,000 Hz")
                 frames = file.frames
                 wanted = frames if seconds is None else min(frames, round(seconds * rate))
-                # in blocks: a broken header may claim more frames than memory has bytes
-                blocks, have = [], 0
-                while have < wanted:
-                    block = file.read(min(wanted - have, 1 << 18), dtype="float32", always_2d=True)
-                    if not len(block):
-                        break
-                    blocks.append(block)
-                    have += len(block)
+                mono, peaks = _mixed(file, min(wanted, math.ceil(WHOLE * rate)))
+                have = len(mono)
+                if have and mono.abs().max() < 0.1 * peaks.max():
+                    file.seek(0)
+                    mono, _ = _mixed(file, have, int(peaks.argmax()))
                 log = file.extra_info  # after the reading, which adds to it
     except (soundfile.LibsndfileError, TypeError, OSError) as error:
         raise OSError(f"{name}: {_reason(os.fspath(path), error)}") from error
+    if have >= WHOLE * rate and have < wanted:
+        raise ValueError(
+            f"{name}: {wanted / rate / 3600:.1f} hours long: no more than {WHOLE / 3600:g} are read whole; cut it first"
+        )
     if have < wanted * share or headers.cut_short(container, log, frames, start, size):
         raise ValueError(f"{name}: truncated: the header promises more than the file holds")
     if not have:
         raise ValueError(f"{name}: empty: no samples")
-    x = torch.from_numpy(np.concatenate(blocks))  # (T, channels)
-    if not x.isfinite().all():
+    if not peaks.isfinite().all():
         raise ValueError(f"{name}: holds NaN or infinite samples")
-    mono = x.mean(1)
-    if x.shape[1] > 1:
-        peaks = x.abs().amax(0)
-        if mono.abs().max() < 0.1 * peaks.max():
-            mono = x[:, peaks.argmax()].clone()
+    if peaks.max() > ABSURD:
+        raise ValueError(f"{name}: holds a sample of {float(peaks.max()):.2g}, where full scale is 1: it is damaged")
     return mono, rate
+
+
+def _at_once(path: bytes, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _mixed(file: soundfile.SoundFile, frames: int, channel: int | None = None) -> tuple[Tensor, Tensor]:
+    """The next samples of a file, mixed to mono or of one channel, and each channel's largest magnitude.
+
+    Returns:
+        (T,), fewer than `frames` if the file ends before; (channels,), NaN where a channel holds one
+    """
+    blocks, peaks, have = [], torch.zeros(file.channels), 0
+    # in blocks: a broken header may claim more frames than memory has bytes
+    while have < frames:
+        block = file.read(min(frames - have, max(BLOCK // file.channels, 1)), dtype="float32", always_2d=True)
+        if not len(block):
+            break
+        x = torch.from_numpy(block)  # (T, channels)
+        peaks = torch.maximum(peaks, x.abs().amax(0))
+        blocks.append(x.mean(1) if channel is None else x[:, channel].clone())
+        have += len(block)
+    return torch.cat(blocks) if blocks else torch.zeros(0), peaks
 
 
 def read(path: str | os.PathLike, rate: int = RATE, seconds: float | None = None) -> tuple[Tensor, int]:
@@ -198,9 +228,14 @@ def _reason(name: str, error: Exception) -> str:
         return "a folder, not a file"
     if not os.access(name, os.R_OK):
         return "no permission to read it"
-    if os.path.getsize(name) == 0:
+    try:
+        with open(os.fsencode(name), "rb", opener=_at_once) as file:
+            start = file.read(1 << 16) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else None
+    except OSError as gone:  # it changes while it is read
+        return gone.strerror or str(gone)
+    if start == b"":
         return "empty: no bytes"
-    with open(os.fsencode(name), "rb") as file:
-        if headers.without_length(file.read(1 << 16)):
-            return "its header does not say how long it is; write it anew, to a file and not to a pipe"
-    return f"not readable as audio ({getattr(error, 'error_string', error)})".replace(" .)", ")")
+    if start and headers.without_length(start):
+        return "its header does not say how long it is; write it anew, to a file and not to a pipe"
+    why = getattr(error, "error_string", error)
+    return f"not readable as audio ({why})".replace(" .)", ")") if start else str(error)

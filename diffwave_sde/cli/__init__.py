@@ -8,7 +8,7 @@ import os
 import sys
 
 from diffwave_sde import compatibility, names, trust
-from diffwave_sde.cli import cores, messages
+from diffwave_sde.cli import config_files, cores, messages
 
 VERBS = {
     "fit": ("diffwave_sde.cli.lightning", "train a model, or go on with one (--ckpt_path last)"),
@@ -61,11 +61,14 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(_complain(f"no verb {verb!r}: choose one of {', '.join(VERBS)}"))
     if os.getcwd() not in sys.path:  # where one's own classes are written, for --model.sde=mine.Fade
         sys.path.append(os.getcwd())
+    given = argv  # for complaints
     try:
         if any(text.partition("=")[0] == "--config" for text in argv):
             from diffwave_sde.cli.path_options import expand_files  # which needs the parser: `--help` does not wait
 
             argv = expand_files(argv)
+            given = argv
+            config_files.check(argv, VERBS[verb][0].endswith("lightning"))
         argv = compatibility.renew_arguments(argv)
         trust.reset()
         trust.allow(trust.named_in(argv), everything=TRUST in argv)
@@ -84,7 +87,9 @@ def main(argv: list[str] | None = None) -> None:
             sys.exit(_complain(messages.lost_process(error), code=1))
         if os.environ.get("DIFFWAVE_TRACEBACK") or not _expected(error):
             raise
-        sys.exit(_complain(messages.plain(str(error), verb)))
+        said = messages.plain(str(error), verb)
+        said = config_files.blame(said, given, parsing="Argument" in type(error).__name__)
+        sys.exit(_complain(said))
 
 
 def _expected(error: Exception) -> bool:

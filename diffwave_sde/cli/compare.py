@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from diffwave_sde import checkpoint, samplers
 from diffwave_sde.cli import model_options, runs
-from diffwave_sde.cli.path_options import expand_options, expanded
+from diffwave_sde.cli.path_options import expanded, parse
 from diffwave_sde.comparison import Entry, compare, folder_names
 from diffwave_sde.progress import progress_bar
 from diffwave_sde.sounds.run_page import size
@@ -48,7 +48,7 @@ def parser() -> ArgumentParser:
 
 def run(argv: list[str]) -> None:
     """Run `diffwave-sde compare`."""
-    make(expand_options(parser().parse_args(argv[1:])))
+    make(parse(parser(), argv[1:]))
 
 
 def make(config: Namespace) -> Path:

@@ -8,13 +8,13 @@ import sys
 from jsonargparse import ArgumentParser, Namespace
 
 from diffwave_sde.cli import model_options
-from diffwave_sde.cli.path_options import expand_options
+from diffwave_sde.cli.path_options import parse
 from diffwave_sde.progress import progress_bar
 
 
 def run(argv: list[str]) -> None:
     """Run `diffwave-sde demo`."""
-    server = prepare(expand_options(parser().parse_args(argv[1:])))
+    server = prepare(parse(parser(), argv[1:]))
     try:
         print(f"open {server.launch()}  (Ctrl-C ends it)", flush=True)
         server.wait()

@@ -14,7 +14,7 @@ from rich.text import Text
 from diffwave_sde import audio, checkpoint
 from diffwave_sde.atomic import atomic_write
 from diffwave_sde.cli import cores, model_options, runs
-from diffwave_sde.cli.path_options import expand_options
+from diffwave_sde.cli.path_options import parse
 from diffwave_sde.collection import clips, doctor, outliers, scores
 from diffwave_sde.collection.clips import Library
 from diffwave_sde.collection.doctor import Finding
@@ -56,7 +56,7 @@ def parser() -> ArgumentParser:
 
 def run(argv: list[str]) -> None:
     """Run `diffwave-sde doctor`."""
-    config = expand_options(parser().parse_args(argv[1:]))
+    config = parse(parser(), argv[1:])
     if config.shown < 1 or (config.n is not None and config.n < 1):
         raise ValueError(f"--shown {config.shown} and --n {config.n}: must be at least 1")
     cores.limit_threads()

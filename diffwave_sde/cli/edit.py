@@ -16,7 +16,7 @@ from diffwave_sde import __version__, audio, trust
 from diffwave_sde.checkpoint import LoadedModel
 from diffwave_sde.cli import model_options, neighbour_options, runs
 from diffwave_sde.cli.edit_operations import OPERATIONS
-from diffwave_sde.cli.path_options import expand_options
+from diffwave_sde.cli.path_options import expand_options, parse
 from diffwave_sde.editing import Editor, files
 from diffwave_sde.editing.preparation import prepared
 from diffwave_sde.names import asked_for, digest, escape, folder_name
@@ -39,7 +39,7 @@ def run(argv: list[str]) -> None:
         return
     if name not in OPERATIONS:
         raise ValueError(f"no operation {name!r}: choose one of {', '.join(OPERATIONS)}, again")
-    make(name, expand_options(parser(name).parse_args(argv[2:])))
+    make(name, parse(parser(name), argv[2:]))
 
 
 def usage() -> str:

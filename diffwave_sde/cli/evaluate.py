@@ -14,7 +14,7 @@ from rich.table import Table
 
 from diffwave_sde import audio, checkpoint, paths, samplers
 from diffwave_sde.cli import cascade_options, cores, guidance_options, model_options, runs, sample
-from diffwave_sde.cli.path_options import expand_options
+from diffwave_sde.cli.path_options import parse
 from diffwave_sde.metrics import CHOICES, EMBEDDINGS, Embedding, SoundSet, embedding, evaluate, report
 from diffwave_sde.metrics.sets import Reader
 from diffwave_sde.names import split
@@ -69,7 +69,7 @@ def parser() -> ArgumentParser:
 
 def run(argv: list[str]) -> None:
     """Run `diffwave-sde evaluate`."""
-    config = expand_options(parser().parse_args(argv[1:]))
+    config = parse(parser(), argv[1:])
     if config.resamples < 1 or config.max_sounds < 4 or config.n < 2:
         raise ValueError(
             f"--resamples {config.resamples}, --max_sounds {config.max_sounds}, --n {config.n}: need 1 resampling, 4 "

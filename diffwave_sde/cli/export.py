@@ -15,7 +15,7 @@ from diffwave_sde import checkpoint
 from diffwave_sde.checkpoint import RECIPE
 from diffwave_sde.cli import guidance_options, runs
 from diffwave_sde.cli.lightning import KINDS
-from diffwave_sde.cli.path_options import expand_options
+from diffwave_sde.cli.path_options import parse
 from diffwave_sde.deploy.export import CARD, Export
 from diffwave_sde.deploy.formats import DTYPES, FORMATS
 
@@ -56,7 +56,7 @@ def parser() -> ArgumentParser:
 
 def run(argv: list[str]) -> None:
     """Run `diffwave-sde export`."""
-    config = expand_options(parser().parse_args(argv[1:]))
+    config = parse(parser(), argv[1:])
     export = Export(
         out=Path(config.out),
         evaluation=None if config.evaluation is None else Path(config.evaluation),

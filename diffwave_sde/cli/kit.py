@@ -15,7 +15,7 @@ from rich.text import Text
 
 from diffwave_sde import checkpoint, kits
 from diffwave_sde.cli import model_options, runs
-from diffwave_sde.cli.path_options import expand_options
+from diffwave_sde.cli.path_options import parse
 from diffwave_sde.kits import making, mastering, watch
 from diffwave_sde.kits.keys import name_of_note
 from diffwave_sde.kits.source import Source
@@ -29,7 +29,7 @@ EACH = 4
 def run(argv: list[str]) -> None:
     """Run `diffwave-sde kit`."""
     rest, named = class_options(argv[1:])
-    make(expand_options(parser().parse_args(rest)), named)
+    make(parse(parser(), rest), named)
 
 
 def class_options(argv: list[str]) -> tuple[list[str], dict[str, int]]:

@@ -30,6 +30,7 @@ from diffwave_sde import (  # noqa: F401  callbacks and distillation are values 
     cascade,
     checkpoint,
     distillation,
+    plain,
     trust,
 )
 from diffwave_sde.atomic import atomic_write
@@ -237,7 +238,7 @@ class CLI(LightningCLI):
             raise OtherKind(kind, f"{ckpt} is of the kind {kind}, not {self.kind}: leave --kind out")
         self.folder = runs.folder_of(ckpt)
         if self.folder is not None:
-            trust.check(_plain_file(self.folder / "config.yaml"), self.folder / "config.yaml")
+            trust.check(plain.read(self.folder / "config.yaml"), self.folder / "config.yaml")
             # An earlier version may have written its configuration.
             self.argv = renew_arguments([self.verb, *_configs(self.folder / "config.yaml"), *self.rest])
             self.config = expand_options(parser.parse_args(self.argv))
@@ -387,20 +388,11 @@ def _options(argv: list[str]) -> list[tuple[str, str]]:
     ]
 
 
-def _plain_file(path: Path) -> Any:
-    """What a YAML file holds."""
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        line = getattr(getattr(error, "problem_mark", None), "line", 0) + 1
-        raise ValueError(f"{path}, line {line}: no YAML of plain values ({str(error).splitlines()[0]})") from None
-
-
 def _kind_in(config: str) -> str | None:
     """What a YAML file, or the text of one, says is to be trained."""
     try:
-        options = yaml.safe_load(Path(config).read_text(encoding="utf-8") if "\n" not in config else config)
-    except (OSError, ValueError, yaml.YAMLError):
+        options = plain.parse(config, "") if "\n" in config else plain.read(config)
+    except (OSError, ValueError):
         return None  # whoever reads it says what is wrong
     return options.get("kind") if isinstance(options, dict) else None
 

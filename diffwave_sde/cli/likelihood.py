@@ -14,7 +14,7 @@ from rich.text import Text
 
 from diffwave_sde import checkpoint, likelihood
 from diffwave_sde.cli import model_options, runs
-from diffwave_sde.cli.path_options import expand_options
+from diffwave_sde.cli.path_options import parse
 from diffwave_sde.collection import clips, outliers, scores
 from diffwave_sde.collection.clips import Library
 from diffwave_sde.names import folder_name
@@ -77,7 +77,7 @@ def parser() -> ArgumentParser:
 
 def run(argv: list[str]) -> None:
     """Run `diffwave-sde likelihood`."""
-    config = expand_options(parser().parse_args(argv[1:]))
+    config = parse(parser(), argv[1:])
     for option in ("n", "batch_size", "ends", "count"):
         if config[option] is not None and config[option] < 1:
             raise ValueError(f"--{option} {config[option]}: must be at least 1")

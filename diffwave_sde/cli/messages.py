@@ -43,7 +43,7 @@ def plain(message: str, verb: str) -> str:
     help_ = f"`diffwave-sde {verb} --help` lists the options"
     for translate in (unknown_option, missing_option, own_words):
         if said := translate(complaint):
-            return said if translate is own_words else f"{said}; {help_}"
+            return said if translate is own_words else f"{said.replace(f'--{verb}.', '--')}; {help_}"
     if not key:
         return message
     for translate in TRANSLATIONS:
@@ -126,7 +126,7 @@ def not_a_list(complaint: Complaint) -> str | None:
 
 def wrong_type(complaint: Complaint) -> str | None:
     """A value of another type."""
-    typed = complaint.search(r"Expected a <class '(\w+)'>. Got value: (.*)")
+    typed = complaint.search(r"(?m)Expected a <class '(\w+)'>. Got value: (.*?)(?:\. Got value: Namespace\(.*)?$")
     return f"{typed[2]!r} is not of type {typed[1]}" if typed else None
 
 
@@ -147,6 +147,12 @@ def unknown_choice(complaint: Complaint) -> str | None:
     return f"{complaint.given or 'the value'} is not one of {', '.join(choices)}" if choices else None
 
 
+def not_options(complaint: Complaint) -> str | None:
+    """A text where other options have a place."""
+    text = complaint.search(r"Unable to load config ['\"](.*?)['\"](?:\s|$)")
+    return f"{text[1]!r} is not options, NAME: VALUE" if text else None
+
+
 TRANSLATIONS: tuple[Callable[[Complaint], str | None], ...] = (
     missing_file,
     option_of_a_class,
@@ -156,6 +162,7 @@ TRANSLATIONS: tuple[Callable[[Complaint], str | None], ...] = (
     not_a_list,
     unknown_class,
     unknown_choice,
+    not_options,
 )
 """Those that tell of one option, in the order in which they are tried."""
 

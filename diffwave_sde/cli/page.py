@@ -7,7 +7,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from diffwave_sde.cli import runs
-from diffwave_sde.cli.path_options import expand_options
+from diffwave_sde.cli.path_options import parse
 from diffwave_sde.sounds import run_page
 
 
@@ -31,7 +31,7 @@ def parser() -> ArgumentParser:
 
 def run(argv: list[str]) -> None:
     """Run `diffwave-sde page`."""
-    config = expand_options(parser().parse_args(argv[1:]))
+    config = parse(parser(), argv[1:])
     if config.steps is not None and config.steps < 1:
         raise ValueError(f"--steps {config.steps}: show at least one step")
     folder = runs.folder(config.run)

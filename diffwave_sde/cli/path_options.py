@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import typing
 from typing import Any
 
-from jsonargparse import Namespace
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from diffwave_sde import paths
 
@@ -28,6 +29,23 @@ KEYS = frozenset(
     )
 )
 """Names of such options, of verbs and classes: trainer, callbacks, loggers, grids, losses. A data set's are its own."""
+
+
+def parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
+    """The options of a verb, their paths expanded.
+
+    Raises:
+        ArgumentError: if one is not understood, or is null where a value is needed, which jsonargparse lets pass.
+        ValueError: as `expand_options`.
+    """
+    config = parser.parse_args(arguments)
+    for action in parser._actions:
+        # Where a class has a place a null is one that is not given; of other types each says whether it takes one.
+        typed = getattr(action, "_typehint", action.type)
+        missing = typed is not None and action.default is not None and config.get(action.dest, 0) is None
+        if missing and type(None) not in typing.get_args(typed):
+            raise ArgumentError(action, f"--{action.dest}: null is no value; leave it out for {action.default}")
+    return expand_options(config)
 
 
 def expand_options(config: Any) -> Any:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from diffwave_sde import checkpoint, generate
 from diffwave_sde.cli import cascade_options, model_options, neighbour_options, runs
-from diffwave_sde.cli.path_options import expand_options
+from diffwave_sde.cli.path_options import parse
 from diffwave_sde.progress import progress_bar
 from diffwave_sde.sounds.folder import Filled, SoundFolder
 from diffwave_sde.sounds.page import slug
@@ -22,7 +22,7 @@ from diffwave_sde.track import Track
 
 def run(argv: list[str]) -> None:
     """Run `diffwave-sde sample`."""
-    make(expand_options(parser().parse_args(argv[1:])))
+    make(parse(parser(), argv[1:]))
 
 
 def make(config: Namespace) -> Path:

@@ -14,7 +14,7 @@ from diffwave_sde import checkpoint
 from diffwave_sde.atomic import atomic_write
 from diffwave_sde.cli import runs
 from diffwave_sde.cli.model_options import Device, device
-from diffwave_sde.cli.path_options import expand_options
+from diffwave_sde.cli.path_options import parse
 from diffwave_sde.denoiser import Condition
 from diffwave_sde.progress import progress_bar
 from diffwave_sde.random import stream
@@ -42,7 +42,7 @@ def parser() -> ArgumentParser:
 
 def run(argv: list[str]) -> None:
     """Run `diffwave-sde schedule`."""
-    config = expand_options(parser().parse_args(argv[1:]))
+    config = parse(parser(), argv[1:])
     try:
         steps = sorted({int(k) for k in config.steps.split(",")})
     except ValueError:

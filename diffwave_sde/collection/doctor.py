@@ -107,7 +107,11 @@ def files(library: Library, progress: Callable[[int, int], None] | None = None) 
     """What single files show."""
     found = []
     for row, item in enumerate(library.items):
-        x, rate = original(item)
+        try:
+            x, rate = original(item)
+        except (OSError, ValueError) as error:  # it has changed since it was read
+            found.append(Finding(row, library.files[row], "unreadable", str(error)))
+            continue
         several = hits(x, rate)
         told = {
             "clipped": clipped(x),

@@ -133,7 +133,7 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int, heads: int, rescale: bool = False):
         super().__init__()
-        if channels % heads:
+        if heads < 1 or channels % heads:
             raise ValueError(f"heads = {heads} does not divide the {channels} channels of the bottleneck")
         self.heads, self.rescale = heads, rescale
         self.norm = normalise(channels)

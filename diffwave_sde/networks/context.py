@@ -77,7 +77,7 @@ class CrossAttention(nn.Module):
 
     def __init__(self, channels: int, width: int, heads: int, count: int = 16):
         super().__init__()
-        if channels % heads:
+        if heads < 1 or channels % heads:
             raise ValueError(f"heads = {heads} does not divide the {channels} channels of the bottleneck")
         self.heads, self.count = heads, count
         self.norm, self.norm_context = normalise(channels), normalise(width)
