@@ -1,7 +1,7 @@
 """A loss spike is made again, and its cause is named: three that are planted, one each in data, draw and weights."""
 
+import os
 import shutil
-import sys
 
 import pytest
 import torch
@@ -107,7 +107,7 @@ def test_a_spike_that_does_not_come_again_has_no_cause(there, tmp_path):
 
 class Evil:
     def __reduce__(self):
-        return sys.exit, (7,)
+        return os.abort, ()  # which would end the tests
 
 
 def test_a_file_that_is_no_spike_is_one_line(there, tmp_path, capfd):

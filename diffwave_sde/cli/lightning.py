@@ -265,6 +265,18 @@ class CLI(LightningCLI):
         self.argv = [*defaults, "--config", yaml.safe_dump(student), *self.rest]
         self.config = expand_options(parser.parse_args(self.argv))
 
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The trainer; what its options cannot be is an error of one line."""
+        for name, known in inspect.signature(Trainer.__init__).parameters.items():
+            given = self.config[self.verb].trainer.get(name, known.default)
+            # jsonargparse lets a null pass everywhere.
+            if given is None and known.default is not None:
+                raise ValueError(f"--trainer.{name}: null is no value; leave it out for {known.default}")
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (TypeError, KeyError, AttributeError, OverflowError) as error:
+            raise ValueError(f"--trainer: {type(error).__name__}: {error}") from error
+
     def before_instantiate_classes(self) -> None:
         options = self.config[self.verb]
         data = AudioDataModule(**vars(options.data.clone()))

@@ -218,7 +218,11 @@ def tagged(rows: np.ndarray, **options) -> Clips:
     clips = np.zeros((30, LENGTH), np.int16)
     clips[np.arange(30), 100 + np.arange(30)] = 16_384
     store = SimpleNamespace(
-        read=lambda rows: clips[np.asarray(rows)], label_ids=np.arange(30) % 3, length=LENGTH, paired=False
+        read=lambda rows: clips[np.asarray(rows)],
+        hold=lambda: None,
+        label_ids=np.arange(30) % 3,
+        length=LENGTH,
+        paired=False,
     )
     return Clips(store, rows, 0.0, Augment(**options))
 
