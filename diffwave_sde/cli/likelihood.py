@@ -52,6 +52,20 @@ def parser() -> ArgumentParser:
         "--noise", type=Literal["rademacher", "gaussian"], default="rademacher", help="flow: the law of the probes"
     )
     p.add_argument(
+        "--dequantise",
+        type=Literal["uniform", "variational"],
+        default="uniform",
+        help="flow: where in the cell of its 16-bit level each sample is moved: anywhere, or by a law fitted to the "
+        "model, for fewer bits where a cell is wider than the model's noise (companded silence)",
+    )
+    p.add_argument(
+        "--draws",
+        type=int,
+        default=1,
+        help="flow: places in the cells that each sound is asked at, which cost as much each; more come closer to the "
+        "bits of the cells, in short sounds above all; 2 or more take at least 2 --probes",
+    )
+    p.add_argument(
         "--terms", type=int, default=32, help="bound and proxy: noise levels of an estimate, a call of the network each"
     )
     p.add_argument("--n", type=int | None, help="sounds that are taken at most, chosen by chance (default: all)")
@@ -82,6 +96,9 @@ def run(argv: list[str]) -> None:
         if config[option] is not None and config[option] < 1:
             raise ValueError(f"--{option} {config[option]}: must be at least 1")
     estimator, options = _estimator(config)
+    dequantisation = _dequantisation(config, estimator)
+    if dequantisation != likelihood.Dequantisation():
+        options |= {"dequantise": config.dequantise, "draws": config.draws}
     where = model_options.device(config.device)
     model = checkpoint.load(runs.given_or_newest(config.ckpt, "ask"), config.weights, where)
     library, name = _library(config, model)
@@ -91,7 +108,7 @@ def run(argv: list[str]) -> None:
     with progress_bar("sounds") as progress:
         task = progress.add_task(config.method, total=len(library))
         found = scores.score_library(
-            *(model, estimator, library, out, options, config.seed, config.batch_size, config.rank),
+            *(model, estimator, library, out, options, config.seed, config.batch_size, config.rank, dequantisation),
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
     _print(scores.summarise(found), estimator.kind(model.module.denoiser.sde))
@@ -114,6 +131,21 @@ def _estimator(config: Namespace) -> tuple[likelihood.Estimator, dict[str, Any]]
         return likelihood.METHODS[config.method](**options), {"method": config.method, **options}
     except ValueError as error:
         raise ValueError(f"--method {config.method}: {error}") from error
+
+
+def _dequantisation(config: Namespace, estimator: likelihood.Estimator) -> likelihood.Dequantisation:
+    """How a density becomes the probability of a cell."""
+    try:
+        found = likelihood.Dequantisation(config.dequantise, config.draws)
+        found.check(estimator)
+    except ValueError as error:
+        raise ValueError(f"--method {config.method}: {error}") from error
+    if config.method != "flow" and found != likelihood.Dequantisation():
+        raise ValueError(
+            f"--dequantise {config.dequantise} and --draws {config.draws} are of --method flow: the bound counts cells "
+            "themselves, and the proxy only ranks"
+        )
+    return found
 
 
 def _library(config: Namespace, model: checkpoint.LoadedModel) -> tuple[Library, str]:

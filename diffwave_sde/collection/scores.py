@@ -19,7 +19,7 @@ from diffwave_sde.atomic import atomic_write
 from diffwave_sde.checkpoint import LoadedModel
 from diffwave_sde.collection.clips import Library, known
 from diffwave_sde.denoiser import Condition
-from diffwave_sde.likelihood import Estimator, Levels, Proxy, bits_per_sample
+from diffwave_sde.likelihood import Dequantisation, Estimator, Levels, Proxy, bits_per_sample
 from diffwave_sde.random import stream
 
 RECORD = "likelihood.json"
@@ -85,6 +85,7 @@ def score_library(
     seed: int = 0,
     batch: int = 8,
     classes: bool = False,
+    dequantisation: Dequantisation | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Score]:
     """Scores of all sounds, written to `folder/likelihood.csv` as they come; those that are there are kept.
@@ -98,6 +99,7 @@ def score_library(
         seed: of the draws.
         batch: sounds at a time.
         classes: whether it is asked too which other class explains a sound better.
+        dequantisation: of a density; uniform by default. Where it is another, `options` says so.
         progress: told of sounds.
 
     Raises:
@@ -116,7 +118,9 @@ def score_library(
         x = library.sounds(rows)
         # What is drawn for a sound follows from its content, not from what stands beside it.
         generators = [stream(seed, "likelihood", library.digests[i]) for i in rows]
-        bits, errors = bits_per_sample(model.module.denoiser, estimator, x, label[rows], generators, model.mu)
+        bits, errors = bits_per_sample(
+            *(model.module.denoiser, estimator, x, label[rows], generators, model.mu, dequantisation)
+        )
         asked = classes and len(model.labels) > 1
         doubts, others = class_doubts(model, x, label[rows]) if asked else ([math.nan] * len(rows), [""] * len(rows))
         for place, i in enumerate(rows):

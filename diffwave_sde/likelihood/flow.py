@@ -69,6 +69,7 @@ class Flow(Estimator):
             raise ValueError(f"trace = {trace!r}: choose hutchinson or exact")
         self.probes, self.noise, self.trace = probes, noise, trace
         self.steps, self.tolerance = steps, tolerance
+        self.noisy = trace == "hutchinson"
 
     def kind(self, sde: SDE) -> str:
         return "density" if sde.blocks == 1 else "bound"

@@ -89,6 +89,22 @@ def test_files_and_the_flow_and_what_it_is_called(folder, tmp_path, capsys):
     assert "at most" not in capsys.readouterr().out  # a density of one block is no bound
 
 
+def test_sounds_are_dequantised_as_asked_and_the_folder_remembers_how(folder, tmp_path, capsys):
+    file = str(sorted(folder.rglob("*.wav"))[0])
+    asked = ["likelihood", "--ckpt=drums", "--device=cpu", "--method=flow", "--steps=2", "--probes=2", f"--data={file}"]
+    main([*asked, f"--out={tmp_path / 'uniform'}"])
+    fitted = [*asked, f"--out={tmp_path / 'fitted'}", "--dequantise=variational", "--draws=2"]
+    main(fitted)
+    one, two = (float(rows(tmp_path / name / "likelihood.csv")[0]["bits"]) for name in ("uniform", "fitted"))
+    assert one != two
+    assert one == pytest.approx(two, abs=0.5)  # the cell is narrow against the model's noise
+    assert "dequantise" not in json.loads((tmp_path / "uniform" / "likelihood.json").read_text())
+    capsys.readouterr()
+    assert "(draws was 2)" in refusal([*fitted[:-1], "--draws=3"], capsys)
+    assert "--method flow: draws = 2" in refusal([*asked, "--draws=2", "--probes=1"], capsys)
+    assert "are of --method flow" in refusal(["likelihood", *SMALL, f"--data={file}", "--draws=2"], capsys)
+
+
 def test_bad_input_is_one_line(folder, tmp_path, capsys):
     assert "--data" in refusal(["likelihood", *SMALL, "--data", "none.wav", "other.wav"], capsys)
     assert "--n 0: must be at least 1" in refusal(["likelihood", *SMALL, "--n=0", f"--data={folder}"], capsys)
