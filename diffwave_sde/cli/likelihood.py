@@ -118,7 +118,8 @@ def run(argv: list[str]) -> None:
         print(f"left out: {file}: {why}")
     print(f"each sound: {out / scores.TABLE}")
     if config.rank:
-        _rank(library, found, out, config.ends)
+        unit = "of the proxy" if config.method == "proxy" else "bits per sample"
+        _rank(library, name, found, out, config.ends, unit)
 
 
 def _estimator(config: Namespace) -> tuple[likelihood.Estimator, dict[str, Any]]:
@@ -178,23 +179,32 @@ def _number(value: float, digits: int) -> str:
     return "–" if math.isnan(value) else f"{value:.{digits}f}"
 
 
-def _rank(library: Library, found: list[scores.Score], out: Path, ends: int) -> None:
-    """Print the least expected, and write the list and the page."""
+def _rank(library: Library, name: str, found: list[scores.Score], out: Path, ends: int, unit: str) -> None:
+    """Print the least expected, and write the list and the page; bits are in `unit`."""
     ranked = outliers.rank(library, found)
     outliers.write(out / "rank.csv", library, found, ranked)
     shown = ranked[:ends], ranked[::-1][:ends]
-    rate_rows = [str(i + 1) for i in range(len(shown[0]))]
-    columns = []
-    for title, part in zip(("least expected", "most expected"), shown, strict=True):
+    sections = []
+    for title, part in zip(("Least expected", "Most expected"), shown, strict=True):
         names = [f"{i + 1:03d}" for i in range(len(part))]
         sounds = library.sounds([one.row for one in part])[:, 0]
-        files = page.write_sounds(out / "sounds" / title.replace(" ", "-"), names, sounds)
-        told = [f"{library.files[one.row]} ({library.labels[one.row]}): {one.why}" for one in part]
-        columns.append(page.Column(title, files, captions=told))
-    note = "Bits corrected for what FLAC needs, and whether another class explains the sound better"
-    page.write(out / "index.html", "What the model did not expect", rate_rows, columns, note)
+        files = page.write_sounds(out / "sounds" / title.lower().replace(" ", "-"), names, sounds)
+        told = [
+            f"{library.labels[one.row]}: {one.why}. Suspicion {one.suspicion:.1f}, {found[one.row].bits:.2f} {unit}"
+            for one in part
+        ]
+        column = page.Column(title, files, captions=told)
+        rows = [library.files[one.row] for one in part]
+        sections.append(page.Section(title, rows=rows, columns=[column], listed=True))
+    note = (
+        f"The two ends of {len(ranked)} sounds. Suspicion is in robust standard deviations: the larger of the bits "
+        "beyond what FLAC's bits explain, and of how much better another class explains the sound."
+    )
+    page.write(out / "index.html", f"What the model did not expect in {name}", [], [], note, sections)
     table = Table("least expected", "class", "suspicion", "why")
     for one in shown[0]:
-        table.add_row(Text(library.files[one.row]), library.labels[one.row], f"{one.suspicion:.1f}", one.why)
+        table.add_row(
+            Text(library.files[one.row], overflow="fold"), library.labels[one.row], f"{one.suspicion:.1f}", one.why
+        )
     Console().print(table)
     print(f"all of them: {out / 'rank.csv'}; listen: {out / 'index.html'}")

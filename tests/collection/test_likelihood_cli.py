@@ -56,7 +56,7 @@ def test_a_table_a_line_for_each_sound_and_a_stop_that_changes_nothing(folder, t
     assert [float(r["suspicion"]) for r in rows(whole / "rank.csv")] == sorted(
         (float(r["suspicion"]) for r in rows(whole / "rank.csv")), reverse=True
     )
-    assert "least expected" in (whole / "index.html").read_text(encoding="utf-8")
+    assert "Least expected" in (whole / "index.html").read_text(encoding="utf-8")
 
     calls = []
     own = scores.bits_per_sample
