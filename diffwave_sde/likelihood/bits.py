@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffwave_sde.denoiser import BaseDenoiser, Condition
 from diffwave_sde.likelihood.dequantisation import Dequantisation
-from diffwave_sde.likelihood.estimate import Estimator
+from diffwave_sde.likelihood.estimate import Estimator, Progress
 from diffwave_sde.likelihood.levels import Levels
 
 
@@ -23,6 +23,7 @@ def bits_per_sample(
     generators: Sequence[torch.Generator],
     mu: float = 0.0,
     dequantisation: Dequantisation | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Bits per sample, and their standard errors: (B,) each, float64, on the CPU.
 
@@ -37,13 +38,14 @@ def bits_per_sample(
         generators: one for each sound.
         mu: of the companding that the model sees, 0 for none.
         dequantisation: of a density; uniform by default.
+        progress: told of network calls.
     """
     levels, device, count = Levels(mu), denoiser.sigma_data.device, x[0].numel()
     condition = Condition(label=label.to(device))
     if estimator.takes_edges:
         edges = tuple(edge.to(device) for edge in levels.edges(x.cpu().double()))
-        found = estimator(denoiser, levels.compress(x.cpu()).float().to(device), condition, generators, edges)
+        found = estimator(denoiser, levels.compress(x.cpu()).float().to(device), condition, generators, edges, progress)
     else:
         own = dequantisation or Dequantisation()
-        found = own(denoiser, estimator, levels, x.to(device), condition, generators)
+        found = own(denoiser, estimator, levels, x.to(device), condition, generators, progress)
     return levels.bits_of(found.nats.cpu(), count, True), found.error.cpu() / (count * math.log(2))

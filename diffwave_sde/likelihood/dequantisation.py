@@ -31,7 +31,7 @@ from torch import Tensor
 
 from diffwave_sde.denoiser import BaseDenoiser, Condition
 from diffwave_sde.divergence import diagonal, draw_probes
-from diffwave_sde.likelihood.estimate import Estimate, Estimator
+from diffwave_sde.likelihood.estimate import Estimate, Estimator, Progress
 from diffwave_sde.likelihood.levels import Levels, log_mass
 from diffwave_sde.random import rand
 from diffwave_sde.sde import embed_waveform, float64
@@ -79,6 +79,7 @@ class Dequantisation:
         x: Tensor,
         condition: Condition | None,
         generators: Sequence[torch.Generator],
+        progress: Progress | None = None,
     ) -> Estimate:
         """Estimates of log P of the cells of x (B, C, T) on the grid, nats, on the CPU.
 
@@ -89,6 +90,7 @@ class Dequantisation:
             x: waveforms, where the model is.
             condition: what they are said to be.
             generators: one for each sound.
+            progress: told of network calls.
 
         Raises:
             ValueError: as `check`.
@@ -99,12 +101,17 @@ class Dequantisation:
         else:
             places = self._fitted(denoiser, levels, x, condition, generators)
         ratios = []
-        for y, log_q in places:
+        for place, (y, log_q) in enumerate(places):
+
+            def told(calls: int, count: int, place: int = place) -> None:
+                if progress is not None:
+                    progress(place * count + calls, self.draws * count)
+
             # All draws meet the same probes, whose noise is then nearly the same for all.
             own = [torch.Generator(g.device) for g in generators]
             for copy, g in zip(own, generators, strict=True):
                 copy.set_state(g.get_state())
-            found = estimator(denoiser, y.float().to(x.device), condition, own)
+            found = estimator(denoiser, y.float().to(x.device), condition, own, progress=told)
             ratios.append(found.draws.cpu() - log_q[:, None])
         return Estimate(weighed(torch.stack(ratios, 1)))
 

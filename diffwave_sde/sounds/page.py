@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape as escape_html
@@ -163,7 +164,7 @@ def _markup(text: str) -> str:
 
 
 def _breakable(name: str) -> str:
-    return _markup(name).replace("_", "_<wbr>")
+    return re.sub("_+", r"\g<0><wbr>", _markup(name))
 
 
 def _kept(column: Column) -> str:
