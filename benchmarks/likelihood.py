@@ -4,15 +4,16 @@
 
 bits: the model `drums` on new sounds of the recipes that it was trained on, beside FLAC, and beside a Gaussian with the
 spectrum of other sounds of the class. outliers: the area under the ROC curve for wrong files planted among right ones.
-checkpoints: how proxy, bound and flow rank the checkpoints of a small run. dequantise: what the laws of the places in
-a cell are worth to a small model. tolerance: the flow of the model `drums`, a
-sound of each class, by adaptive solvers and by fixed steps.
+checkpoints: how proxy, bound and flow rank the checkpoints of a small run. dequantise: what the laws of the places in a
+cell are worth to a small model. tolerance: the flow of the model `drums`, of the first 2,000 samples of a sound of each
+class, by fixed steps and by the adaptive solver.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -181,12 +182,12 @@ def dequantise(count: int) -> list[Table]:
 
 def tolerance(count: int) -> list[Table]:
     model = checkpoint.load("drums")
-    sounds = {name: x for x, name in (drum(i, seed=96) for i in range(11, -1, -1))}
+    sounds = {name: x[:SHORT] for x, name in (drum(i, seed=96) for i in range(11, -1, -1))}
     label = torch.tensor([model.labels.index(name) for name in sounds])
-    table = Table("solver", *sounds, "calls of the network a sound")
-    ways = {f"tolerance {t:g}": Flow(2, tolerance=t) for t in (1e-3, 1e-4, 1e-5)}
-    ways |= {f"{n} steps": Flow(2, steps=n) for n in (24, 48)}
-    for name, flow in track(ways.items(), "solvers", console=Console(stderr=True)):
+    table = Table("solver", *sounds, "calls of the network")
+    ways = {f"{n} steps": Flow(2, steps=n) for n in (24, 48, 96)}
+    ways |= {f"tolerance {t:g}": Flow(2, tolerance=t) for t in (1e-3, 1e-5)}
+    for name, flow in ways.items():
         cells, calls = [], []
         for k, x in enumerate(sounds.values()):
             told = [0]
@@ -197,6 +198,7 @@ def tolerance(count: int) -> list[Table]:
             cells.append(f"{float(bits):.3f} ± {float(error):.3f}")
             calls.append(told[-1])
         table.add_row(name, *cells, f"{sum(calls) / len(calls):.0f}")
+        print(name, *cells, file=sys.stderr)
     return [table]
 
 
