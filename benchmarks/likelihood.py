@@ -1,17 +1,20 @@
 """Bits per sample, outliers and checkpoints: how the likelihood does what it is for.
 
-    python benchmarks/likelihood.py [--part bits outliers checkpoints] [--count 24] [--markdown FILE]
+    python benchmarks/likelihood.py [--part PART ...] [--count 24] [--markdown FILE]
 
 bits: the model `drums` on new sounds of the recipes that it was trained on, beside FLAC, and beside a Gaussian with the
 spectrum of other sounds of the class. outliers: the area under the ROC curve for wrong files planted among right ones.
-checkpoints: how proxy, bound and flow rank the checkpoints of a small run.
+checkpoints: how proxy, bound and flow rank the checkpoints of a small run. dequantise: what the laws of the places in a
+cell are worth to a small model. tolerance: the flow of the model `drums`, of the first 2,000 samples of a sound of each
+class, by fixed steps and by the adaptive solver.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,18 +26,19 @@ from rich.table import Table
 from tables import markdown
 from torch import Tensor
 
-from diffwave_sde import checkpoint
+from diffwave_sde import audio, checkpoint
 from diffwave_sde.collection.clips import Library
 from diffwave_sde.collection.outliers import flac_bits, rank, spectral_bits
 from diffwave_sde.collection.scores import Score, class_doubts
 from diffwave_sde.data.items import pack
-from diffwave_sde.likelihood import Bound, Estimator, Flow, Proxy, bits_per_sample
+from diffwave_sde.likelihood import Bound, Dequantisation, Estimator, Flow, Proxy, bits_per_sample
 from diffwave_sde.module import DiffusionModule
 from diffwave_sde.networks import UNet
 from diffwave_sde.random import stream
 from diffwave_sde.sde import EDM
 
 BATCH = 4
+SHORT = 2000
 
 
 def scored(model: checkpoint.LoadedModel, estimator: Estimator, x: Tensor, label: Tensor, title: str) -> Tensor:
@@ -115,21 +119,13 @@ def area(score: Tensor, kinds: list[str], kind: str) -> float:
     return float(((a > b).double() + 0.5 * (a == b).double()).mean())
 
 
-def checkpoints(count: int) -> list[Table]:
-    length, at = 2000, (20, 80, 320)
+def learning(at: Sequence[int], mu: float = 0.0) -> Iterator[DiffusionModule]:
+    """A small model of the first 2,000 samples of drums, companded, after each of these steps."""
     torch.manual_seed(0)
-    data = torch.stack([drum(i, seed=94)[0][:length] for i in range(100)])[:, None]
-    held = torch.stack([drum(i, seed=95)[0][:length] for i in range(count)])[:, None]
+    data = audio.compress(torch.stack([drum(i, seed=94)[0][:SHORT] for i in range(100)])[:, None], mu)
     net = UNet(1, 1, channels=(16, 32), factors=(5,), blocks=1, embedding=32, heads=2)
     module = DiffusionModule(net, EDM(sigma_min=2e-4), sigma_data=float(data.std()))
     optimizer = torch.optim.AdamW(module.parameters(), lr=2e-3)
-    label = torch.zeros(len(held), dtype=torch.long)
-    ways: dict[str, tuple[Estimator, Callable[[float], str]]] = {
-        "proxy": (Proxy(16), lambda v: f"{v:.3f}"),
-        "bound, bits": (Bound(2, 32), lambda v: f"{v:.3f}"),
-        "flow, bits": (Flow(1, steps=24), lambda v: f"{v:.3f}"),
-    }
-    table = Table("steps", *ways)
     g = torch.Generator().manual_seed(1)
     for step in track(range(1, max(at) + 1), "training", console=Console(stderr=True)):
         x = data[torch.randint(len(data), (8,), generator=g)]
@@ -138,18 +134,81 @@ def checkpoints(count: int) -> list[Table]:
         loss.backward()
         optimizer.step()
         if step in at:
-            module.eval()
-            cells = []
-            for estimator, text in ways.values():
-                own = [stream("held", i) for i in range(len(held))]
-                found, _ = bits_per_sample(module.denoiser, estimator, held, label, own)
-                cells.append(text(float(found.mean())) + f" ± {float(found.std()) / math.sqrt(len(found)):.2f}")
-            table.add_row(str(step), *cells)
+            yield module.eval()
             module.train()
+
+
+def short_drums(count: int) -> Tensor:
+    """Their first 2,000 samples, (n, 1, T), of sounds that `learning` has not seen."""
+    return torch.stack([drum(i, seed=95)[0][:SHORT] for i in range(count)])[:, None]
+
+
+def asked(
+    module: DiffusionModule,
+    estimator: Estimator,
+    held: Tensor,
+    mu: float = 0.0,
+    dequantisation: Dequantisation | None = None,
+) -> str:
+    """The mean bits per sample of the sounds, and its standard error among them."""
+    own, label = [stream("held", i) for i in range(len(held))], torch.zeros(len(held), dtype=torch.long)
+    found, _ = bits_per_sample(module.denoiser, estimator, held, label, own, mu, dequantisation)
+    return f"{float(found.mean()):.3f} ± {float(found.std()) / math.sqrt(len(found)):.2f}"
+
+
+def checkpoints(count: int) -> list[Table]:
+    held, at = short_drums(count), (20, 80, 320)
+    ways = {"proxy": Proxy(16), "bound, bits": Bound(2, 32), "flow, bits": Flow(1, steps=24)}
+    table = Table("steps", *ways)
+    for step, module in zip(at, learning(at), strict=True):
+        table.add_row(str(step), *(asked(module, estimator, held) for estimator in ways.values()))
     return [table]
 
 
-PARTS = {"bits": bits, "outliers": outliers, "checkpoints": checkpoints}
+def dequantise(count: int) -> list[Table]:
+    held = short_drums(count)
+    ways = {
+        f"{law}, {draws} draw{'s' * (draws > 1)}": Dequantisation(law, draws)
+        for law in ("uniform", "variational")
+        for draws in (1, 8)
+    }
+    table = Table("companding", *ways, "bound")
+    for mu in (0.0, 255.0):
+        (module,) = learning((320,), mu)
+        cells = [asked(module, Flow(2, steps=48), held, mu, way) for way in ways.values()]
+        table.add_row(f"μ = {mu:g}" if mu else "none", *cells, asked(module, Bound(2, 64), held, mu))
+    return [table]
+
+
+def tolerance(count: int) -> list[Table]:
+    model = checkpoint.load("drums")
+    sounds = {name: x[:SHORT] for x, name in (drum(i, seed=96) for i in range(11, -1, -1))}
+    label = torch.tensor([model.labels.index(name) for name in sounds])
+    table = Table("solver", *sounds, "calls of the network")
+    ways = {f"{n} steps": Flow(2, steps=n) for n in (24, 48, 96)}
+    ways |= {f"tolerance {t:g}": Flow(2, tolerance=t) for t in (1e-3, 1e-5)}
+    for name, flow in ways.items():
+        cells, calls = [], []
+        for k, x in enumerate(sounds.values()):
+            told = [0]
+            bits, error = bits_per_sample(
+                *(model.module.denoiser, flow, x[None, None], label[k : k + 1], [stream("tolerance", k)], model.mu),
+                progress=lambda done, _, told=told: told.append(done),
+            )
+            cells.append(f"{float(bits):.3f} ± {float(error):.3f}")
+            calls.append(told[-1])
+        table.add_row(name, *cells, f"{sum(calls) / len(calls):.0f}")
+        print(name, *cells, file=sys.stderr)
+    return [table]
+
+
+PARTS = {
+    "bits": bits,
+    "outliers": outliers,
+    "checkpoints": checkpoints,
+    "dequantise": dequantise,
+    "tolerance": tolerance,
+}
 
 
 def main() -> None:

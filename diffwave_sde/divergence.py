@@ -53,6 +53,18 @@ def trace(f: Tensor, u: Tensor, embed: Embed = lambda v: v, create_graph: bool =
     return sum(_along(f, u, rows, embed, create_graph))
 
 
+def diagonal(f: Tensor, u: Tensor, probes: Tensor) -> Tensor:
+    """An unbiased estimate of the diagonal of ∂f/∂u, (B, ...) as f and u, from probes (B, P, ...) of signs.
+
+    Its variance is the sum of squares of what stands beside the diagonal, over P. Source: Bekas et al. 2007, eq. 2.
+    """
+    total = torch.zeros_like(f)
+    for v in probes.unbind(1):
+        (gradient,) = torch.autograd.grad((f * v).sum(), u, retain_graph=True)
+        total += gradient * v
+    return total / probes.shape[1]
+
+
 def _along(f: Tensor, u: Tensor, probes: Iterable[Tensor], embed: Embed, create_graph: bool) -> Iterable[Tensor]:
     """vᵀ (∂f/∂u) E v for each v, (B,) each; one after the other, so that memory holds one backward pass."""
     kind = torch.promote_types(f.dtype, torch.float32) if create_graph else torch.float64

@@ -1,6 +1,7 @@
 """The command line, used as a user would: what it makes, and what it says to bad input."""
 
 import copy
+import csv
 import json
 import math
 import os
@@ -106,6 +107,19 @@ def test_a_run_leaves_its_configuration_checkpoints_sounds_and_a_page(run):
     assert {"best.ckpt", "last.ckpt"} <= {p.name for p in (run / "checkpoints").iterdir()}
     assert len(list((run / "samples" / "step=6").glob("*.wav"))) == 12
     assert (run / "samples" / "index.html").is_file()
+
+
+def test_the_likelihood_of_no_data_is_that_of_the_clips_held_out(run, store, here, capsys):
+    main(["likelihood", f"--ckpt={run}", "--probes=1", "--terms=1", "--device=cpu"])
+    out = run / "likelihood" / "held-out-bound"
+    with open(out / "likelihood.csv", newline="") as file:
+        found = sorted((line["file"], line["label"]) for line in csv.DictReader(file))
+    data = checkpoint.data(run)
+    rows = set(data.splits["validation"].tolist())
+    lines = [line for line in data.store.manifest() if line["row"] and int(line["row"]) in rows]
+    assert found == sorted((line["file"], line["label"]) for line in lines)
+    assert rows
+    assert f"each sound: {out / 'likelihood.csv'}" in capsys.readouterr().out
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_never_stopped(run, store, here):

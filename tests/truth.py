@@ -170,7 +170,7 @@ class Correlated(BaseDenoiser):
         kernel = self.sde.kernel(t)
         y = (broadcast_like(kernel.matched, u) * u).sum(1) / broadcast_like(kernel.snr, u[:, 0])
         noisy = SMOOTH + torch.eye(len(SMOOTH), dtype=torch.float64) / kernel.snr[:, None, None]
-        return y @ (SMOOTH @ torch.linalg.inv(noisy)).mT, None
+        return (y.double() @ (SMOOTH @ torch.linalg.inv(noisy)).mT).to(u.dtype), None
 
 
 class ExactNet(nn.Module):

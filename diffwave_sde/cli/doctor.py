@@ -47,7 +47,7 @@ def parser() -> ArgumentParser:
     p.add_argument("--n", type=int | None, help="sounds that are taken at most, chosen by chance (default: all)")
     p.add_argument("--count", type=int, default=6000, help="sounds of a built-in data set")
     p.add_argument("--seed", type=int, default=0, help="seed of a built-in data set, and of the choice of sounds")
-    p.add_argument("--shown", type=int, default=60, help="suspects that the page has at most")
+    p.add_argument("--shown", type=int, default=24, help="suspects of each kind that the page has at most")
     p.add_argument("--root", type=str, default="data", help="folder for downloads")
     p.add_argument("--out", type=str | None, help="folder for the findings (default: doctor/DATASET)")
     p.add_argument("--device", type=model_options.Device, default="auto", help="where a model computes")
@@ -79,7 +79,7 @@ def run(argv: list[str]) -> None:
         found += _outliers(config, library, out)
     found.sort(key=lambda one: (KINDS.index(one.kind), one.file))
     _write(out, found)
-    _page(out, library, found, config.shown)
+    _page(out, source.name, library, found, config.shown)
     _print(found, len(library))
     print(f"all of them: {out / 'findings.csv'}; listen: {out / 'index.html'}")
     print(f"to train without the suspects, once you have heard them: --data.exclude {out / 'exclude.txt'}")
@@ -118,19 +118,29 @@ def _write(out: Path, found: list[Finding]) -> None:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _page(out: Path, library: Library, found: list[Finding], shown: int) -> None:
+def _page(out: Path, name: str, library: Library, found: list[Finding], shown: int) -> None:
+    """A section for each kind; a file that is suspect for several reasons stands in the first of them."""
     suspects: dict[int, list[Finding]] = {}
     for one in found:
         if one.excludes:
             suspects.setdefault(one.row, []).append(one)
-    rows = list(suspects)[:shown]
-    names = [f"{i + 1:03d}" for i in range(len(rows))]
-    sounds = library.sounds(rows)[:, 0] if rows else []
-    written = page.write_sounds(out / "sounds", names, sounds)
-    told = ["; ".join(f"{one.kind}: {one.told}" for one in suspects[row]) for row in rows]
-    column = page.Column("suspects", written, captions=told)
-    note = f"{len(suspects)} suspects of {len(library)} files, {len(rows)} of them here"
-    page.write(out / "index.html", "Suspects", [library.files[row] for row in rows], [column], note)
+    kinds: dict[str, list[int]] = {}
+    for row, own in suspects.items():
+        kinds.setdefault(own[0].kind, []).append(row)
+    sections = []
+    for kind, rows in kinds.items():
+        some = rows[:shown]
+        names = [f"{len(sections) + 1}-{i + 1:03d}" for i in range(len(some))]
+        written = page.write_sounds(out / "sounds", names, library.sounds(some)[:, 0])
+        told = [[one.told if one.kind == kind else f"{one.kind}: {one.told}" for one in suspects[row]] for row in some]
+        column = page.Column(kind, written, captions=["; ".join(parts) for parts in told])
+        title = f"{kind.capitalize()} ({len(rows)})"
+        note = f"The first {shown} of them; the others are in findings.csv, or here with a larger --shown."
+        files = [library.files[row] for row in some]
+        note = note if len(rows) > shown else ""
+        sections.append(page.Section(title, note, rows=files, columns=[column], listed=True))
+    note = f"{len(suspects)} of {len(library)} files. A finding is a suspicion: hear it before you leave a file out."
+    page.write(out / "index.html", f"Suspects in {name}", [], [], note, sections)
 
 
 def _print(found: list[Finding], count: int) -> None:
@@ -139,7 +149,7 @@ def _print(found: list[Finding], count: int) -> None:
     for kind in KINDS:
         if counts[kind]:
             first = next(one for one in found if one.kind == kind)
-            table.add_row(kind, str(counts[kind]), Text(f"{first.file}: {first.told}"))
+            table.add_row(kind, str(counts[kind]), Text(f"{first.file}: {first.told}", overflow="fold"))
     if counts:
         Console().print(table)
     suspects = len({one.row for one in found if one.excludes})

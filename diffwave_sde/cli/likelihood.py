@@ -52,6 +52,20 @@ def parser() -> ArgumentParser:
         "--noise", type=Literal["rademacher", "gaussian"], default="rademacher", help="flow: the law of the probes"
     )
     p.add_argument(
+        "--dequantise",
+        type=Literal["uniform", "variational"],
+        default="uniform",
+        help="flow: where in the cell of its 16-bit level each sample is moved: anywhere, or by a law fitted to the "
+        "model, for fewer bits where a cell is wider than the model's noise (companded silence)",
+    )
+    p.add_argument(
+        "--draws",
+        type=int,
+        default=1,
+        help="flow: places in the cells that each sound is asked at, which cost as much each; more come closer to the "
+        "bits of the cells, in short sounds above all; 2 or more take at least 2 --probes",
+    )
+    p.add_argument(
         "--terms", type=int, default=32, help="bound and proxy: noise levels of an estimate, a call of the network each"
     )
     p.add_argument("--n", type=int | None, help="sounds that are taken at most, chosen by chance (default: all)")
@@ -82,6 +96,9 @@ def run(argv: list[str]) -> None:
         if config[option] is not None and config[option] < 1:
             raise ValueError(f"--{option} {config[option]}: must be at least 1")
     estimator, options = _estimator(config)
+    dequantisation = _dequantisation(config, estimator)
+    if dequantisation != likelihood.Dequantisation():
+        options |= {"dequantise": config.dequantise, "draws": config.draws}
     where = model_options.device(config.device)
     model = checkpoint.load(runs.given_or_newest(config.ckpt, "ask"), config.weights, where)
     library, name = _library(config, model)
@@ -91,7 +108,7 @@ def run(argv: list[str]) -> None:
     with progress_bar("sounds") as progress:
         task = progress.add_task(config.method, total=len(library))
         found = scores.score_library(
-            *(model, estimator, library, out, options, config.seed, config.batch_size, config.rank),
+            *(model, estimator, library, out, options, config.seed, config.batch_size, config.rank, dequantisation),
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
     _print(scores.summarise(found), estimator.kind(model.module.denoiser.sde))
@@ -101,7 +118,8 @@ def run(argv: list[str]) -> None:
         print(f"left out: {file}: {why}")
     print(f"each sound: {out / scores.TABLE}")
     if config.rank:
-        _rank(library, found, out, config.ends)
+        unit = "of the proxy" if config.method == "proxy" else "bits per sample"
+        _rank(library, name, found, out, config.ends, unit)
 
 
 def _estimator(config: Namespace) -> tuple[likelihood.Estimator, dict[str, Any]]:
@@ -114,6 +132,21 @@ def _estimator(config: Namespace) -> tuple[likelihood.Estimator, dict[str, Any]]
         return likelihood.METHODS[config.method](**options), {"method": config.method, **options}
     except ValueError as error:
         raise ValueError(f"--method {config.method}: {error}") from error
+
+
+def _dequantisation(config: Namespace, estimator: likelihood.Estimator) -> likelihood.Dequantisation:
+    """How a density becomes the probability of a cell."""
+    try:
+        found = likelihood.Dequantisation(config.dequantise, config.draws)
+        found.check(estimator)
+    except ValueError as error:
+        raise ValueError(f"--method {config.method}: {error}") from error
+    if config.method != "flow" and found != likelihood.Dequantisation():
+        raise ValueError(
+            f"--dequantise {config.dequantise} and --draws {config.draws} are of --method flow: the bound counts cells "
+            "themselves, and the proxy only ranks"
+        )
+    return found
 
 
 def _library(config: Namespace, model: checkpoint.LoadedModel) -> tuple[Library, str]:
@@ -146,23 +179,32 @@ def _number(value: float, digits: int) -> str:
     return "–" if math.isnan(value) else f"{value:.{digits}f}"
 
 
-def _rank(library: Library, found: list[scores.Score], out: Path, ends: int) -> None:
-    """Print the least expected, and write the list and the page."""
+def _rank(library: Library, name: str, found: list[scores.Score], out: Path, ends: int, unit: str) -> None:
+    """Print the least expected, and write the list and the page; bits are in `unit`."""
     ranked = outliers.rank(library, found)
     outliers.write(out / "rank.csv", library, found, ranked)
     shown = ranked[:ends], ranked[::-1][:ends]
-    rate_rows = [str(i + 1) for i in range(len(shown[0]))]
-    columns = []
-    for title, part in zip(("least expected", "most expected"), shown, strict=True):
+    sections = []
+    for title, part in zip(("Least expected", "Most expected"), shown, strict=True):
         names = [f"{i + 1:03d}" for i in range(len(part))]
         sounds = library.sounds([one.row for one in part])[:, 0]
-        files = page.write_sounds(out / "sounds" / title.replace(" ", "-"), names, sounds)
-        told = [f"{library.files[one.row]} ({library.labels[one.row]}): {one.why}" for one in part]
-        columns.append(page.Column(title, files, captions=told))
-    note = "Bits corrected for what FLAC needs, and whether another class explains the sound better"
-    page.write(out / "index.html", "What the model did not expect", rate_rows, columns, note)
+        files = page.write_sounds(out / "sounds" / title.lower().replace(" ", "-"), names, sounds)
+        told = [
+            f"{library.labels[one.row]}: {one.why}. Suspicion {one.suspicion:.1f}, {found[one.row].bits:.2f} {unit}"
+            for one in part
+        ]
+        column = page.Column(title, files, captions=told)
+        rows = [library.files[one.row] for one in part]
+        sections.append(page.Section(title, rows=rows, columns=[column], listed=True))
+    note = (
+        f"The two ends of {len(ranked)} sounds. Suspicion is in robust standard deviations: the larger of the bits "
+        "beyond what FLAC's bits explain, and of how much better another class explains the sound."
+    )
+    page.write(out / "index.html", f"What the model did not expect in {name}", [], [], note, sections)
     table = Table("least expected", "class", "suspicion", "why")
     for one in shown[0]:
-        table.add_row(Text(library.files[one.row]), library.labels[one.row], f"{one.suspicion:.1f}", one.why)
+        table.add_row(
+            Text(library.files[one.row], overflow="fold"), library.labels[one.row], f"{one.suspicion:.1f}", one.why
+        )
     Console().print(table)
     print(f"all of them: {out / 'rank.csv'}; listen: {out / 'index.html'}")

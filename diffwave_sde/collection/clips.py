@@ -103,7 +103,7 @@ def read(
             clips.append(item.load(length))
             kept.append(item)
         except (OSError, ValueError) as error:
-            refused.append((item.file, str(error)))
+            refused.append((item.file, str(error).removeprefix(f"{Path(getattr(item, 'root', '')) / item.file}: ")))
         if progress is not None:
             progress(done, len(rows))
     if not kept:

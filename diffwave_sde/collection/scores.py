@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from diffwave_sde.atomic import atomic_write
 from diffwave_sde.checkpoint import LoadedModel
 from diffwave_sde.collection.clips import Library, known
 from diffwave_sde.denoiser import Condition
-from diffwave_sde.likelihood import Estimator, Levels, Proxy, bits_per_sample
+from diffwave_sde.likelihood import Dequantisation, Estimator, Levels, Proxy, bits_per_sample
 from diffwave_sde.random import stream
 
 RECORD = "likelihood.json"
@@ -85,7 +86,8 @@ def score_library(
     seed: int = 0,
     batch: int = 8,
     classes: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    dequantisation: Dequantisation | None = None,
+    progress: Callable[[float, int], None] | None = None,
 ) -> list[Score]:
     """Scores of all sounds, written to `folder/likelihood.csv` as they come; those that are there are kept.
 
@@ -98,7 +100,8 @@ def score_library(
         seed: of the draws.
         batch: sounds at a time.
         classes: whether it is asked too which other class explains a sound better.
-        progress: told of sounds.
+        dequantisation: of a density; uniform by default. Where it is another, `options` says so.
+        progress: told of sounds, and parts of them.
 
     Raises:
         ValueError: if the folder holds a table that was made otherwise.
@@ -111,12 +114,22 @@ def score_library(
     names = _row_names(library)
     label = known(library.labels, model.labels)
     todo = [i for i, name in enumerate(names) if name not in held]
+
+    def told(done: int, count: int, calls: int = 0, of: int = 1) -> None:
+        """Of the sounds that are done, and of those that are being asked for."""
+        if progress is not None and of:
+            progress(len(library) - len(todo) + done + count * calls / of, len(library))
+
+    told(0, 0)
     for first in range(0, len(todo), batch):
         rows = todo[first : first + batch]
         x = library.sounds(rows)
         # What is drawn for a sound follows from its content, not from what stands beside it.
         generators = [stream(seed, "likelihood", library.digests[i]) for i in rows]
-        bits, errors = bits_per_sample(model.module.denoiser, estimator, x, label[rows], generators, model.mu)
+        bits, errors = bits_per_sample(
+            *(model.module.denoiser, estimator, x, label[rows], generators, model.mu, dequantisation),
+            progress=partial(told, first, len(rows)),
+        )
         asked = classes and len(model.labels) > 1
         doubts, others = class_doubts(model, x, label[rows]) if asked else ([math.nan] * len(rows), [""] * len(rows))
         for place, i in enumerate(rows):
@@ -128,8 +141,7 @@ def score_library(
                 *(nats, silence, float(doubts[place]), others[place]),
             )
         _write(folder, held, record)
-        if progress is not None:
-            progress(len(library) - len(todo) + first + len(rows), len(library))
+        told(first + len(rows), 0)
     return [held[name] for name in names]
 
 

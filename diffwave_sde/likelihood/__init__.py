@@ -5,6 +5,7 @@ All give log p in nats; `levels` turns it into bits per sample of 16-bit sound.
 
 from diffwave_sde.likelihood.bits import bits_per_sample
 from diffwave_sde.likelihood.bound import Bound
+from diffwave_sde.likelihood.dequantisation import Dequantisation
 from diffwave_sde.likelihood.estimate import Estimate, Estimator, Progress
 from diffwave_sde.likelihood.flow import Flow
 from diffwave_sde.likelihood.levels import Levels
@@ -12,4 +13,15 @@ from diffwave_sde.likelihood.proxy import Proxy
 
 METHODS = {"flow": Flow, "bound": Bound, "proxy": Proxy}
 
-__all__ = ["METHODS", "Bound", "Estimate", "Estimator", "Flow", "Levels", "Progress", "Proxy", "bits_per_sample"]
+__all__ = [
+    "METHODS",
+    "Bound",
+    "Dequantisation",
+    "Estimate",
+    "Estimator",
+    "Flow",
+    "Levels",
+    "Progress",
+    "Proxy",
+    "bits_per_sample",
+]

@@ -44,8 +44,14 @@ class Estimate:
 class Estimator(ABC):
     """A way to learn log p(x).
 
-    unit: "density", of log p itself; "bound", of something below it; "proxy", of something that only ranks.
+    takes_edges: whether it has a decoder, which reads a cell's probability.
+    noisy: whether its estimates vary by chance about what they estimate.
+    probes: estimates for each sound.
     """
+
+    takes_edges: bool = False
+    noisy: bool = False
+    probes: int = 1
 
     @abstractmethod
     def kind(self, sde: SDE) -> str:
@@ -71,5 +77,3 @@ class Estimator(ABC):
                 cell, if the estimator has a decoder (`takes_edges`); else of the density at x.
             progress: told of network calls.
         """
-
-    takes_edges: bool = False

@@ -69,6 +69,7 @@ class Flow(Estimator):
             raise ValueError(f"trace = {trace!r}: choose hutchinson or exact")
         self.probes, self.noise, self.trace = probes, noise, trace
         self.steps, self.tolerance = steps, tolerance
+        self.noisy = trace == "hutchinson"
 
     def kind(self, sde: SDE) -> str:
         return "density" if sde.blocks == 1 else "bound"
@@ -183,7 +184,9 @@ class Flow(Estimator):
                 nonlocal calls
                 t = sde.time((-noise).exp()[None])
                 rate = -per_log_snr(*whitened_signal(sde, t))
-                D, divergence = self._velocity(denoiser, state[0], t, rate[0], own, probe)
+                # The solver joins ũ with the trace in float64, which a network need not take.
+                u = state[0].to(whitened.dtype)
+                D, divergence = self._velocity(denoiser, u, t, rate[0], own, probe)
                 calls += 1
                 if progress is not None:
                     progress(calls, 0)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape as escape_html
@@ -54,6 +55,7 @@ class Section:
     html: markup, such as figures of `charts`; "" for none.
     rows, columns: more sounds; none by default.
     head: what a row of them is.
+    listed: whether its one column is a list, as that of a page is.
     """
 
     title: str
@@ -62,6 +64,7 @@ class Section:
     rows: Sequence[str] = ()
     columns: Sequence[Column] = ()
     head: str = "sound"
+    listed: bool = False
 
 
 def write(
@@ -95,7 +98,11 @@ def write(
     link = _embedded if embed else _linked(Path(path).parent)
     body = _list(link, rows, columns[0]) if len(columns) == 1 else _table(link, rows, columns) if columns else ""
     for number, part in enumerate(sections):
-        table = _table(link, part.rows, part.columns, part.head) if part.columns else ""
+        table = ""
+        if part.listed:
+            table = _list(link, part.rows, part.columns[0], "h3")
+        elif part.columns:
+            table = _table(link, part.rows, part.columns, part.head)
         about = f"<p>{_markup(part.note)}</p>" if part.note else ""
         head = f'<h2 class="part">{_markup(part.title)}</h2>{about}'
         body += f'\n<section id="part-{number}">{head}\n{part.html}{table}</section>'
@@ -142,9 +149,9 @@ def _table(link: Link, rows: Sequence[str], columns: Sequence[Column], head: str
     )
 
 
-def _list(link: Link, rows: Sequence[str], column: Column) -> str:
+def _list(link: Link, rows: Sequence[str], column: Column, heading: str = "h2") -> str:
     items = (
-        f"<li><h2>{_breakable(row)}</h2>{_player(link, sound, row)}{_caption(column, i)}</li>"
+        f"<li><{heading}>{_breakable(row)}</{heading}>{_caption(column, i)}{_player(link, sound, row)}</li>"
         for i, (row, sound) in enumerate(zip(rows, column.sounds, strict=True))
         if sound
     )
@@ -157,7 +164,7 @@ def _markup(text: str) -> str:
 
 
 def _breakable(name: str) -> str:
-    return _markup(name).replace("_", "_<wbr>")
+    return re.sub("_+", r"\g<0><wbr>", _markup(name))
 
 
 def _kept(column: Column) -> str:
@@ -227,14 +234,17 @@ thead th:first-child, thead th.kept {{ z-index: 3 }}
 td.kept, thead th.kept {{ color: var(--accent) }}
 audio {{ display: block; width: 250px; height: 36px }}
 td p, li p {{ margin: .4rem 0 0; max-width: 250px; font-size: .85rem; color: var(--soft); overflow-wrap: anywhere }}
-img {{ display: block; width: 250px; height: auto; margin-top: .5rem; border-radius: 6px; background: #fff }}
+img {{ display: block; width: 250px; height: auto; margin-top: .5rem; border-radius: 6px }}
 .playing {{ outline: 2px solid var(--accent); outline-offset: 3px; border-radius: 18px }}
 :focus-visible {{ outline: 3px solid var(--accent); outline-offset: 2px; border-radius: 6px }}
-.sounds {{ list-style: none; margin: 0; padding: 0; display: grid; gap: 1rem;
+.sounds {{ list-style: none; margin: 0; padding: 0; display: grid; gap: 0 1rem;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 17rem), 1fr)) }}
-.sounds li {{ padding: 1rem; border: 1px solid var(--line); border-radius: 10px; background: var(--card) }}
-.sounds h2 {{ margin: 0 0 .6rem; font-size: 1rem; font-weight: 600; overflow-wrap: anywhere }}
-.sounds audio, .sounds img {{ width: 100% }}
+.sounds li {{ padding: 1rem; border: 1px solid var(--line); border-radius: 10px; background: var(--card);
+  display: grid; grid-template-rows: subgrid; grid-row: span 4; row-gap: 0; align-content: start;
+  margin-bottom: 1rem }}
+.sounds h2, .sounds h3 {{ margin: 0 0 .4rem; font-size: 1rem; font-weight: 600; overflow-wrap: anywhere }}
+.sounds p {{ grid-row: 2; margin: 0 0 .6rem; max-width: none }}
+.sounds audio {{ grid-row: 3; width: 100% }} .sounds img {{ grid-row: 4; width: 100% }}
 section {{ margin-top: 2.5rem }}
 section > p {{ margin: .2rem 0 1rem; color: var(--soft); max-width: 70ch }}
 .part {{ margin: 0 0 .4rem; font-size: 1.2rem; font-weight: 650 }}

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,6 +15,12 @@ from torch import Tensor
 from diffwave_sde.atomic import atomic_write
 from diffwave_sde.audio import RATE
 from diffwave_sde.names import printable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+INK = "#807a72"
+"""Of lines and text: as easy to read on a light page as on a dark one, since spectrograms have no ground."""
 
 
 def spectrogram(x: Tensor, rate: int = RATE, rows: int = 192, hop: int = 128) -> Tensor:
@@ -77,7 +84,7 @@ def spectrogram_png(
     columns = min(n, max(1, math.ceil(math.sqrt(n * 1.4))))
     lines = math.ceil(n / columns)
     width, height = 2.6 * columns + 1.3, 2.5 * lines + 0.7
-    figure = Figure(figsize=(width, height), dpi=100)
+    figure = Figure(figsize=(width, height), dpi=100, facecolor="none")
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(
         lines, columns, left=0.7 / width, right=1 - 0.8 / width, bottom=0.5 / height, top=1 - 0.3 / height,
@@ -91,9 +98,9 @@ def spectrogram_png(
         line, column = divmod(k, columns)
         above, below = grid[line, column].subgridspec(2, 1, height_ratios=[1, 3], hspace=0.04)
         wave, picture = figure.add_subplot(above), figure.add_subplot(below)
-        wave.plot(np.linspace(0, span, samples), clip.numpy(), linewidth=0.5, color="0.2")
+        wave.plot(np.linspace(0, span, samples), clip.numpy(), linewidth=0.5, color=INK)
         wave.set(xlim=(0, span), ylim=(-1, 1), xticks=[], yticks=[])
-        wave.set_title(drawable(title), fontsize=8, pad=3, parse_math=False)
+        wave.set_title(drawable(title), fontsize=8, pad=3, parse_math=False, color=INK)
         image = picture.imshow(
             spectrogram(clip, rate).numpy(), origin="lower", aspect="auto", extent=(0, span, low, top),
             vmin=-100, vmax=0, cmap="magma", interpolation="nearest",
@@ -107,12 +114,24 @@ def spectrogram_png(
             picture.set_xticklabels([])
         if not column:
             picture.set_ylabel("Hz", fontsize=7, labelpad=1)
+        wave.set_facecolor("none")
+        for axes in (wave, picture):
+            _in_ink(axes)
     bar = figure.add_axes((1 - 0.6 / width, 0.5 / height, 0.12 / width, 1 - 0.8 / height))
     figure.colorbar(image, cax=bar)
-    bar.set_title("dBFS", fontsize=7)
+    bar.set_title("dBFS", fontsize=7, color=INK)
     bar.tick_params(labelsize=7)
+    _in_ink(bar)
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png")
+
+
+def _in_ink(axes: Axes) -> None:
+    axes.tick_params(colors=INK)
+    for spine in axes.spines.values():
+        spine.set_color(INK)
+    for label in (axes.xaxis.label, axes.yaxis.label):
+        label.set_color(INK)
 
 
 def noise_levels_png(path: str | os.PathLike, grids: Mapping[str, Mapping[str, Tensor]], marked: str) -> None:

@@ -1,16 +1,21 @@
 """The doctor finds what was done to sounds, and leaves sounds alone that nothing was done to."""
 
 import csv
+from types import SimpleNamespace
 
 import pytest
 import torch
 from refusal import refusal
+from truth import Mixture, Oracle
 
-from diffwave_sde import audio
+from diffwave_sde import audio, checkpoint
+from diffwave_sde.checkpoint import LoadedModel
 from diffwave_sde.cli import main
 from diffwave_sde.collection import doctor
 from diffwave_sde.data.items import Rendered
 from diffwave_sde.data.module import AudioDataModule
+from diffwave_sde.sde import EDM
+from diffwave_sde.sounds import page
 
 DRUMS = [audio.from_int16(Rendered("drums", i, 3).load(audio.LENGTH).window) for i in range(24)]
 CYMBALS = [
@@ -95,6 +100,39 @@ def test_the_whole_from_the_command_line_to_a_training_without_the_suspects(fold
         return {line["file"] for line in data.store.manifest() if line["row"]}
 
     assert files() - files(exclude=str(out / "exclude.txt")) == {"bell/wrong.wav", copy[0]}
+
+
+@pytest.fixture
+def expecting_noise(monkeypatch):
+    """A model that knows how loud noise is, and nothing else; the calls of its network are counted."""
+    denoiser = Oracle(EDM(sigma_min=2e-4), Mixture(stds=(0.25,)))
+    denoiser.sigma_data = torch.tensor(0.25)
+    model = LoadedModel(SimpleNamespace(denoiser=denoiser), ("a",), audio.RATE, 2000, 0.0, 1, checkpoint.find("drums"))
+    monkeypatch.setattr(checkpoint, "load", lambda *_, **__: model)
+    monkeypatch.setattr(page, "spectrogram_png", lambda *_: None)
+    return denoiser
+
+
+def test_a_model_names_the_outliers_and_is_not_asked_twice(expecting_noise, tmp_path, capsys):
+    home, out, g = tmp_path / "sounds", tmp_path / "out", torch.Generator().manual_seed(3)
+    for i in range(14):
+        audio.write(home / "a" / f"{i}.wav", 0.2 * torch.randn(2000, generator=g).clamp(-4, 4), subtype="PCM_16")
+    # Simple for FLAC, and loud all along: many bits for one who expects noise.
+    tone = 0.8 * (6.28 * 440 * torch.arange(2000) / audio.RATE).sin()
+    audio.write(home / "a" / "tone.wav", tone, subtype="PCM_16")
+    asked = ["doctor", str(home), "--ckpt=drums", f"--out={out}", "--device=cpu"]
+    main([*asked, "--length=2000"])
+    with open(out / "findings.csv", newline="", encoding="utf-8") as file:
+        found = [(line["file"], line["told"]) for line in csv.DictReader(file) if line["kind"] == "outlier"]
+    assert [name for name, _ in found] == ["a/tone.wav"]
+    assert found[0][1].startswith("more bits than its complexity explains (")
+    assert "a/tone.wav" in (out / "exclude.txt").read_text().splitlines()
+    assert "Outlier (1)" in (out / "index.html").read_text()
+    calls = expecting_noise.calls
+    main([*asked, "--length=2000", "--threshold=1e6"])
+    assert expecting_noise.calls == calls  # what is known of a sound is kept
+    assert "nothing wrong with 15 files" in capsys.readouterr().out
+    assert "hears windows of 2000 samples; give --length that" in refusal([*asked, "--length=4000"], capsys)
 
 
 def test_bad_lists_and_bad_options_are_told_in_one_line(folder, tmp_path, capsys):

@@ -69,6 +69,17 @@ def test_one_column_is_a_list(tmp_path):
     assert Reader(text).labels == ["a", "b"]
 
 
+def test_a_section_of_one_column_may_be_a_list_whose_captions_come_before_the_players(tmp_path):
+    column = page.Column("x", sounds(tmp_path / "x", "ab"), captions=["too loud", "too long"])
+    part = page.Section("Clipped (2)", rows=["a", "b"], columns=[column], listed=True)
+    page.write(tmp_path / "index.html", "run", [], [], sections=[part])
+    text = (tmp_path / "index.html").read_text()
+    assert "<table" not in text
+    assert '<a href="#part-0">Clipped (2)</a>' in text
+    assert Reader(text).labels == ["a", "b"]
+    assert text.index("<h3>a</h3>") < text.index("too loud") < text.index("<audio") < text.index("<h3>b</h3>")
+
+
 def test_names_are_text_not_markup(tmp_path):
     page.write(tmp_path / "index.html", "<b>", ["<i>"], [page.Column("<u>", sounds(tmp_path / "x", "a"))], "<s>")
     text = (tmp_path / "index.html").read_text()

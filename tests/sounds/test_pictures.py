@@ -29,6 +29,26 @@ def test_a_picture_is_drawn_whole_for_any_number_of_clips(tmp_path):
         pictures.spectrogram_png(tmp_path / "p.png", torch.stack([CLIP]), ["a", "b"])
 
 
+def test_a_picture_shows_the_page_behind_it_and_its_ink_can_be_read_on_light_and_on_dark(tmp_path):
+    from matplotlib import image
+    from matplotlib.colors import to_rgb
+
+    pictures.spectrogram_png(tmp_path / "p.png", CLIP[None])
+    drawn = image.imread(tmp_path / "p.png")
+    assert drawn[0, 0, 3] == 0
+
+    def luminance(colour):
+        return sum(
+            w * (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4)
+            for w, c in zip((0.2126, 0.7152, 0.0722), to_rgb(colour), strict=True)
+        )
+
+    ink = luminance(pictures.INK)
+    for paper in ("#ffffff", "#1f1d1b"):  # the cards of `page`
+        light, dark = sorted((ink, luminance(paper)), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) > 3.5
+
+
 def test_text_that_no_font_has_is_spelt_and_drawn(tmp_path, recwarn):
     names = ["caf\u00e9", os.fsdecode(b"caf\xe9"), "\u5927\u9f13", "\U0001f941", "a\nb", "\ud800"]
     spelt = ["caf\u00e9", r"caf\xe9", r"\u5927\u9f13", r"\U0001f941", r"a\nb", r"\ud800"]
