@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import signal
+import typing
 import warnings
 from pathlib import Path
 from typing import Any, Literal
@@ -127,6 +128,10 @@ def kind_asked(argv: list[str]) -> str:
             except (OSError, ValueError):
                 continue  # told of when it is resolved
     return kind if kind in KINDS else "diffusion"  # the parser tells which there are
+
+
+def _takes_null(annotation: Any) -> bool:
+    return annotation is inspect.Parameter.empty or type(None) in typing.get_args(annotation)
 
 
 class OtherKind(ValueError):
@@ -270,7 +275,7 @@ class CLI(LightningCLI):
         for name, known in inspect.signature(Trainer.__init__).parameters.items():
             given = self.config[self.verb].trainer.get(name, known.default)
             # jsonargparse lets a null pass everywhere.
-            if given is None and known.default is not None:
+            if given is None and known.default is not None and not _takes_null(known.annotation):
                 raise ValueError(f"--trainer.{name}: null is no value; leave it out for {known.default}")
         try:
             return super().instantiate_trainer(**kwargs)
