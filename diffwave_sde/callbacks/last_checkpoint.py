@@ -56,6 +56,7 @@ class LastCheckpoint(ModelCheckpoint):
         """The signal that the run was stopped by; 0 for none."""
         self._told = 0  # the signal that this process was sent, not agreed on yet
         self._previous: dict[int, Any] = {}
+        self._stop: Any = None  # what handles the signals while it trains
         self._validation: int | float | None = None  # the trainer's limit, while it is set aside
         self._failed_at: float | None = None  # s, of the clock, where the last save failed
 
@@ -78,10 +79,12 @@ class LastCheckpoint(ModelCheckpoint):
                 raise KeyboardInterrupt
             if trainer.world_size == 1:
                 self.interrupted, trainer.should_stop = self._told, True
+                self._skip_validation(trainer)
             if number == signal.SIGINT:
                 # The buffer of sys.stdout may be at work in the frame below: print() would fail there.
                 os.write(1, b"\nstopping after this step; Ctrl-C again stops at once\n")
 
+        self._stop = stop
         self._previous = {number: signal.signal(number, stop) for number in SIGNALS}
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
@@ -91,7 +94,12 @@ class LastCheckpoint(ModelCheckpoint):
         late = self._failed_at is not None and time.monotonic() - self._failed_at > RETRY
         if self.interrupted or late:  # before anything that a second signal might cut short
             self._save(trainer)
-        if self.interrupted and self._validation is None:  # whoever stops a run waits for no validation
+        if self.interrupted:
+            self._skip_validation(trainer)
+
+    def _skip_validation(self, trainer: Trainer) -> None:
+        """Whoever stops a run waits for no validation."""
+        if self._validation is None:
             self._validation, trainer.limit_val_batches = trainer.limit_val_batches, 0
 
     def _agree(self, trainer: Trainer, module: LightningModule) -> None:
@@ -128,8 +136,11 @@ class LastCheckpoint(ModelCheckpoint):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous = {}
+            # Lightning may have put back what it found already; its own handler, put back after that, would keep the
+            # trainer, and with it the model and the store, for as long as the process lives.
+            if signal.getsignal(number) is self._stop:
+                signal.signal(number, handler)
+        self._previous, self._stop = {}, None
         if self._validation is not None:
             trainer.limit_val_batches, self._validation = self._validation, None
 

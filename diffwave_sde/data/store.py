@@ -18,6 +18,7 @@ import csv
 import json
 import os
 import re
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -140,8 +141,10 @@ class Store:
 
     @cached_property
     def _files(self) -> list[int]:
-        """Descriptors of the shards, kept open."""
-        return self.shards.open(os.O_RDONLY)
+        """Descriptors of the shards, kept open as long as the store is there."""
+        files = self.shards.open(os.O_RDONLY)
+        weakref.finalize(self, _close, files).atexit = False
+        return files
 
     def hold(self) -> None:
         """Open the shards now: what is held can be read on where its file is deleted, by worker processes too."""
@@ -179,6 +182,11 @@ class Store:
     def refused(self) -> list[tuple[str, str]]:
         """(file, reason) of what was found and is not in the store."""
         return [(line["file"], line["reason"]) for line in self.manifest() if line["reason"]]
+
+
+def _close(files: list[int]) -> None:
+    for file in files:
+        os.close(file)
 
 
 def _reopened(path: Path, group_by: str | None, labels: tuple[str, ...]) -> Store:

@@ -3,6 +3,7 @@
 import errno
 import os
 import resource
+import signal
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from diffwave_sde import checkpoint_io
 from diffwave_sde.callbacks import EMA, LastCheckpoint
 from diffwave_sde.callbacks import last_checkpoint as module_of_last
+from diffwave_sde.callbacks.last_checkpoint import SIGNALS
 
 
 @pytest.fixture(autouse=True)
@@ -92,6 +94,13 @@ def test_a_drive_that_is_away_for_a_moment_is_tried_again(tmp_path, monkeypatch)
     assert len(tries) == 2
     assert io.failure is None
     assert files(tmp_path) == ["a.ckpt"]
+
+
+def test_what_handled_signals_before_a_training_does_so_after_it(model, data, trainer, tmp_path):
+    before = [signal.getsignal(number) for number in SIGNALS]
+    fit = trainer([LastCheckpoint(dirpath=str(tmp_path / "c"))], max_steps=2, enable_checkpointing=True)
+    fit.fit(model(), data())
+    assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
 def test_a_folder_that_vanished_is_made_again(model, data, trainer, tmp_path):

@@ -1,3 +1,4 @@
+import gc
 import json
 import os
 import pickle
@@ -548,3 +549,16 @@ def test_the_journal_is_read_to_its_last_whole_line(tmp_path):
     (tmp_path / "j").write_bytes(b'{"i": 2}\n{"i": 0}\n{"i": 1')
     assert Journal.read(tmp_path / "j", 3).tolist() == [9, -1, 0]
     assert (tmp_path / "j").stat().st_size == 18
+
+
+def test_a_store_that_is_gone_holds_no_file(folder, tmp_path):
+    path = build(folder, tmp_path).path
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        store = Store.open(path)
+        store.hold()
+        assert len(os.listdir("/proc/self/fd")) > before
+        del store
+        gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == before
