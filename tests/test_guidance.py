@@ -10,7 +10,7 @@ from diffwave_sde.classifier import BaseClassifier
 from diffwave_sde.clipping import CLIPS, Clip, DynamicThreshold, StaticClip
 from diffwave_sde.denoiser import BaseDenoiser, Condition, Denoiser, Wrapper
 from diffwave_sde.editing.posterior import GradientPosterior, LinearGaussian, LinearPosterior
-from diffwave_sde.editing.projection import Projected, known_samples
+from diffwave_sde.editing.projection import KnownSamples
 from diffwave_sde.guidance import (
     AutoGuidance,
     ClassifierFree,
@@ -342,7 +342,7 @@ WRAPPERS = {
     "ContextFree": lambda denoiser: ContextFree(denoiser, 1.8, sigma_min=0.3),
     "AutoGuidance": lambda denoiser: AutoGuidance(denoiser, Oracle(denoiser.sde, MIXTURE), 1.7, sigma_max=3.0),
     "ClassifierGuidance": lambda denoiser: ClassifierGuidance(denoiser, Louder(), 20.0, labels=[{0: 1.0}, {1: 0.6}]),
-    "Projected": lambda denoiser: Projected(denoiser, known_samples(torch.full((50,), 0.25), torch.arange(50) > 20)),
+    "Projected": lambda denoiser: KnownSamples(torch.full((50,), 0.25), torch.arange(50) > 20)(denoiser),
     "LinearPosterior": lambda denoiser: LinearPosterior(denoiser, LAST, iterations=2),
     "GradientPosterior": lambda denoiser: GradientPosterior(denoiser, LAST),
 }
