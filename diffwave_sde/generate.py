@@ -20,8 +20,11 @@ import torch
 from torch import Tensor
 
 from diffwave_sde import audio, names
+from diffwave_sde.cascade import CascadeModel
 from diffwave_sde.checkpoint import LoadedModel
 from diffwave_sde.clipping import CLIPS
+from diffwave_sde.denoiser import BaseDenoiser
+from diffwave_sde.looping import Looped
 from diffwave_sde.model import Mixes
 from diffwave_sde.networks import BFloat16Network
 from diffwave_sde.samplers import Sampler
@@ -112,6 +115,7 @@ def make_sounds(
     progress: Progress | None = None,
     refused: Callable[[Tensor], Sequence[bool]] | None = None,
     track: Track | None = None,
+    loop: bool = False,
 ) -> tuple[SoundFolder, Filled]:
     """Make the sounds that a folder lacks; sound number i of a seed is the same however many are made, and with what.
 
@@ -131,6 +135,7 @@ def make_sounds(
         refused: which of some sounds (n, T) are not wanted: they are made anew from other noise, `TRIES` times at most.
             What comes out follows the model's law under the condition that it is wanted: rejection sampling.
         track: what the sounds are to go with, at the model's rate; they are as long as it is.
+        loop: whether the last sample of each is to meet its first (`looping.Looped`).
 
     Raises:
         ValueError: if the sampler cannot take the model's process, there is no GPU to capture on, or the model was
@@ -147,6 +152,11 @@ def make_sounds(
         if cuda_graphs:
             raise ValueError("a track's last batch of windows is smaller, and graphs have one size: no cuda_graphs")
         length, record = track.length, {**(record or {}), **track.record}
+    if loop:
+        if track is not None or cuda_graphs or isinstance(module, CascadeModel):
+            other = "a track" if track is not None else "cuda_graphs" if cuda_graphs else "a cascade"
+            raise ValueError(f"a loop with {other} does not work yet: leave one of them out")
+        record = {**(record or {}), "loop": True}
     sampler = (sampler or module.sampler).resolve(module.denoiser.sde)
     guidance = str(module.guided() or "none")
     facts = {
@@ -168,6 +178,8 @@ def make_sounds(
     )
     folder = SoundFolder(Path(out), facts, note, subtype)
     wrap = CLIPS.get(clip)
+    if loop:
+        wrap = Looped if wrap is None else partial(_both, Looped, wrap)
     sample = partial(module.sample, sampler=sampler, wrap=wrap, mixes=label.mixes)
     captured = module.capture(sampler, wrap, mixes=label.mixes) if cuda_graphs else None
 
@@ -195,6 +207,11 @@ def make_sounds(
     if track is not None:
         folder.add_context(range(len(label.names)), track.waveform, model.rate)
     return folder, filled
+
+
+def _both(outer: Callable, inner: Callable, denoiser: BaseDenoiser) -> BaseDenoiser:
+    """A denoiser in two wrappers."""
+    return outer(inner(denoiser))
 
 
 def _parts(
