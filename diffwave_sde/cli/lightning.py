@@ -11,7 +11,6 @@ import logging
 import os
 import re
 import signal
-import typing
 import warnings
 from pathlib import Path
 from typing import Any, Literal
@@ -40,6 +39,7 @@ from diffwave_sde.cascade_module import CascadeModule
 from diffwave_sde.classifier_module import ClassifierModule
 from diffwave_sde.cli import loggers, runs
 from diffwave_sde.cli.classes import class_of
+from diffwave_sde.cli.nulls import refuse_nulls
 from diffwave_sde.cli.path_options import expand_options, expanded
 from diffwave_sde.compatibility import renew_arguments
 from diffwave_sde.data.module import AudioDataModule
@@ -128,15 +128,6 @@ def kind_asked(argv: list[str]) -> str:
             except (OSError, ValueError):
                 continue  # told of when it is resolved
     return kind if kind in KINDS else "diffusion"  # the parser tells which there are
-
-
-def _refuse_nulls(part: str, kind: type, given: Namespace) -> None:
-    """Raise a ValueError of one line where an option of a class is null and cannot be: jsonargparse lets all pass."""
-    types = typing.get_type_hints(kind.__init__)
-    for name, known in inspect.signature(kind.__init__).parameters.items():
-        takes = name not in types or type(None) in typing.get_args(types[name])
-        if given.get(name, known.default) is None and known.default is not None and not takes:
-            raise ValueError(f"--{part}.{name}: null is no value; leave it out for the default")
 
 
 class OtherKind(ValueError):
@@ -277,7 +268,7 @@ class CLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer; what its options cannot be is an error of one line."""
-        _refuse_nulls("trainer", Trainer, self.config[self.verb].trainer)
+        refuse_nulls("trainer", Trainer, self.config[self.verb].trainer)
         try:
             return super().instantiate_trainer(**kwargs)
         except (TypeError, KeyError, AttributeError, OverflowError) as error:
@@ -285,7 +276,8 @@ class CLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         options = self.config[self.verb]
-        _refuse_nulls("data", AudioDataModule, options.data)
+        refuse_nulls("data", AudioDataModule, options.data)
+        refuse_nulls("model", KINDS[self.kind], options.model)
         data = AudioDataModule(**vars(options.data.clone()))
         # Made once for its complaints, before an hour goes into a store that a mistyped model will not use.
         _fill(options.model, inputs=_blocks(options.model.sde))
