@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from diffwave_sde import audio, names
+from diffwave_sde import audio, names, parts
 from diffwave_sde.checkpoint import LoadedModel
 from diffwave_sde.clipping import CLIPS
 from diffwave_sde.model import Mixes
@@ -175,7 +175,10 @@ def make_sounds(
         # A graph makes as many as it was captured for.
         if track is not None:
             noises = [number + attempt * _STRIDE for number in numbers]
-            return _parts(model, sample, noises, label.ids[numbers], track, seed, batch_size, report)
+            return parts.make(
+                model, noises, label.ids[numbers], track, sampler=sampler, wrap=wrap, mixes=label.mixes, seed=seed,
+                batch_size=batch_size, progress=report,
+            )  # fmt: skip
         padded = numbers if captured is None else (numbers * batch_size)[:batch_size]
         noises = [number + attempt * _STRIDE for number in padded]
         sounds = _waveforms(model, captured or sample, noises, label.ids[padded], facts["length"], seed, report)
@@ -195,35 +198,6 @@ def make_sounds(
     if track is not None:
         folder.add_context(range(len(label.names)), track.waveform, model.rate)
     return folder, filled
-
-
-def _parts(
-    model: LoadedModel,
-    sample: Callable[..., Tensor],
-    noises: list[int],
-    label: Tensor,
-    track: Track,
-    seed: int,
-    batch_size: int,
-    progress: Progress,
-) -> Tensor:
-    """The parts of these noises' numbers for a track, (n, T): window by window, several at a time."""
-    windows = audio.compress(track.windows(), model.mu)
-    places = [(i, w) for i in range(len(noises)) for w in range(track.count)]
-    made: list[Tensor] = []
-    for first in range(0, len(places), batch_size):
-        some = places[first : first + batch_size]
-        rows, cuts = map(list, zip(*some, strict=True))
-        # The first window has the noise of a sound without a track; the others have their own.
-        numbers = [noises[i] + w * (_STRIDE // 1000) for i, w in some]
-
-        def report(step: int, steps: int, done: int = first, more: int = len(some)) -> None:
-            progress(done + more * step / steps, len(places))
-
-        context = windows[cuts][:, None]
-        made += _waveforms(model, partial(sample, audio=context), numbers, label[rows], track.length, seed, report)
-    parts = torch.stack(made).unflatten(0, (len(noises), track.count))
-    return torch.stack([track.join(part) for part in parts])
 
 
 def add_neighbours(folder: SoundFolder, index: Index, numbers: Sequence[int]) -> list[Neighbour]:

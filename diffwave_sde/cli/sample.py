@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
@@ -17,7 +17,7 @@ from diffwave_sde.cli.path_options import parse
 from diffwave_sde.progress import progress_bar
 from diffwave_sde.sounds.folder import Filled, SoundFolder
 from diffwave_sde.sounds.page import slug
-from diffwave_sde.track import Track
+from diffwave_sde.track import JOINS, Track
 
 
 def run(argv: list[str]) -> None:
@@ -41,9 +41,9 @@ def make(config: Namespace) -> Path:
     label = model_options.labels(model, config.n, config.label)
     track = None
     if config.audio is not None:
-        track = Track.read(config.audio, model.rate, model.length)
-        if track.silent:
-            print(f"{config.audio} is silent: what is made goes with nothing")
+        track = Track.read(config.audio, model.rate, model.length, config.join)
+        for line in track.remarks:
+            print(line)
     out = Path(config.out) if config.out else _default_out(model, config)
     runs.writable(out)
     # Before the sounds: where the training clips are not here, nothing is made for nothing.
@@ -92,6 +92,15 @@ def parser() -> ArgumentParser:
         type=str | None,
         help="a sound file that the new sounds are to go with, of any length and rate, mixed to mono; for a model that "
         "was trained on pairs; --guidance.audio says how closely they follow (default: none)",
+    )
+    p.add_argument(
+        "--join",
+        type=Literal[JOINS],  # type: ignore[valid-type]
+        default="projection",
+        help="how windows of a track longer than the model's are joined. projection, posterior: each is made with the "
+        "quarter that it shares with the one before it known, at 4/3 of the calls; posterior weighs that by the "
+        "denoiser's own covariance, at 4 backward passes a call more. crossfade: each is made alone, an eighth is "
+        "shared, at 8/7 of the calls",
     )
     p.add_argument("--length", type=int | None, help="length in samples (default: that of the training windows)")
     p.add_argument(

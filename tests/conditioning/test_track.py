@@ -16,21 +16,25 @@ RATE = 8_000
 LENGTH = 2_000
 
 
+@pytest.mark.parametrize("joined", ["projection", "crossfade"])
 @pytest.mark.parametrize("samples", [1, 900, 1_000, 1_001, 1_876, 5_000])
-def test_parts_are_as_long_as_the_track_whatever_its_length(samples):
+def test_parts_are_as_long_as_the_track_whatever_its_length(samples, joined):
     wave = torch.randn(samples, generator=torch.Generator().manual_seed(0))
-    track = Track(wave, 1_000)
+    track = Track(wave, 1_000, joined=joined)
     windows = track.windows()
     assert windows.shape == (track.count, 1_000)
     for i, window in enumerate(windows):
-        there = wave[i * 875 : i * 875 + 1_000]
+        there = wave[i * track.hop : i * track.hop + 1_000]
         assert torch.equal(window[: len(there)], there)
         assert not window[len(there) :].any()
-    assert track.join(windows).shape == (samples,)
+    whole = track.join(windows)
+    assert whole.shape == (samples,)
+    if joined == "projection":  # windows that agree are joined as they are
+        torch.testing.assert_close(whole, wave)
 
 
 def test_seams_keep_the_level_of_independent_parts_and_do_not_click():
-    track = Track(torch.zeros(8_875), 1_000)
+    track = Track(torch.zeros(8_875), 1_000, joined="crossfade")
     noise = torch.randn(2_000, track.count, 1_000, generator=torch.Generator().manual_seed(0))
     power = torch.stack([track.join(one) for one in noise[:, :3]])[:, :2_750].square().mean(0)
     assert (power - 1).abs().max() < 6 * (2 / 2_000) ** 0.5
