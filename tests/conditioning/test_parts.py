@@ -80,7 +80,7 @@ def test_a_track_of_one_window_gives_the_sounds_of_one():
 
 
 def test_a_sampler_that_chooses_its_steps_is_refused_for_windows_that_know_of_each_other():
-    with pytest.raises(ValueError, match="GottaGoFast chooses its steps .* --join crossfade"):
+    with pytest.raises(ValueError, match=r"GottaGoFast chooses its steps .* --join crossfade"):
         made([0], "projection", sampler=GottaGoFast())
 
 

@@ -1,15 +1,20 @@
 """A track's windows, and what `sample --audio` makes of any file."""
 
 import json
+import math
 import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
+from refusal import refusal
 
-from diffwave_sde import audio
+from diffwave_sde import audio, checkpoint
 from diffwave_sde.cli import main
+from diffwave_sde.samplers import DDIM
 from diffwave_sde.track import Track
 
 RATE = 8_000
@@ -97,6 +102,74 @@ def test_a_silent_track_is_told_and_gives_what_no_track_gives(run, tmp_path, cap
     free = json.loads((tmp_path / "free" / "sounds.json").read_text())["sounds"]
     for (part, _), one in zip(parts, free, strict=True):
         torch.testing.assert_close(part, audio.decode(tmp_path / "free" / one["file"])[0], atol=1e-5, rtol=0)
+
+
+def opposite(rate):
+    x = 0.3 * torch.randn(rate // 4, generator=torch.Generator().manual_seed(2))
+    return torch.stack((x, -x))
+
+
+def several(rate):
+    return 0.3 * torch.randn(8, rate // 4, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize(
+    ("wave", "rate", "samples", "expected"),
+    [
+        (lambda rate: torch.tensor([0.5]), RATE, 1, lambda x: x),
+        (several, RATE, RATE // 4, lambda x: x.mean(0)),
+        (several, 96_000, RATE // 4, None),
+        (several, 8_000, RATE // 4, lambda x: x.mean(0)),
+        (opposite, RATE, RATE // 4, lambda x: x[0]),
+    ],
+    ids=["one sample", "8 channels", "96 kHz", "8 kHz", "opposite phase"],
+)
+def test_a_track_of_any_rate_length_and_number_of_channels_is_one_mono_waveform(
+    tmp_path, wave, rate, samples, expected
+):
+    x = wave(rate)
+    audio.write(tmp_path / "track.wav", x, rate)
+    track = Track.read(tmp_path / "track.wav", RATE, LENGTH)
+    assert track.waveform.shape == (samples,)
+    assert track.windows().shape == (track.count, LENGTH)
+    if expected is not None:
+        torch.testing.assert_close(track.waveform, expected(x))
+    told = [f"{tmp_path / 'track.wav'}: its channels cancel in the mix; the loudest of them is heard alone"]
+    assert track.remarks == (told if wave is opposite else [])
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(b"", "empty: no bytes"), (b"not a sound at all", "not readable as audio"), (math.nan, "NaN")],
+    ids=["empty", "text", "NaN"],
+)
+def test_a_file_that_is_no_track_is_refused_in_one_line(run, tmp_path, content, says, capsys):
+    path = tmp_path / "track.wav"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        wave = np.full(100, 0.1, np.float32)
+        wave[50] = content
+        soundfile.write(path, wave, RATE, subtype="FLOAT")
+    said = refusal(["sample", "--ckpt", str(run), "--device", "cpu", "--audio", str(path)], capsys)
+    assert says in said
+    assert "track.wav" in said
+
+
+def test_a_context_in_python_is_mono_and_finite_and_one_may_serve_all(run):
+    module = checkpoint.load(run).module
+    sampler = DDIM(2)
+
+    def sample(context):
+        return module.sample(LENGTH, torch.zeros(2).long(), module.generators(range(2), 0), sampler, audio=context)
+
+    for context in (torch.zeros(2, 2, 50), torch.zeros(3, 1, 50), torch.zeros(2, 50), torch.full((2, 1, 50), math.nan)):
+        with pytest.raises(ValueError, match=r"what 2 sounds go with is \(2, 1, T'\), mono"):
+            sample(context)
+    noise = 0.3 * torch.randn(1, 1, 50, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(sample(noise), sample(noise.expand(2, 1, -1)))
+    assert not torch.equal(sample(noise), sample(None))
+    assert torch.equal(sample(torch.zeros(2, 1, 50)), sample(None))
 
 
 def test_a_graph_of_a_model_that_goes_by_a_context_is_refused(run, tmp_path, capsys):
