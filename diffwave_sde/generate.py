@@ -139,11 +139,7 @@ def make_sounds(
     """
     module = model.module
     if track is not None:
-        if module.denoiser.net.context == "none":
-            raise ValueError(
-                f"{model.path} was trained without contexts and cannot hear {track.name}: train one on pairs with "
-                "--config configs/experiment/bass.yaml"
-            )
+        model.check_hears(track.name)
         if cuda_graphs:
             raise ValueError("a track's last batch of windows is smaller, and graphs have one size: no cuda_graphs")
         length, record = track.length, {**(record or {}), **track.record}

@@ -10,15 +10,13 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from paired_run import LENGTH, RATE
 from refusal import refusal
 
 from diffwave_sde import audio, checkpoint
 from diffwave_sde.cli import main
 from diffwave_sde.samplers import DDIM
 from diffwave_sde.track import Track
-
-RATE = 8_000
-LENGTH = 2_000
 
 
 @pytest.mark.parametrize("joined", ["projection", "crossfade"])
@@ -45,24 +43,6 @@ def test_seams_keep_the_level_of_independent_parts_and_do_not_click():
     assert (power - 1).abs().max() < 6 * (2 / 2_000) ** 0.5
     tones = torch.stack([(0.05 * torch.arange(1_000) + phase).sin() for phase in torch.rand(track.count) * 6])
     assert track.join(tones).diff().abs().max() < 1.5 * 0.05 + 1.5 / 125
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A run of two steps on stems."""
-    home = tmp_path_factory.mktemp("stems")
-    for number in range(4):
-        mix = 0.3 * torch.randn(4 * LENGTH, generator=torch.Generator().manual_seed(number))
-        for name in ("mix", "part"):
-            audio.write(home / "songs" / f"{number}" / f"{name}.wav", mix.clamp(-1, 1), RATE)
-    main([
-        "fit", "--config", "configs/experiment/bass.yaml", "--data.dataset", str(home / "songs"), "--data.root",
-        str(home / "data"), f"--data.length={LENGTH}", f"--data.rate={RATE}", "--data.workers=0", "--data.batch_size=2",
-        "--model.net.init_args.channels=[8,8,8]", "--model.net.init_args.embedding=16", "--model.sampler.steps=2",
-        "--trainer.max_steps=2", "--trainer.val_check_interval=2", "--trainer.logger=false",
-        "--trainer.accelerator=cpu", f"--trainer.default_root_dir={home / 'run'}",
-    ])  # fmt: skip
-    return home / "run"
 
 
 def made(run, tmp_path, wave, rate, *options):
