@@ -112,6 +112,7 @@ def make_sounds(
     progress: Progress | None = None,
     refused: Callable[[Tensor], Sequence[bool]] | None = None,
     track: Track | None = None,
+    contexts: Tensor | None = None,
 ) -> tuple[SoundFolder, Filled]:
     """Make the sounds that a folder lacks; sound number i of a seed is the same however many are made, and with what.
 
@@ -131,6 +132,7 @@ def make_sounds(
         refused: which of some sounds (n, T) are not wanted: they are made anew from other noise, `TRIES` times at most.
             What comes out follows the model's law under the condition that it is wanted: rejection sampling.
         track: what the sounds are to go with, at the model's rate; they are as long as it is.
+        contexts: what each sound is to go with, one window each, (n, T), at the model's rate; in place of a track.
 
     Raises:
         ValueError: if the sampler cannot take the model's process, there is no GPU to capture on, or the model was
@@ -143,6 +145,10 @@ def make_sounds(
         if cuda_graphs:
             raise ValueError("a track's last batch of windows is smaller, and graphs have one size: no cuda_graphs")
         length, record = track.length, {**(record or {}), **track.record}
+    if contexts is not None:
+        model.check_hears("contexts")
+        length = contexts.shape[1]
+        record = {**(record or {}), "audio_digest": names.digest(contexts.numpy().tobytes())}
     sampler = (sampler or module.sampler).resolve(module.denoiser.sde)
     guidance = str(module.guided() or "none")
     facts = {
@@ -175,6 +181,11 @@ def make_sounds(
                 model, noises, label.ids[numbers], track, sampler=sampler, wrap=wrap, mixes=label.mixes, seed=seed,
                 batch_size=batch_size, progress=report,
             )  # fmt: skip
+        if contexts is not None:
+            heard = audio.compress(contexts[numbers], model.mu)[:, None]
+            goes = partial(sample, audio=heard)
+            noises = [number + attempt * _STRIDE for number in numbers]
+            return _waveforms(model, goes, noises, label.ids[numbers], facts["length"], seed, report)
         padded = numbers if captured is None else (numbers * batch_size)[:batch_size]
         noises = [number + attempt * _STRIDE for number in padded]
         sounds = _waveforms(model, captured or sample, noises, label.ids[padded], facts["length"], seed, report)
@@ -193,6 +204,8 @@ def make_sounds(
     filled = folder.fill(label.names, draw, model.rate, batch_size, progress)
     if track is not None:
         folder.add_context(range(len(label.names)), track.waveform, model.rate)
+    if contexts is not None:
+        folder.add_context(range(len(label.names)), contexts, model.rate)
     return folder, filled
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
@@ -19,14 +19,23 @@ from diffwave_sde.sounds.folder import Filled, SoundFolder
 from diffwave_sde.sounds.page import slug
 from diffwave_sde.track import JOINS, Track
 
+if TYPE_CHECKING:
+    from diffwave_sde.metrics.sets import HeldOut
+
 
 def run(argv: list[str]) -> None:
     """Run `diffwave-sde sample`."""
     make(parse(parser(), argv[1:]))
 
 
-def make(config: Namespace) -> Path:
-    """Make the sounds that the options ask for; the folder that holds them."""
+def make(config: Namespace, model: checkpoint.LoadedModel | None = None, held: HeldOut | None = None) -> Path:
+    """Make the sounds that the options ask for; the folder that holds them.
+
+    Args:
+        config: the options.
+        model: that they ask for, where it was loaded before.
+        held: pairs, for whose contexts the sounds are made, of the classes of their parts.
+    """
     if config.n < 1:
         raise ValueError(f"--n {config.n}: ask for at least one sound")
     if config.length is not None and config.length < 1:
@@ -36,9 +45,14 @@ def make(config: Namespace) -> Path:
             if config[option]:
                 raise ValueError(f"--{option}: with --audio sounds are as long as the track; leave it out")
     sampler = parser().instantiate_classes(config).sampler
-    model = model_options.load(config, "sample from", cascade=True)
+    model = model or model_options.load(config, "sample from", cascade=True)
     cascade_options.apply(model, config)
-    label = model_options.labels(model, config.n, config.label)
+    if held is None:
+        label = model_options.labels(model, config.n, config.label)
+    else:
+        shown = [held.names[i] for i in held.labels]
+        knows = bool(model.module.denoiser.net.classes)
+        label = generate.Labels(torch.tensor([model.labels.index(one) if knows else -1 for one in shown]), shown)
     track = None
     if config.audio is not None:
         track = Track.read(config.audio, model.rate, model.length, config.join)
@@ -61,6 +75,7 @@ def make(config: Namespace) -> Path:
             progress=lambda done, total: progress.update(task, completed=done, total=total),
             refused=copies,
             track=track,
+            contexts=None if held is None else held.contexts,
         )
     found = generate.add_neighbours(folder, index, range(config.n)) if index else []
     _report(folder, filled, config.n)
