@@ -67,11 +67,19 @@ class Reader:
     refused: Callable[[str, str], None] = lambda file, reason: None
 
     def held_out(self, data: AudioDataModule, count: int) -> HeldOut:
-        """Pairs that were not trained on, up to `count` of those for validation and testing; built first if need be."""
+        """Pairs that were not trained on, up to `count` of those for validation and testing; built first if need be.
+
+        Raises:
+            ValueError: if there are none.
+        """
         data.prepare_data()
         data.setup("fit")
         store = data.store
-        rows = np.unique(np.concatenate([data.splits["validation"], data.splits["test"]]))[:count]
+        # A split that has no clips of its own has those of training.
+        rows = np.setdiff1d(np.concatenate([data.splits["validation"], data.splits["test"]]), data.splits["train"])
+        if not len(rows):
+            raise ValueError(f"no pairs of {data.dataset} were held out of the training: train with --data.test=0.1")
+        rows = rows[:count]
         both = audio.from_int16(store.read_whole(rows)).view(len(rows), 2, store.length)
         scores = None
         if data.dataset == pairs.COLLECTION:

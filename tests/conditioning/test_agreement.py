@@ -82,6 +82,15 @@ def test_held_out_pairs_are_none_that_were_trained_on_and_have_their_scores(tmp_
     assert held.sounds.sounds.shape[1] == 4 * 6_000
 
 
+@pytest.mark.filterwarnings("ignore:no clips are set aside")
+def test_where_nothing_was_held_out_that_is_said(tmp_path):
+    data = {"length": 6_000, "rate": 11_025, "mu": 0, "count": 6, "workers": 0}
+    held = Reader().held_out(AudioDataModule("bass", str(tmp_path), validation=0.3, test=0.0, **data), 100)
+    assert len(held.parts) == 2
+    with pytest.raises(ValueError, match="no pairs of bass were held out"):
+        Reader().held_out(AudioDataModule("bass", str(tmp_path), validation=0.0, test=0.0, **data), 100)
+
+
 def test_evaluate_makes_parts_for_pairs_that_were_held_out(run, tmp_path, capsys):
     options = ["--n", "6", "--resamples", "2", "--device", "cpu", "--embedding", "log-mel", "--out", str(tmp_path)]
     main(["evaluate", "--ckpt", str(run), *options])

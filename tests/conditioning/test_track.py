@@ -181,19 +181,29 @@ def test_the_commands_of_the_page_run(run, tmp_path, monkeypatch):
     root = Path.cwd()
     page = (root / "docs" / "conditioning.md").read_text(encoding="utf-8")
     commands = re.findall(r"^diffwave-sde (.*)$", page, re.MULTILINE)
-    assert [command.split()[0] for command in commands] == ["fit", "sample", "sample", "fit"]
+    verbs = [command.split()[0] for command in commands]
+    assert verbs == ["fit", "sample", "sample", "edit", "evaluate", "demo", "fit", "fit"]
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(root / "configs")
     (tmp_path / "songs").symlink_to(run.parent / "songs")
     audio.write(tmp_path / "track.wav", 0.3 * torch.ones(3_000).sin(), RATE)
+    audio.write(tmp_path / "part.wav", 0.3 * torch.arange(3_000).sin(), RATE)
+    for song, stem in ((song, stem) for song in ("a/1", "a/2", "b/3") for stem in ("bass", "drums", "other")):
+        wave = 0.1 * torch.randn(6_000, generator=torch.Generator().manual_seed(len(stem)))
+        audio.write(tmp_path / "stems" / song / f"{stem}.wav", wave, RATE)
     small = [
         "--data.length=1200", "--data.workers=0", "--data.batch_size=2", "--model.net.init_args.channels=[8,8,8]",
         "--model.net.init_args.embedding=16", "--trainer.max_steps=1", "--trainer.val_check_interval=1",
-        "--trainer.logger=false", "--trainer.accelerator=cpu", "--model.sampler.steps=2", "--data.count=12",
+        "--trainer.logger=false", "--trainer.accelerator=cpu", "--model.sampler.steps=2", "--data.count=20",
+        "--data.validation=0.2", "--data.test=0.2",
     ]  # fmt: skip
     for command in commands:
         words = shlex.split(command)
-        main(words + (small if words[0] == "fit" else ["--device=cpu", "--sampler=DDIM", "--sampler.steps=2"]))
-    assert (tmp_path / "runs" / "mine" / "checkpoints" / "last.ckpt").is_file()
+        if words[0] != "demo":  # which runs until it is stopped; tests/demo
+            main(words + (small if words[0] == "fit" else ["--device=cpu", "--sampler=DDIM", "--sampler.steps=2"]))
+    for name in ("mine", "stems"):
+        assert (tmp_path / "runs" / name / "checkpoints" / "last.ckpt").is_file()
+    [found] = (tmp_path / "runs" / "bass").glob("evaluation/*/evaluation.json")
+    assert json.loads(found.read_text())["agreement"]["asked"] == "score"
     [listed] = (tmp_path / "runs" / "bass" / "sounds").glob("*/sounds.json")
     assert [sound["label"] for sound in json.loads(listed.read_text())["sounds"]] == ["sub"] * 4
