@@ -9,6 +9,7 @@ from refusal import refusal
 
 from diffwave_sde import audio, checkpoint
 from diffwave_sde.cli import main
+from diffwave_sde.collection import clips
 from diffwave_sde.editing import Editor
 from diffwave_sde.samplers import DDIM
 
@@ -111,3 +112,16 @@ def test_what_makes_no_sense_is_refused_in_one_line(run, files, tmp_path, argv, 
     named = {"PART": files / "part.wav", "LONG": files / "long.wav", "TRACK": files / "track.wav", "RUN": run}
     out = ["--out", str(tmp_path / "o"), "--device", "cpu"]
     assert says in refusal(["edit", *(str(named.get(one, one)) for one in argv), *out], capsys)
+
+
+def test_parts_are_judged_at_the_rate_of_their_model_and_the_doctor_refuses_them(run, files, tmp_path, capsys):
+    songs = str(run.parent / "songs")
+    main(["likelihood", "--ckpt", str(run), "--data", songs, "--device", "cpu", "--n", "2", "--out", str(tmp_path)])
+    assert len((tmp_path / "likelihood.csv").read_text().splitlines()) == 1 + 2
+    library = clips.read(clips.source_of([songs], tmp_path, 1, 0, LENGTH, RATE), LENGTH)
+    windows = [audio.decode(file)[0].unflatten(0, (4, LENGTH)) for file in (run.parent / "songs").glob("*/part.wav")]
+    for heard in library.sounds(range(16))[:, 0]:
+        assert min(float((window - heard).abs().max()) for window in torch.cat(windows)) < 1e-4
+    one_shot = ["likelihood", "--ckpt", str(run), "--data", str(files / "part.wav"), "--device", "cpu"]
+    assert "the model is of 8000 Hz" in refusal(one_shot, capsys)
+    assert "holds pairs: the doctor looks at one-shots" in refusal(["doctor", songs], capsys)
