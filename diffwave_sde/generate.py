@@ -147,6 +147,8 @@ def make_sounds(
         length, record = track.length, {**(record or {}), **track.record}
     if contexts is not None:
         model.check_hears("contexts")
+        if cuda_graphs:
+            raise ValueError("graphs are captured without a context: no cuda_graphs with contexts")
         length = contexts.shape[1]
         record = {**(record or {}), "audio_digest": names.digest(contexts.numpy().tobytes())}
     sampler = (sampler or module.sampler).resolve(module.denoiser.sde)
