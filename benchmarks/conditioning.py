@@ -1,94 +1,40 @@
 """Does a part follow its track? Pitch classes and onsets of parts against the true score and against other tracks'.
 
-    pitch    share of the frames within the score's notes whose strongest pitch class is the note's
-    onset    F-measure of the part's onsets against the score's, within 50 ms
-
-Each is computed of the true parts (its ceiling, since each measurement errs), of the parts of a model, of the model's
-without a context, and of either against the scores of other tracks (its floor).
+As `diffwave-sde evaluate` measures it (`metrics.agreement`), of new arrangements of the built-in pairs, of which none
+was trained on; and of a model's parts that were made without a context.
 
     python benchmarks/conditioning.py                       the data alone
     python benchmarks/conditioning.py --ckpt runs/bass      with a model's
+    python benchmarks/conditioning.py --ckpt runs/bass --joins --n 10    how windows of longer tracks are joined
 """
 
 from __future__ import annotations
 
 import argparse
+import time
 
 import numpy as np
 import torch
 from rich.table import Table
 from tables import markdown
 
-from diffwave_sde import audio, checkpoint
+from diffwave_sde import audio, checkpoint, parts
 from diffwave_sde.data import pairs
+from diffwave_sde.metrics.agreement import FIGURES, agreement, asked_for, measure_part
 from diffwave_sde.progress import progress_bar
+from diffwave_sde.track import JOINS, Track
 
 SEED = 1  # other arrangements than those of training
-TOLERANCE = 0.05  # s
-
-
-def chroma(x: np.ndarray, rate: int, hop: int) -> np.ndarray:
-    """The strongest pitch class of each frame of 0.19 s, from 38 to 330 Hz: (frames,), -1 where it is quiet.
-
-    A pitch's evidence is the geometric mean of its first two harmonics, or its first alone where that is stronger.
-    """
-    size = round(0.19 * rate)
-    padded = np.pad(x, size // 2)
-    frames = np.lib.stride_tricks.sliding_window_view(padded, size)[::hop] * np.hanning(size)
-    spectrum = np.abs(np.fft.rfft(frames, 16_384, axis=1))
-    midi = np.arange(27, 52)
-    hz = 440 * 2 ** ((midi - 69) / 12)
-    first, second, third = (spectrum[:, np.rint(n * hz * 16_384 / rate).astype(int)] for n in (1, 2, 3))
-    evidence = first + 0.5 * second + 0.3 * third
-    classes = np.stack([evidence[:, midi % 12 == k].max(1) for k in range(12)], 1)
-    loud = np.sqrt(np.square(frames).mean(1))
-    return np.where(loud > 0.1 * loud.max(), classes.argmax(1), -1)
-
-
-def onsets(x: np.ndarray, rate: int) -> np.ndarray:
-    """Times, s, at which the level rises by more than 2 dB within 23 ms, the steepest within 80 ms of each other."""
-    hop = rate // 86
-    power = np.square(np.pad(x, (hop, hop))[: (len(x) // hop) * hop + hop]).reshape(-1, hop).mean(1)
-    level = 10 * np.log10(np.convolve(power, [0.5, 0.5], "same") + 1e-6)
-    rise = np.maximum(level[2:] - level[:-2], 0)
-    near = 7
-    peaks = [i for i, r in enumerate(rise) if r > 2 and r == rise[max(0, i - near) : i + near + 1].max()]
-    return np.array(peaks) * hop / rate
-
-
-def pitch_agreement(x: np.ndarray, score: pairs.Score, rate: int) -> float:
-    """Share of the frames within notes that have the note's pitch class; a quiet frame has none."""
-    hop = rate // 50
-    found, time = chroma(x, rate, hop), np.arange(1 + len(x) // hop) * hop / rate
-    right = total = 0
-    for note in score.bass:
-        inside = (time[: len(found)] >= max(note.start, 0) + 0.06) & (time[: len(found)] < note.end - 0.02)
-        right += int((found[inside] == note.midi % 12).sum())
-        total += int(inside.sum())
-    return right / max(total, 1)
-
-
-def onset_agreement(x: np.ndarray, score: pairs.Score, rate: int) -> float:
-    """The F-measure of the onsets, each matched once."""
-    end = len(x) / rate
-    wanted = [note.start for note in score.bass if 0.05 <= note.start < end - 0.05]
-    found = [at for at in onsets(x, rate) if at >= 0.05]
-    left = list(wanted)
-    for at in found:
-        near = min(left, key=lambda one: abs(one - at), default=None)
-        if near is not None and abs(near - at) <= TOLERANCE:
-            left.remove(near)
-    hits = len(wanted) - len(left)
-    return 2 * hits / max(len(wanted) + len(found), 1)
 
 
 def row(name: str, parts: list[np.ndarray], scores: list[pairs.Score], rate: int) -> list[str]:
-    """A line of the table: against their own scores, and against those of other tracks."""
+    """A line of the table: against their own scores, against those of other tracks, and how likely by chance."""
+    heard = [measure_part(x, rate) for x in parts]
+    asked = [asked_for(score, len(parts[0]), rate) for score in scores]
     cells = [name]
-    for agreement in (pitch_agreement, onset_agreement):
-        for shift in (0, 1):
-            others = scores[shift:] + scores[:shift]
-            cells.append(f"{np.mean([agreement(x, s, rate) for x, s in zip(parts, others, strict=True)]):.3f}")
+    for figure in FIGURES.values():
+        found = agreement(heard, asked, figure)
+        cells += [f"{found.value:.3f}", f"{found.shuffled:.3f}", f"{found.p:.4f}"]
     return cells
 
 
@@ -99,14 +45,57 @@ def arrangements(count: int, rate: int, length: int) -> tuple[torch.Tensor, list
     return contexts, [part for _, part, _ in made], [score for _, _, score in made]
 
 
+def change(x: np.ndarray, first: int, last: int, rate: int) -> float:
+    """How much the levels of 24 bands of equal width below rate / 4 differ, dB, from 0.1 s before to 0.1 s after."""
+    size = rate // 10
+
+    def levels(piece: np.ndarray) -> np.ndarray:
+        power = np.square(np.abs(np.fft.rfft(piece * np.hanning(size))))[: size // 4]
+        return 10 * np.log10(np.array([band.sum() for band in np.array_split(power, 24)]) + 1e-4)
+
+    return float(np.abs(levels(x[first - size : first]) - levels(x[last : last + size])).mean())
+
+
+def joins(model: checkpoint.LoadedModel, count: int, steps: int, windows: int = 4) -> Table:
+    """What happens where one window of a part takes over from another, beside the same moments of the true parts."""
+    rate, length = model.rate, model.length
+    contexts, true, scores = arrangements(count, rate, windows * length)
+    labels = torch.arange(count) % max(len(model.labels), 1)
+    table = Table("join", "change, dB", "of true parts there", "more, dB", "onset, own track", "seconds a part")
+    for joined in JOINS:
+        track, began = Track(contexts[0], length, joined=joined), time.perf_counter()
+        sampler = type(model.module.sampler)(steps=steps)
+        made = [
+            parts.make(model, [i], labels[i : i + 1], Track(context, length, joined=joined), sampler=sampler)[0].numpy()
+            for i, context in enumerate(contexts)
+        ]
+        seconds = (time.perf_counter() - began) / count
+        spans = [(w * track.hop + track.known, w * track.hop + track.overlap) for w in range(1, track.count)]
+        spans = [span for span in spans if span[1] + rate // 10 <= windows * length]
+        here, there = (np.array([[change(x, *span, rate) for span in spans] for x in some]) for some in (made, true))
+        more = (here - there).mean(1)
+        onset = float(row("", made, scores, rate)[4])
+        table.add_row(
+            joined, f"{here.mean():.2f}", f"{there.mean():.2f}",
+            f"{more.mean():.2f} ± {more.std(ddof=1) / count**0.5:.2f}", f"{onset:.3f}", f"{seconds:.1f}",
+        )  # fmt: skip
+    return table
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ckpt", help="checkpoint, or a run's folder, of a model trained on the bass pairs")
-    parser.add_argument("--n", type=int, default=48, help="arrangements (default: 48)")
+    parser.add_argument("--n", type=int, default=64, help="arrangements (default: 64)")
     parser.add_argument("--steps", type=int, default=20, help="sampling steps (default: 20)")
+    parser.add_argument("--joins", action="store_true", help="compare how windows of longer tracks are joined")
     args = parser.parse_args()
     model = checkpoint.load(args.ckpt) if args.ckpt else None
+    if args.joins:
+        if model is None:
+            parser.error("--joins: of a model; give --ckpt")
+        print(f"{args.n} tracks of 4 windows, {args.steps} steps\n\n{markdown(joins(model, args.n, args.steps))}")
+        return
     rate, length = (model.rate, model.length) if model else (pairs.RATE, 24_000)
     contexts, parts, scores = arrangements(args.n, rate, length)
     rows = [row("true parts", parts, scores, rate)]
@@ -124,7 +113,8 @@ def main() -> None:
                     made += list(audio.expand(x[:, 0], model.mu).double().numpy())
                     bar.update(task, completed=some.stop)
                 rows.append(row(name, made, scores, rate))
-    table = Table("parts", "pitch, own track", "pitch, another's", "onset, own track", "onset, another's")
+    titles = (f"{figure}, {which}" for figure in FIGURES for which in ("own track", "another's", "p"))
+    table = Table("parts", *titles)
     for cells in rows:
         table.add_row(*cells)
     print(f"{args.n} arrangements of {length / rate:.1f} s\n\n{markdown(table)}")

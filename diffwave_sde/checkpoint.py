@@ -61,6 +61,19 @@ class LoadedModel:
     path: Path
     taught: int | None = None
 
+    @property
+    def hears(self) -> bool:
+        """Whether it was trained on pairs, and goes by a context."""
+        return getattr(self.module.denoiser.net, "context", "none") != "none"
+
+    def check_hears(self, name: str) -> None:
+        """Raise a ValueError of one line if it cannot go by the track of that name."""
+        if not self.hears:
+            raise ValueError(
+                f"{self.path} was trained without contexts and cannot hear {name}: train one on pairs with --config "
+                "configs/experiment/bass.yaml"
+            )
+
 
 def find(path: str | Path) -> Path:
     """The checkpoint meant by `path`: a file, a run's folder, of which it is the last, or an exported model's.

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from diffwave_sde import audio, names
+from diffwave_sde import audio, names, parts
 from diffwave_sde.cascade import CascadeModel
 from diffwave_sde.checkpoint import LoadedModel
 from diffwave_sde.clipping import CLIPS
@@ -116,6 +116,7 @@ def make_sounds(
     refused: Callable[[Tensor], Sequence[bool]] | None = None,
     track: Track | None = None,
     loop: bool = False,
+    contexts: Tensor | None = None,
 ) -> tuple[SoundFolder, Filled]:
     """Make the sounds that a folder lacks; sound number i of a seed is the same however many are made, and with what.
 
@@ -136,6 +137,7 @@ def make_sounds(
             What comes out follows the model's law under the condition that it is wanted: rejection sampling.
         track: what the sounds are to go with, at the model's rate; they are as long as it is.
         loop: whether the last sample of each is to meet its first (`looping.Looped`).
+        contexts: what each sound is to go with, one window each, (n, T), at the model's rate; in place of a track.
 
     Raises:
         ValueError: if the sampler cannot take the model's process, there is no GPU to capture on, or the model was
@@ -144,17 +146,23 @@ def make_sounds(
     """
     module = model.module
     if track is not None:
-        if module.denoiser.net.context == "none":
-            raise ValueError(
-                f"{model.path} was trained without contexts and cannot hear {track.name}: train one on pairs with "
-                "--config configs/experiment/bass.yaml"
-            )
+        model.check_hears(track.name)
         if cuda_graphs:
             raise ValueError("a track's last batch of windows is smaller, and graphs have one size: no cuda_graphs")
         length, record = track.length, {**(record or {}), **track.record}
+    if contexts is not None:
+        model.check_hears("contexts")
+        if cuda_graphs:
+            raise ValueError("graphs are captured without a context: no cuda_graphs with contexts")
+        length = contexts.shape[1]
+        record = {**(record or {}), "audio_digest": names.digest(contexts.numpy().tobytes())}
     if loop:
-        if track is not None or cuda_graphs or isinstance(module, CascadeModel):
-            other = "a track" if track is not None else "cuda_graphs" if cuda_graphs else "a cascade"
+        others = {
+            "a context": track is not None or contexts is not None,
+            "cuda_graphs": cuda_graphs,
+            "a cascade": isinstance(module, CascadeModel),
+        }
+        if other := next((name for name, there in others.items() if there), None):
             raise ValueError(f"a loop with {other} does not work yet: leave one of them out")
         record = {**(record or {}), "loop": True}
     sampler = (sampler or module.sampler).resolve(module.denoiser.sde)
@@ -187,7 +195,15 @@ def make_sounds(
         # A graph makes as many as it was captured for.
         if track is not None:
             noises = [number + attempt * _STRIDE for number in numbers]
-            return _parts(model, sample, noises, label.ids[numbers], track, seed, batch_size, report)
+            return parts.make(
+                model, noises, label.ids[numbers], track, sampler=sampler, wrap=wrap, mixes=label.mixes, seed=seed,
+                batch_size=batch_size, progress=report,
+            )  # fmt: skip
+        if contexts is not None:
+            heard = audio.compress(contexts[numbers], model.mu)[:, None]
+            goes = partial(sample, audio=heard)
+            noises = [number + attempt * _STRIDE for number in numbers]
+            return _waveforms(model, goes, noises, label.ids[numbers], facts["length"], seed, report)
         padded = numbers if captured is None else (numbers * batch_size)[:batch_size]
         noises = [number + attempt * _STRIDE for number in padded]
         sounds = _waveforms(model, captured or sample, noises, label.ids[padded], facts["length"], seed, report)
@@ -206,41 +222,14 @@ def make_sounds(
     filled = folder.fill(label.names, draw, model.rate, batch_size, progress)
     if track is not None:
         folder.add_context(range(len(label.names)), track.waveform, model.rate)
+    if contexts is not None:
+        folder.add_context(range(len(label.names)), contexts, model.rate)
     return folder, filled
 
 
 def _both(outer: Callable, inner: Callable, denoiser: BaseDenoiser) -> BaseDenoiser:
     """A denoiser in two wrappers."""
     return outer(inner(denoiser))
-
-
-def _parts(
-    model: LoadedModel,
-    sample: Callable[..., Tensor],
-    noises: list[int],
-    label: Tensor,
-    track: Track,
-    seed: int,
-    batch_size: int,
-    progress: Progress,
-) -> Tensor:
-    """The parts of these noises' numbers for a track, (n, T): window by window, several at a time."""
-    windows = audio.compress(track.windows(), model.mu)
-    places = [(i, w) for i in range(len(noises)) for w in range(track.count)]
-    made: list[Tensor] = []
-    for first in range(0, len(places), batch_size):
-        some = places[first : first + batch_size]
-        rows, cuts = map(list, zip(*some, strict=True))
-        # The first window has the noise of a sound without a track; the others have their own.
-        numbers = [noises[i] + w * (_STRIDE // 1000) for i, w in some]
-
-        def report(step: int, steps: int, done: int = first, more: int = len(some)) -> None:
-            progress(done + more * step / steps, len(places))
-
-        context = windows[cuts][:, None]
-        made += _waveforms(model, partial(sample, audio=context), numbers, label[rows], track.length, seed, report)
-    parts = torch.stack(made).unflatten(0, (len(noises), track.count))
-    return torch.stack([track.join(part) for part in parts])
 
 
 def add_neighbours(folder: SoundFolder, index: Index, numbers: Sequence[int]) -> list[Neighbour]:

@@ -131,7 +131,11 @@ class Model(SoundModel):
             guidance: the model's own by default.
             mixes: class mixes, shares by class; a label that is K of the K classes stands for the first of them, K + 1
                 for the second, and so on (`guidance.ClassMix`).
-            audio: what each goes with, companded, (B, 1, T'); silence for none. Or None.
+            audio: what each goes with, companded, at the model's rate, (B, 1, T'), or one for all; silence for none.
+                Or None.
+
+        Raises:
+            ValueError: if `audio` has another shape, or is not finite.
         """
         if count is None:
             count = len(label) if label is not None else len(generator)
@@ -179,6 +183,13 @@ class Model(SoundModel):
     ) -> tuple[Tensor, Condition]:
         """The state (B, S, 1, length) that a sampling begins with, and what is asked for."""
         device = self.denoiser.sigma_data.device
+        if audio is not None:
+            if audio.ndim != 3 or audio.shape[0] not in (1, count) or audio.shape[1] != 1 or not audio.isfinite().all():
+                raise ValueError(
+                    f"audio of shape {tuple(audio.shape)}: what {count} sounds go with is ({count}, 1, T'), mono, or "
+                    "one for all, and finite"
+                )
+            audio = audio.expand(count, -1, -1)
         u = self.denoiser.sde.prior((count, 1, length), generator, device)
         return u, Condition(label, audio).to(device)
 

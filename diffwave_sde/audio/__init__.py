@@ -26,11 +26,34 @@ from diffwave_sde.audio.clips import (
     window,
 )
 from diffwave_sde.audio.companding import compress, expand
-from diffwave_sde.audio.files import decode, encode, flac, read, write
+from diffwave_sde.audio.files import Mixed, decode, encode, flac, mix, read, write
 
 __all__ = [
-    "DECLICK", "FADE", "LENGTH", "PEAK", "PRE_ROLL", "RATE", "SILENT", "TAIL", "compress", "cut", "decode",
-    "encode", "expand", "fade_out", "flac", "from_int16", "gain_of",
-    "normalise", "offset", "onset", "read", "resample", "trim",
-    "window", "write",
+    "DECLICK",
+    "FADE",
+    "LENGTH",
+    "PEAK",
+    "PRE_ROLL",
+    "RATE",
+    "SILENT",
+    "TAIL",
+    "Mixed",
+    "compress",
+    "cut",
+    "decode",
+    "encode",
+    "expand",
+    "fade_out",
+    "flac",
+    "from_int16",
+    "gain_of",
+    "mix",
+    "normalise",
+    "offset",
+    "onset",
+    "read",
+    "resample",
+    "trim",
+    "window",
+    "write",
 ]  # fmt: skip

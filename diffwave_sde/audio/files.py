@@ -8,6 +8,7 @@ import os
 import stat
 import struct
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
@@ -25,7 +26,25 @@ BLOCK = 1 << 18  # samples, of all channels together, that are read at once
 ABSURD = 1e10  # a sample beyond this is damage: 32-bit integers that were written as floats end at 2.1e9
 
 
+class Mixed(NamedTuple):
+    """A file mixed to mono.
+
+    waveform: (T,), float32.
+    rate: Hz.
+    cancelled: whether its channels cancelled, so that it is the loudest of them.
+    """
+
+    waveform: Tensor
+    rate: int
+    cancelled: bool
+
+
 def decode(path: str | os.PathLike, seconds: float | None = None) -> tuple[Tensor, int]:
+    """Reads a file as `mix` does: the waveform (T,), float32, and its rate in Hz."""
+    return mix(path, seconds)[:2]
+
+
+def mix(path: str | os.PathLike, seconds: float | None = None) -> Mixed:
     """Reads any file that libsndfile reads, mixed to mono, at its own rate.
 
     The channels are averaged; where they cancel (out of phase), the loudest one is taken instead. They are mixed as
@@ -34,9 +53,6 @@ def decode(path: str | os.PathLike, seconds: float | None = None) -> tuple[Tenso
     Args:
         path: the file
         seconds: read no more than this from its beginning; None reads all of it, up to an hour
-
-    Returns:
-        waveform (T,), float32, and its sample rate in Hz
 
     Raises:
         OSError: if the file is missing, unreadable or not audio
@@ -64,7 +80,8 @@ def decode(path: str | os.PathLike, seconds: float | None = None) -> tuple[Tenso
                 wanted = frames if seconds is None else min(frames, round(seconds * rate))
                 mono, peaks = _mixed(file, min(wanted, math.ceil(WHOLE * rate)))
                 have = len(mono)
-                if have and mono.abs().max() < 0.1 * peaks.max():
+                cancelled = bool(have) and bool(mono.abs().max() < 0.1 * peaks.max())
+                if cancelled:
                     file.seek(0)
                     mono, _ = _mixed(file, have, int(peaks.argmax()))
                 log = file.extra_info  # after the reading, which adds to it
@@ -82,7 +99,7 @@ def decode(path: str | os.PathLike, seconds: float | None = None) -> tuple[Tenso
         raise ValueError(f"{name}: holds NaN or infinite samples")
     if peaks.max() > ABSURD:
         raise ValueError(f"{name}: holds a sample of {float(peaks.max()):.2g}, where full scale is 1: it is damaged")
-    return mono, rate
+    return Mixed(mono, rate, cancelled)
 
 
 def _at_once(path: bytes, flags: int) -> int:

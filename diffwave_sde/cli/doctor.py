@@ -61,6 +61,8 @@ def run(argv: list[str]) -> None:
         raise ValueError(f"--shown {config.shown} and --n {config.n}: must be at least 1")
     cores.limit_threads()
     source = clips.source_of([config.dataset], config.root, config.count, config.seed)
+    if source.paired:
+        raise ValueError(f"{config.dataset} holds pairs: the doctor looks at one-shots; give a folder of them")
     out = Path(config.out) if config.out else Path("doctor") / (folder_name(source.name) or "sounds")
     runs.writable(out)
     with progress_bar("files") as progress:

@@ -22,6 +22,7 @@ from diffwave_sde.editing.preparation import prepared
 from diffwave_sde.names import asked_for, digest, escape, folder_name
 from diffwave_sde.progress import progress_bar
 from diffwave_sde.sounds import edits
+from diffwave_sde.track import Track
 
 if TYPE_CHECKING:
     from diffwave_sde.metrics.neighbours import Index, Neighbour
@@ -76,6 +77,12 @@ def parser(name: str) -> ArgumentParser:
         help="class of the result, or a mix of classes, a:0.7+b:0.3 (default: the class that the file's folder or name "
         "is called by, else none)",
     )
+    p.add_argument(
+        "--audio",
+        type=str | None,
+        help="a sound file that the sound goes with, begun at the same moment, of any rate, mixed to mono; for a model "
+        "that was trained on pairs; --guidance.audio says how closely it is to follow (default: none)",
+    )
     p.add_argument("--correct", type=int, default=0, help="Langevin steps after each step, for mixes and guidance")
     model_options.add(p)
     if name != "encode":
@@ -102,6 +109,8 @@ def make(name: str, config: Namespace) -> Path | None:
     if text is None and name != "decode":
         text = _class_by_name(model, paths[0])
     asked = model_options.labels(model, 1, text) if text is not None else None
+    track = _track(model, config.audio)
+    sources = [*paths, *([Path(config.audio)] if track is not None else [])]
     editor = make_editor(
         model,
         int(asked.ids[0]) if asked else -1,
@@ -112,8 +121,9 @@ def make(name: str, config: Namespace) -> Path | None:
         config.correct,
         config.resample if "resample" in config else 1,
         config.batch_size,
+        track=track,
     )
-    record = _record(name, said, paths, model, asked.names[0] if asked else None)
+    record = _record(name, said, sources, model, asked.names[0] if asked else None)
     if name == "encode":
         return _encode(config, editor, record)
     folder = Path(said.out) if said.out else _new_folder(model, paths[0], name)
@@ -123,6 +133,8 @@ def make(name: str, config: Namespace) -> Path | None:
     runs.writable(folder)
     with _shown(name, editor):
         made = operation.make(said, editor)
+    if made.remark:
+        print(made.remark)
     index = neighbour_options.index(said, model) if neighbour_options.wanted(said) else None
     found = index.find(windows(made.after, model)) if index else []
     near = nearest(found, index) if index else None
@@ -133,9 +145,21 @@ def make(name: str, config: Namespace) -> Path | None:
     return folder
 
 
+def _track(model: LoadedModel, path: str | None) -> Tensor | None:
+    """The waveform (T,), at the model's rate, of the file that a sound goes with, if there is one."""
+    if path is None:
+        return None
+    model.check_hears(path)
+    track = Track.read(path, model.rate, model.length)
+    for line in track.remarks:
+        print(line)
+    return track.waveform
+
+
 def windows(sounds: list[edits.Sound], model: LoadedModel) -> Tensor:
     """Sounds as the training clips are: one window each, (n, T)."""
-    return torch.stack([prepared(s.waveform, s.rate, model.length, model.rate).cut.window for s in sounds])
+    rate, paired = model.rate, model.hears
+    return torch.stack([prepared(s.waveform, s.rate, model.length, rate, None, paired).cut.window for s in sounds])
 
 
 def nearest(found: list[Neighbour], index: Index) -> list[edits.Nearest]:
@@ -167,10 +191,15 @@ def again(record: Path, out: str | None) -> Path | None:
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{file} is no record of an edit") from None
     for one in sources:
-        if not Path(one["path"]).is_file() or digest(Path(one["path"]).read_bytes()) != one["digest"]:
-            raise ValueError(f"{one['path']} is not the file that it was: an edit is made again of the same")
+        _check_unchanged(one, "an edit is made again of the same")
     options = _own(options, file)
     return make(name, parser(name).parse_object({**options, "out": out or options.get("out")}))
+
+
+def _check_unchanged(file: dict[str, str], why: str) -> None:
+    """Raise a ValueError if a file of a record is no longer what it was."""
+    if not Path(file["path"]).is_file() or digest(Path(file["path"]).read_bytes()) != file["digest"]:
+        raise ValueError(f"{file['path']} is not the file that it was: {why}")
 
 
 def _own(options: dict[str, Any], where: Path | str) -> dict[str, Any]:
@@ -215,8 +244,12 @@ def _shown(name: str, editor: Editor) -> Iterator[None]:
 def _as_encoded(config: Namespace) -> Namespace:
     """The options that `encode` had, on this device: the same class, guidance and steps lead back to the sound."""
     facts, *_ = files.read_latents(config.file)
+    tracks = facts["files"][1:]  # what the sound goes with, if there is anything
+    for one in tracks:
+        _check_unchanged(one, "latents lead back with the same track")
     label = facts["label"] and facts["label"].replace(",", "\\,")
     options = {**facts["options"], "file": config.file, "label": label, "ckpt": config.ckpt or facts["model"]["path"]}
+    options |= {"audio": tracks[0]["path"]} if tracks else {}
     options |= {name: config[name] for name in ("device", "batch_size", "subtype")}
     return parser("encode").parse_object(_own(options, config.file))
 

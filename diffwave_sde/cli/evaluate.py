@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from diffwave_sde import audio, checkpoint, paths, samplers
 from diffwave_sde.cli import cascade_options, cores, guidance_options, model_options, runs, sample
 from diffwave_sde.cli.path_options import parse
 from diffwave_sde.metrics import CHOICES, EMBEDDINGS, Embedding, SoundSet, embedding, evaluate, report
-from diffwave_sde.metrics.sets import Reader
+from diffwave_sde.metrics.agreement import follow
+from diffwave_sde.metrics.sets import HeldOut, Reader
 from diffwave_sde.names import split
 from diffwave_sde.progress import progress_bar
 
@@ -37,7 +39,13 @@ def parser() -> ArgumentParser:
         "--generated", type=str | None, help="generated sounds: a folder or a store (default: made now from --ckpt)"
     )
     p.add_argument("--ckpt", type=str | None, help=runs.CKPT)
-    p.add_argument("--n", type=int, default=96, help="number of sounds to make from the checkpoint")
+    p.add_argument(
+        "--n",
+        type=int,
+        default=96,
+        help="number of sounds to make from the checkpoint; of a model that goes by contexts, parts for as many pairs "
+        "that were held out of its training, whose own parts are the real sounds",
+    )
     p.add_subclass_arguments(
         samplers.Sampler, "sampler", required=False, help="sampler (default: the one the model was trained with)"
     )
@@ -81,9 +89,14 @@ def run(argv: list[str]) -> None:
     cores.limit_threads()
     if config.generated is None or config.real is None:
         ckpt = runs.given_or_newest(config.ckpt, "evaluate")
+    held = None
     if config.generated is None:
-        config.generated = str(_make(ckpt, config))
-    real = _read(config, "real", checkpoint.find(ckpt) if config.real is None else None)
+        folder, held = _make(ckpt, config)
+        config.generated = str(folder)
+    if held is not None and config.real is None:
+        real = held.sounds
+    else:
+        real = _read(config, "real", checkpoint.find(ckpt) if config.real is None else None)
     generated = _read(config, "generated")
     with progress_bar("steps") as progress:
         task = progress.add_task("comparing")
@@ -93,6 +106,8 @@ def run(argv: list[str]) -> None:
 
         found = evaluate(real, generated, embeddings, config.resamples, config.count, config.seed, tell)
     home = paths.expand(config.generated)
+    if held is not None:
+        found["agreement"] = _agreement(home, held, config.seed)
     out = Path(config.out) if config.out else home.with_name(f"{home.resolve().name}-evaluation")
     runs.writable(out)
     report.write_json(out / "evaluation.json", found)
@@ -112,8 +127,11 @@ def _embeddings(asked: str) -> list[Embedding]:
     return chosen
 
 
-def _make(ckpt: str | Path, config: Namespace) -> Path:
-    """Sounds of a checkpoint, made as by `sample`, so that a stopped evaluation goes on with those that are there."""
+def _make(ckpt: str | Path, config: Namespace) -> tuple[Path, HeldOut | None]:
+    """Sounds of a checkpoint, made as by `sample`, so that a stopped evaluation goes on with those that are there.
+
+    Of a model that goes by contexts they are parts for pairs that were not trained on, which are given too.
+    """
     path = checkpoint.find(ckpt)
     folder = runs.output_dir(path, "evaluation") / f"{path.stem}-seed={config.seed}"
     options = {"ckpt": str(path), "out": str(folder)}
@@ -122,7 +140,22 @@ def _make(ckpt: str | Path, config: Namespace) -> Path:
     options["cascade"] = config.cascade.as_dict() if config.cascade else {}
     if config.sampler:
         options["sampler"] = config.sampler.as_dict()
-    return sample.make(sample.parser().parse_object(options))
+    asked = sample.parser().parse_object(options)
+    model, held = model_options.load(asked, "evaluate", cascade=True), None
+    if model.hears:
+        reader = Reader(config.length, config.max_sounds, config.seed)
+        held = reader.held_out(checkpoint.data(path, mu=0), config.n)
+        if len(held.labels) < config.n:
+            print(f"{len(held.labels)} pairs of {held.dataset} were held out: as many parts are made")
+            asked.n = len(held.labels)
+    return sample.make(asked, model, held), held
+
+
+def _agreement(folder: Path, held: HeldOut, seed: int) -> dict[str, Any]:
+    """How far the parts of a folder follow their contexts, as `metrics.follow` gives it."""
+    made = json.loads((folder / "sounds.json").read_text(encoding="utf-8"))["sounds"][: len(held.labels)]
+    parts = [audio.read(folder / sound["file"], held.rate)[0].double().numpy() for sound in made]
+    return follow(parts, list(held.parts.double().numpy()), held.rate, held.scores, seed)
 
 
 def _read(config: Namespace, which: str, ckpt: Path | None = None) -> SoundSet:
@@ -172,6 +205,12 @@ def _print(found: dict[str, Any]) -> None:
     if alone := found.get("left_out"):
         print(f"not in the distances, with one real sound alone: {', '.join(alone)}")
     print("\n".join(report.neighbour_lines(found)))
+    if follows := found.get("agreement"):
+        table = Table("", "made", "another's track", "p", "ceiling", "floor", **_PLAIN)
+        for name, cells in report.agreement_rows(found):
+            table.add_row(name, *cells)
+        print(f"\ndo {follows['count']} parts follow their tracks? By the {follows['asked']} of each")
+        console.print(table)
 
 
 def _table(metrics: report.MetricTable) -> Table:

@@ -155,7 +155,7 @@ def _library(config: Namespace, model: checkpoint.LoadedModel) -> tuple[Library,
         if not config.data:
             data = checkpoint.data(model.path, mu=model.mu)
             return clips.from_store(data.store, data.splits["validation"], config.n, config.seed), "held-out"
-        source = clips.source_of(config.data, config.root, config.count, config.data_seed)
+        source = clips.source_of(config.data, config.root, config.count, config.data_seed, model.length, model.rate)
         read = clips.read(
             *(source, model.length, config.n, config.seed),
             lambda done, total: progress.update(task, completed=done, total=total),

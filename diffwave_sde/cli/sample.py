@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
@@ -17,7 +17,10 @@ from diffwave_sde.cli.path_options import parse
 from diffwave_sde.progress import progress_bar
 from diffwave_sde.sounds.folder import Filled, SoundFolder
 from diffwave_sde.sounds.page import slug
-from diffwave_sde.track import Track
+from diffwave_sde.track import JOINS, Track
+
+if TYPE_CHECKING:
+    from diffwave_sde.metrics.sets import HeldOut
 
 
 def run(argv: list[str]) -> None:
@@ -25,8 +28,14 @@ def run(argv: list[str]) -> None:
     make(parse(parser(), argv[1:]))
 
 
-def make(config: Namespace) -> Path:
-    """Make the sounds that the options ask for; the folder that holds them."""
+def make(config: Namespace, model: checkpoint.LoadedModel | None = None, held: HeldOut | None = None) -> Path:
+    """Make the sounds that the options ask for; the folder that holds them.
+
+    Args:
+        config: the options.
+        model: that they ask for, where it was loaded before.
+        held: pairs, for whose contexts the sounds are made, of the classes of their parts.
+    """
     if config.n < 1:
         raise ValueError(f"--n {config.n}: ask for at least one sound")
     if config.length is not None and config.length < 1:
@@ -36,14 +45,19 @@ def make(config: Namespace) -> Path:
             if config[option]:
                 raise ValueError(f"--{option}: with --audio sounds are as long as the track; leave it out")
     sampler = parser().instantiate_classes(config).sampler
-    model = model_options.load(config, "sample from", cascade=True)
+    model = model or model_options.load(config, "sample from", cascade=True)
     cascade_options.apply(model, config)
-    label = model_options.labels(model, config.n, config.label)
+    if held is None:
+        label = model_options.labels(model, config.n, config.label)
+    else:
+        shown = [held.names[i] for i in held.labels]
+        knows = bool(model.module.denoiser.net.classes)
+        label = generate.Labels(torch.tensor([model.labels.index(one) if knows else -1 for one in shown]), shown)
     track = None
     if config.audio is not None:
-        track = Track.read(config.audio, model.rate, model.length)
-        if track.silent:
-            print(f"{config.audio} is silent: what is made goes with nothing")
+        track = Track.read(config.audio, model.rate, model.length, config.join)
+        for line in track.remarks:
+            print(line)
     out = Path(config.out) if config.out else _default_out(model, config)
     runs.writable(out)
     # Before the sounds: where the training clips are not here, nothing is made for nothing.
@@ -64,6 +78,7 @@ def make(config: Namespace) -> Path:
             progress=lambda done, total: progress.update(task, completed=done, total=total),
             refused=copies,
             track=track,
+            contexts=None if held is None else held.contexts,
         )
     found = generate.add_neighbours(folder, index, range(config.n)) if index else []
     _report(folder, filled, config.n)
@@ -95,6 +110,15 @@ def parser() -> ArgumentParser:
         type=str | None,
         help="a sound file that the new sounds are to go with, of any length and rate, mixed to mono; for a model that "
         "was trained on pairs; --guidance.audio says how closely they follow (default: none)",
+    )
+    p.add_argument(
+        "--join",
+        type=Literal[JOINS],  # type: ignore[valid-type]
+        default="projection",
+        help="how windows of a track longer than the model's are joined. projection, posterior: each is made with the "
+        "quarter that it shares with the one before it known, at 4/3 of the calls; posterior weighs that by the "
+        "denoiser's own covariance, at 4 backward passes a call more. crossfade: each is made alone, an eighth is "
+        "shared, at 8/7 of the calls",
     )
     p.add_argument("--length", type=int | None, help="length in samples (default: that of the training windows)")
     p.add_argument(

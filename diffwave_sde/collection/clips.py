@@ -53,7 +53,14 @@ class Library:
         return tuple(sorted(set(self.labels)))
 
 
-def source_of(data: Sequence[str], root: str | os.PathLike, count: int, seed: int) -> Source:
+def source_of(
+    data: Sequence[str],
+    root: str | os.PathLike,
+    count: int,
+    seed: int,
+    length: int = audio.LENGTH,
+    rate: int = audio.RATE,
+) -> Source:
     """The sounds that are asked for: of one data set or folder, or the files.
 
     Args:
@@ -61,9 +68,11 @@ def source_of(data: Sequence[str], root: str | os.PathLike, count: int, seed: in
         root: folder for downloads.
         count: sounds of a built-in data set.
         seed: of a built-in data set.
+        length: samples of the windows that pairs are cut into.
+        rate: Hz of a model that is to hear them; pairs alone have another than 44,100.
 
     Raises:
-        ValueError: if there is no such data set, or the paths are no files.
+        ValueError: if there is no such data set, or the paths are no files, or have another rate.
     """
     paths = [expand(text) for text in data]
     if all(path.is_file() and path.suffix.lower() not in sources._FILES for path in paths):
@@ -71,17 +80,21 @@ def source_of(data: Sequence[str], root: str | os.PathLike, count: int, seed: in
             Recorded(str(path.resolve().parent), path.name, escape(path.resolve().parent.name), "", "")
             for path in paths
         ]
+        if rate != audio.RATE:
+            raise ValueError(
+                f"the model is of {rate} Hz, and files are one-shots at {audio.RATE}: give a folder of pairs"
+            )
         return Source("files", items, "", "files")
     if len(data) > 1:
         missing = next((path for path in paths if not path.is_file()), None)
         raise ValueError(f"--data {escape(str(missing))}: no such file; give files, one folder, or one data set")
-    return sources.find(data[0], expand(root), count, seed, lambda line: None)
+    return sources.find(data[0], expand(root), count, seed, lambda line: None, None, length, rate)
 
 
 def read(
     source: Source, length: int, most: int | None = None, seed: int = 0, progress: Progress | None = None
 ) -> Library:
-    """Windows of a source's sounds, cut as training clips are.
+    """Windows of a source's sounds, cut as training clips are; of pairs the parts.
 
     Args:
         source: the sounds.
@@ -100,7 +113,8 @@ def read(
     for done, row in enumerate(rows.tolist(), 1):
         item = source.items[row]
         try:
-            clips.append(item.load(length))
+            clip = item.load(length * (1 + source.paired))
+            clips.append(clip._replace(window=clip.window[-length:]))
             kept.append(item)
         except (OSError, ValueError) as error:
             refused.append((item.file, str(error).removeprefix(f"{Path(getattr(item, 'root', '')) / item.file}: ")))

@@ -53,6 +53,7 @@ def prepare(
     workers: int | None = None,
     progress: bool = True,
     rate: int = audio.RATE,
+    part: str | None = None,
 ) -> Store:
     """Opens the store of a dataset, and builds it first where there is none or its inputs have changed.
 
@@ -72,6 +73,7 @@ def prepare(
         workers: processes; None takes one per core where there is enough to do, 0 and 1 none beside this
         progress: False says nothing
         rate: Hz of the windows of pairs; one-shots have 44,100
+        part: which stem of each song of a folder is the part, the others together its context; None for mix and part
 
     Raises:
         ValueError: if the dataset is unknown, holds no usable sound or none that is wanted, or an argument is
@@ -89,7 +91,7 @@ def prepare(
         console.print(line, markup=False, soft_wrap=True)
 
     only = Filter(tuple(classes), licence, tuple(exclude))
-    source = sources.find(dataset, root, count, seed, say, only, length, rate)
+    source = sources.find(dataset, root, count, seed, say, only, length, rate, part)
     settings = {
         "version": VERSION, "name": source.name, "length": length, "rate": source.rate, "pre_roll": audio.PRE_ROLL,
         "peak": audio.PEAK, "fade": audio.FADE, "seconds": SECONDS, "inputs": source.inputs,

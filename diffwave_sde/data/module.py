@@ -63,6 +63,8 @@ class AudioDataModule(LightningDataModule):
             doctor` writes it; null leaves out none
         rate: sample rate of `loops` and of pairs (`bass`, or a folder of stems, NAME/mix.wav with NAME/part.wav), Hz;
             one-shots have 44,100
+        part: which stem of a folder of songs is the part, bass for NAME/bass.wav; the sum of the other files in NAME is
+            its context. null for songs of two files, NAME/mix.wav and NAME/part.wav
 
     Raises:
         ValueError: if an argument is out of its range
@@ -87,6 +89,7 @@ class AudioDataModule(LightningDataModule):
         disks: list[str] | None = None,
         exclude: str | None = None,
         rate: int = audio.RATE,
+        part: str | None = None,
     ) -> None:
         super().__init__()
         if length <= audio.PRE_ROLL:
@@ -110,6 +113,7 @@ class AudioDataModule(LightningDataModule):
         self.group_by, self.validation, self.test = group_by, validation, test
         self.classes = classes if isinstance(classes, (list, tuple)) else () if classes is None else (classes,)
         self.licence, self.disks, self.exclude, self._rate = licence, disks or (), exclude, rate
+        self.part = part
         # a configuration, such as a checkpoint's, holds its options only
         self.augment = augment if augment is None or callable(augment) else Augment(**augment)
         if self.augment and self.augment.shift * 1e-3 * audio.RATE > length // 2:
@@ -126,6 +130,7 @@ class AudioDataModule(LightningDataModule):
             exclude=read_exclusions(self.exclude) if self.exclude else (),
             progress=progress,
             rate=self._rate,
+            part=self.part,
         )
 
     def prepare_data(self) -> None:

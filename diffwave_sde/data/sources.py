@@ -72,10 +72,12 @@ def find(
     only: Filter | None = None,
     length: int = audio.LENGTH,
     rate: int = audio.RATE,
+    part: str | None = None,
 ) -> Source:
     """Lists the sounds of a dataset, or of several joined by "+"; packages are fetched if need be.
 
-    `length` (samples) and `rate` (Hz) are those of the windows that pairs are cut into; one-shots have one rate.
+    `length` (samples) and `rate` (Hz) are those of the windows that pairs are cut into; one-shots have one rate. `part`
+    is which stem of a folder of songs is the part, as of `pairs.find_stems`.
 
     Raises:
         ValueError: if `dataset` is neither a known name nor a folder, or holds nothing of what is wanted
@@ -85,7 +87,7 @@ def find(
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"{dataset}: names {twice[0]} twice")
     try:
-        found = [_find(name, root, count, seed, say, length, rate) for name in names]
+        found = [_find(name, root, count, seed, say, length, rate, part) for name in names]
     except ValueError as error:
         if len(names) > 1 and "folder" in str(error):
             raise ValueError(f"{error}; a plus in a name is typed \\+") from error
@@ -114,9 +116,18 @@ def find(
 
 
 def _find(
-    dataset: str, root: Path, count: int, seed: int, say: Callable[[str], None], length: int, rate: int
+    dataset: str,
+    root: Path,
+    count: int,
+    seed: int,
+    say: Callable[[str], None],
+    length: int,
+    rate: int,
+    part: str | None,
 ) -> Source:
     """What one name stands for."""
+    if part is not None and not expand(dataset).is_dir():
+        raise ValueError(f"data.part = {part}: of a folder of stems, NAME/{part}.wav beside others, not of {dataset}")
     if dataset == pairs.COLLECTION:
         return pairs.built(count, seed, rate)
     if dataset == loops.COLLECTION:
@@ -144,7 +155,7 @@ def _find(
             why = "is not a folder" if path.exists() else "no such folder"
             raise ValueError(f"{typed}: {why}; a dataset is {kinds}")
         raise ValueError(f"unknown dataset '{typed}'; known: {known}, or the path of a folder of sounds")
-    return _folder(path.resolve(), length, rate)
+    return _folder(path.resolve(), length, rate, part)
 
 
 def _built(collection: str, count: int, seed: int) -> Source:
@@ -218,10 +229,16 @@ def _kit(folder: Path, found: Sequence[kits.Found], name: str, origin: Path) -> 
     return Source(_short(name), items, inputs, escape(str(origin)), refused)
 
 
-def _folder(folder: Path, length: int, rate: int) -> Source:
+def _folder(folder: Path, length: int, rate: int, part: str | None) -> Source:
     files, refused, inputs = scan(folder)
-    if songs := pairs.find_stems(folder, files):
-        taken = {f"{song}/{file}".lstrip("/") for song, *both in songs for file in both}
+    songs = pairs.find_stems(files, part)
+    if part is not None and not songs:
+        raise ValueError(
+            f"data.part = {part}: no folder in {escape(str(folder))} holds {part}.wav, .flac or the like with other "
+            "stems beside it"
+        )
+    if songs:
+        taken = {f"{song}/{file}".lstrip("/") for song, context, mine in songs for file in (*context, mine)}
         others = [file for file in files if file not in taken]
         found = pairs.stems(folder, _short(folder.name), songs, others, inputs, length, rate)
         return replace(found, refused=[*refused, *found.refused])

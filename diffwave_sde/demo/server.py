@@ -14,7 +14,7 @@ import secrets
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,7 @@ class Server:
         self.app.get("/")(self._index)
         self.app.get("/demo/start")(self._start)
         self.app.post("/demo/upload")(self._upload)
+        self.app.post("/demo/track")(self._track)
         self.app.post("/demo/keys")(self._keys)
         self.app.post("/demo/kit")(self._kit)
         self.app.mount("/page", StaticFiles(directory=PAGE))
@@ -126,24 +127,28 @@ class Server:
         """New sounds: yields {done, total}, then {sounds}. See `Studio.new`."""
         if not 0 < len(labels) == len(numbers) <= 16:
             raise gradio.Error("ask for 1 to 16 sounds, each with its number", print_exception=False)
-        yield from self._work(lambda p: self.studio.new(labels, numbers, _settings(settings), p))
+        yield from self._work(lambda p: self.studio.new(labels, numbers, self._settings(settings), p))
 
     def vary(self, sound: str, label: str, strength: float, number: int, settings: dict) -> dict:
         """A variation of a sound. See `Studio.vary`."""
         yield from self._work(
-            lambda p: [self.studio.vary(self._sound(sound), label, strength, _settings(settings), number, p)]
+            lambda p: [self.studio.vary(self._sound(sound), label, strength, self._settings(settings), number, p)]
         )
 
     def inpaint(self, sound: str, label: str, begin: float, end: float, number: int, settings: dict) -> dict:
         """A sound with the region from `begin` to `end`, seconds, made anew. See `Studio.inpaint`."""
         yield from self._work(
-            lambda p: [self.studio.inpaint(self._sound(sound), label, (begin, end), _settings(settings), number, p)]
+            lambda p: [
+                self.studio.inpaint(self._sound(sound), label, (begin, end), self._settings(settings), number, p)
+            ]
         )
 
     def morph(self, first: str, second: str, label: str, share: float, settings: dict) -> dict:
         """What lies between two sounds. See `Studio.morph`."""
         yield from self._work(
-            lambda p: [self.studio.morph(self._sound(first), self._sound(second), label, share, _settings(settings), p)]
+            lambda p: [
+                self.studio.morph(self._sound(first), self._sound(second), label, share, self._settings(settings), p)
+            ]
         )
 
     def _work(self, work: Callable[[Progress], list[Tensor]]) -> Iterator[dict[str, Any]]:
@@ -158,6 +163,11 @@ class Server:
             raise gradio.Error(str(error), print_exception=False) from None
         finally:
             steps.close()
+
+    def _settings(self, asked: dict[str, Any]) -> Settings:
+        settings = _settings(asked)
+        track = asked.get("track")
+        return settings if track is None else replace(settings, track=self._sound(track))
 
     def _sound(self, text: str) -> Tensor:
         return samples_of(text, self.studio.model.length)
@@ -182,6 +192,7 @@ class Server:
                 "samplers": studio.offered,
                 "steps": getattr(studio.default, "steps", None),
                 "most_steps": MOST_STEPS,
+                "hears": studio.model.hears,
                 "fixed_steps": bool(studio.model.taught),
                 "guidance": guidance.weight if guidance else 1.0,
                 "seed": kit.settings.seed,
@@ -195,7 +206,20 @@ class Server:
             return _refused(uploads.too_large(name[:80]), 413)
         model = self.studio.model
         try:
-            x = await run_in_threadpool(uploads.read, data, name, model.length, model.rate)
+            x = await run_in_threadpool(uploads.read, data, name, model.length, model.rate, model.hears)
+        except ValueError as error:
+            return _refused(str(error))
+        return JSONResponse(told(x, model.rate))
+
+    async def _track(self, request: Request, name: str = "file", begin: float = 0.0) -> Response:
+        """The window of a track that parts are to go with, from `begin`, s, on."""
+        data = await _body(request, uploads.MOST_BYTES)
+        if data is None:
+            return _refused(uploads.too_large(name[:80]), 413)
+        model = self.studio.model
+        try:
+            model.check_hears(name[:80])
+            x = await run_in_threadpool(uploads.read_track, data, name, model.length, model.rate, begin)
         except ValueError as error:
             return _refused(str(error))
         return JSONResponse(told(x, model.rate))

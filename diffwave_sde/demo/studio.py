@@ -12,14 +12,15 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from diffwave_sde import generate, samplers
+from diffwave_sde import generate, parts, samplers
 from diffwave_sde.audio.clips import Cut
 from diffwave_sde.checkpoint import LoadedModel
+from diffwave_sde.clipping import CLIPS
 from diffwave_sde.editing import Editor, Prepared, make_editor
 from diffwave_sde.editing.preparation import Regions
 from diffwave_sde.guidance import Guidance
@@ -27,6 +28,7 @@ from diffwave_sde.kits.source import Source
 from diffwave_sde.names import typed
 from diffwave_sde.samplers import Sampler
 from diffwave_sde.samplers.base import Progress
+from diffwave_sde.track import Track
 
 PADS = 16
 MOST_STEPS = 200
@@ -47,12 +49,14 @@ class Settings:
     steps: of the sampler.
     guidance: how far sounds are guided to their class, 1 is not at all.
     seed: of the noise.
+    track: what the sounds are to go with, one window, (length,), at the model's rate; for a model that hears one.
     """
 
     sampler: str | None = None
     steps: int | None = None
     guidance: float | None = None
     seed: int = 0
+    track: Tensor | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,14 @@ class Studio:
             ValueError: if the model does not know a class, or a setting is out of its range.
         """
         sampler, model = self._how(settings)
+        if settings.track is not None:
+            asked, window = self._ask(labels), Track(settings.track, model.length, "a track")
+            model.check_hears(window.name)
+            made = parts.make(
+                model, numbers, asked.ids, window, sampler=sampler, wrap=CLIPS.get(self.clip), mixes=asked.mixes,
+                seed=settings.seed, progress=progress,
+            )  # fmt: skip
+            return list(made.nan_to_num(0.0))
         source = Source(model, sampler, settings.seed, clip=self.clip)
         return list(source.draw(self._ask(labels), range(len(labels)), numbers, progress).nan_to_num(0.0))
 
@@ -161,7 +173,8 @@ class Studio:
         sampler, model = self._how(settings)
         asked = self._ask([label])
         editor = make_editor(
-            model, int(asked.ids[0]), asked.mixes, sampler, settings.seed, self.clip, progress=progress
+            model, int(asked.ids[0]), asked.mixes, sampler, settings.seed, self.clip, progress=progress,
+            track=settings.track,
         )  # fmt: skip
         with torch.inference_mode():
             return work(editor).clone()

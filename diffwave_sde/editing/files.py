@@ -25,10 +25,11 @@ KEEP = ("none", "attack", "tail")
 
 @dataclass(frozen=True)
 class Made:
-    """What an operation came to: rows of before and after."""
+    """What an operation came to: rows of before and after, and what is to be told of it, if anything."""
 
     before: list[Sound | None]
     after: list[Sound]
+    remark: str = ""
 
 
 def inpaint(editor: Editor, file: str, mask: str, n: int, method: str) -> Made:
@@ -44,7 +45,8 @@ def _inpainted(editor: Editor, sound: Prepared, regions: Regions, n: int, method
     together = all(sound.begin <= first and last <= min(end, sound.seconds) + 1e-9 for first, last in regions)
     for number in range(n):
         if together:
-            window = editor.inpaint(sound.cut.window, sound.inside(regions), [number], method)[0]
+            at = editor.placed(sound.cut.start)
+            window = at.inpaint(sound.cut.window, sound.inside(regions), [number], method)[0]
             results.append(sound.give_back(window, regions))
         else:
             results.append(_one_by_one(editor, sound, regions, number, method))
@@ -60,9 +62,10 @@ def _one_by_one(editor: Editor, sound: Prepared, regions: Regions, number: int, 
                 "window: make less anew, or take extend"
             )
         # As much before it as there is room for: what comes before a sound tells more than what comes after.
-        at = max(region[1] + 0.1 * editor.model.length / editor.model.rate - seconds, 0.0)
-        part = prepared(y, sound.rate, editor.model.length, editor.model.rate, min(at, region[0]))
-        window = editor.inpaint(part.cut.window, part.inside([region]), [number * 1000 + turn], method)[0]
+        model, at = editor.model, max(region[1] + 0.1 * seconds - seconds, 0.0)
+        part = prepared(y, sound.rate, model.length, model.rate, min(at, region[0]), model.hears)
+        there, free = editor.placed(part.cut.start), part.inside([region])
+        window = there.inpaint(part.cut.window, free, [number * 1000 + turn], method)[0]
         y = part.give_back(window, [region])
     return y
 
@@ -78,23 +81,31 @@ def vary(editor: Editor, file: str, strength: float, keep: str, n: int) -> Made:
         n: number of results.
 
     Raises:
-        ValueError: if the file ends within its attack, and a part is kept.
+        ValueError: if the file ends within its attack, and a part is kept; or the model is of parts of tracks, which
+            have many.
     """
     sound = _prepared(editor, file)
     regions = None
+    if keep != "none" and editor.model.hears:
+        raise ValueError(f"--keep {keep}: a part of a track has no one attack; `edit inpaint --mask` keeps any of it")
     if keep != "none":
         split = sound.begin + audio.PRE_ROLL / editor.model.rate + ATTACK
         regions = [(split, sound.seconds)] if keep == "attack" else [(0.0, split)]
         if not 0 < split < sound.seconds:
             raise ValueError(f"--keep {keep}: {file} ends within its attack")
     free = None if regions is None else sound.inside(regions)
-    windows = editor.vary(sound.cut.window, strength, range(n), free)
-    return _rows("vary", sound, [sound.give_back(window, regions) for window in windows])
+    windows = editor.placed(sound.cut.start).vary(sound.cut.window, strength, range(n), free)
+    return _rows("vary", sound, [sound.give_back(window, regions) for window in windows], _beyond(editor, sound))
 
 
 def interpolate(editor: Editor, first: str, second: str, steps: int, space: str, strength: float) -> Made:
     """`steps` sounds from one file to the other, both included; `space`, `strength` as of `Editor.interpolate`."""
     a, b = (_prepared(editor, path) for path in (first, second))
+    if editor.model.hears and max(a.seconds, b.seconds) > _window(editor) + 0.001:
+        raise ValueError(
+            f"interpolate goes between windows of {_window(editor):.3f} s, and one of these parts lasts "
+            f"{max(a.seconds, b.seconds):.3f} s: cut both to the same bars first"
+        )
     windows = editor.interpolate(a.cut.window, b.cut.window, steps, space, strength)
     ends = [a.original, audio.resample(b.original, b.rate, a.rate)]
     results = [ends[0]]
@@ -124,7 +135,7 @@ def extend(editor: Editor, file: str, seconds: float, n: int, method: str) -> Ma
     own = (audio.resample(sound.original, sound.rate, rate)[start:] - sound.cut.dc) * sound.cut.gain
     have, total = len(own), round(seconds * rate) - start
     results = []
-    for y in editor.extend(own, have, total, range(n), method):
+    for y in editor.placed(start).extend(own, have, total, range(n), method):
         added = audio.resample((y / sound.cut.gain + sound.cut.dc).float(), rate, sound.rate)
         kept = len(sound.original) - round(start * sound.rate / rate)
         results.append(torch.cat((sound.original, added[kept:])))
@@ -164,7 +175,7 @@ def restore(
         raise ValueError("give --task or --likelihood, one of them")
     sound = _prepared(editor, file)
     numbers, mu, rate = range(n), editor.model.mu, editor.model.rate
-    window = sound.cut.window
+    window, editor = sound.cut.window, editor.placed(sound.cut.start)
     try:
         if likelihood:
             made = editor.given(len(window), restoration.by_likelihood(likelihood, window, editor.model), numbers)
@@ -184,7 +195,7 @@ def restore(
             made = editor.denoise(window, level, numbers)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
-    return _rows("restore", sound, [sound.give_back(one) for one in made])
+    return _rows("restore", sound, [sound.give_back(one) for one in made], _beyond(editor, sound))
 
 
 def write_latents(editor: Editor, file: str, out: Path, record: dict[str, Any]) -> None:
@@ -200,7 +211,7 @@ def write_latents(editor: Editor, file: str, out: Path, record: dict[str, Any]) 
         record: further facts, as JSON holds them: `read_latents` gives them back.
     """
     sound = _prepared(editor, file)
-    u = editor.encode(sound.cut.window)
+    u = editor.placed(sound.cut.start).encode(sound.cut.window)
     facts = {
         **record,
         "rate": sound.rate,
@@ -241,7 +252,7 @@ def decode(editor: Editor, file: str) -> Made:
             f"{file} is of {theirs['path']}, step {theirs['step']:,}, and {editor.model.path} is of step "
             f"{editor.model.step:,}: give the model that it was made with, --ckpt"
         )
-    x = outside + _in_file(editor.decode(u)[0], facts, editor)
+    x = outside + _in_file(editor.placed(facts["start"]).decode(u)[0], facts, editor)
     return Made([None], [Sound("000 decode", x, facts["rate"])])
 
 
@@ -251,7 +262,7 @@ def _in_file(window: Tensor, facts: dict[str, Any], editor: Editor) -> Tensor:
 
 
 def _prepared(editor: Editor, file: str) -> Prepared:
-    return prepare(file, editor.model.length, editor.model.rate)
+    return prepare(file, editor.model.length, editor.model.rate, paired=editor.model.hears)
 
 
 def _window(editor: Editor) -> float:
@@ -270,6 +281,14 @@ def _before(sound: Prepared) -> Sound:
     return Sound("before", sound.original, sound.rate)
 
 
-def _rows(name: str, sound: Prepared, results: list[Tensor]) -> Made:
-    before = _before(sound)
-    return Made([before] * len(results), [Sound(f"{i:03d} {name}", x, sound.rate) for i, x in enumerate(results)])
+def _beyond(editor: Editor, sound: Prepared) -> str:
+    """What is told of a part that goes on where the model's window ends."""
+    if not editor.model.hears or sound.seconds <= _window(editor) + 0.001:
+        return ""
+    return f"only the first {_window(editor):.3f} s, a window of the model, were changed; the rest stays as it is"
+
+
+def _rows(name: str, sound: Prepared, results: list[Tensor], remark: str = "") -> Made:
+    before, rate = _before(sound), sound.rate
+    after = [Sound(f"{i:03d} {name}", x, rate) for i, x in enumerate(results)]
+    return Made([before] * len(results), after, remark)

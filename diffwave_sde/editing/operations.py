@@ -14,7 +14,7 @@ In Python::
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -52,6 +52,11 @@ class Editor:
     repeats: how often each step is taken where a part is known (`samplers.RePaint`).
     batch_size: results made at a time.
     progress: called with (steps done, steps in all).
+    track: what the sound goes with, (T',), mono, at the model's rate, begun at the moment at which the file begins.
+    at: sample of the track at which the window begins (`placed`).
+
+    Raises:
+        ValueError: if the sampler's steps lie on no grid, or there is a track and the model hears none.
     """
 
     model: LoadedModel
@@ -64,8 +69,12 @@ class Editor:
     repeats: int = 1
     batch_size: int = 16
     progress: Progress | None = None
+    track: Tensor | None = None
+    at: int = 0
 
     def __post_init__(self) -> None:
+        if self.track is not None:
+            self.model.check_hears("a track")
         chosen = (self.sampler or self.model.module.sampler).resolve(self.sde)
         if not chosen.on_grid:
             raise ValueError(
@@ -77,6 +86,10 @@ class Editor:
     @property
     def sde(self):
         return self.model.module.denoiser.sde
+
+    def placed(self, at: int) -> Editor:
+        """The same for a window that begins at sample `at` of the file, at the model's rate."""
+        return replace(self, at=at)
 
     # New sounds beside known parts
 
@@ -154,8 +167,9 @@ class Editor:
                 first = 0 if have_now <= 3 * length // 4 else have_now - length // 2
                 window = torch.cat((y[first:have_now], y.new_zeros(length)))[:length]
                 free = torch.arange(length) >= have_now - first
-                made = self.inpaint(window, free, [number * 1000 + turn], method)[0]
-                end = length if first + length >= total else length - round(audio.FADE * length)
+                made = self.placed(self.at + first).inpaint(window, free, [number * 1000 + turn], method)[0]
+                more = first + length < total and not self.model.hears  # parts of a track end in no fade
+                end = length - round(audio.FADE * length) if more else length
                 y, have_now, turn = torch.cat((y[:first], made[:end])), first + end, turn + 1
             results.append(y[:total])
         return torch.stack(results)
@@ -348,7 +362,16 @@ class Editor:
         return self.model.module.wrapped(both, mixes=self.mixes)
 
     def _condition(self, count: int) -> Condition:
-        return Condition(label=torch.full((count,), self.label, device=self._device))
+        label = torch.full((count,), self.label, device=self._device)
+        return Condition(label, None if self.track is None else self._heard().expand(count, 1, -1))
+
+    def _heard(self) -> Tensor:
+        """The track as long as a window, from where that begins, companded; silence beyond its ends."""
+        end = self.at + self.model.length
+        there = self.track[max(self.at, 0) : max(end, 0)]
+        before = max(min(-self.at, self.model.length), 0)
+        there = torch.nn.functional.pad(there, (before, self.model.length - before - len(there)))
+        return self._companded(there).to(self._device, torch.float32)
 
     @property
     def _device(self) -> torch.device:

@@ -94,7 +94,9 @@ def placed(x: Tensor, start: int, samples: int, model_rate: int, rate: int) -> T
     return torch.cat((track, track.new_zeros(samples - len(track))))
 
 
-def prepare(path: str | os.PathLike, length: int, rate: int = audio.RATE, at: float | None = None) -> Prepared:
+def prepare(
+    path: str | os.PathLike, length: int, rate: int = audio.RATE, at: float | None = None, paired: bool = False
+) -> Prepared:
     """A file as training data was prepared: mono, at the model's rate, from its onset on, without DC, at full level.
 
     Args:
@@ -102,18 +104,22 @@ def prepare(path: str | os.PathLike, length: int, rate: int = audio.RATE, at: fl
         length: samples of the window.
         rate: Hz of the model.
         at: seconds at which the window is to begin; at the onset by default. Silence is cut from its first sample.
+        paired: whether it is a part of a track, for a model of pairs: taken from its first sample by default, at its
+            own level, for that is how those are trained.
 
     Raises:
         OSError, ValueError: if the file cannot be read.
     """
     x, source = audio.decode(path)
-    return prepared(x, source, length, rate, at)
+    return prepared(x, source, length, rate, at, paired)
 
 
-def prepared(x: Tensor, source: int, length: int, rate: int = audio.RATE, at: float | None = None) -> Prepared:
+def prepared(
+    x: Tensor, source: int, length: int, rate: int = audio.RATE, at: float | None = None, paired: bool = False
+) -> Prepared:
     """As `prepare`, of samples (T,) at `source` Hz."""
     own = audio.resample(x, source, rate)
-    if len(own) < 2 or float(own.abs().max()) < audio.SILENT:
+    if paired or len(own) < 2 or float(own.abs().max()) < audio.SILENT:
         first = max(round((at or 0.0) * rate), 0)
         window = _padded(own[first:], length)
         return Prepared(x, source, rate, Cut(window, first, 0.0, 1.0))

@@ -1,6 +1,7 @@
 """Distances between sets of sounds, and what each set measures."""
 
 from diffwave_sde.compatibility import announce
+from diffwave_sde.metrics.agreement import Agreement, follow
 from diffwave_sde.metrics.distances import Manifold, frechet, kernel, manifold, shrunk
 from diffwave_sde.metrics.embeddings import Embedding, LogMel, aligned
 from diffwave_sde.metrics.evaluation import MetricResult, SoundSet, evaluate
@@ -41,6 +42,7 @@ __all__ = [
     "EMBEDDINGS",
     "MEASUREMENTS",
     "WITH_WEIGHTS",
+    "Agreement",
     "Embedding",
     "Learned",
     "LogMel",
@@ -53,6 +55,7 @@ __all__ = [
     "difference",
     "embedding",
     "evaluate",
+    "follow",
     "frechet",
     "kernel",
     "manifold",

@@ -86,11 +86,21 @@ def measurement_rows(found: dict[str, Any]) -> Iterator[MeasurementRow]:
         yield MeasurementRow(f"{name.replace('_', ' ')}, {m['unit']}", *quantiles, m["difference"], m["floor"])
 
 
+def agreement_rows(found: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
+    """How far parts follow their tracks (`metrics.agreement`): each figure's name, and its cells."""
+    told = {"pitch": "pitch class", "onset": "onsets, F-measure"}
+    for name, title in told.items():
+        row = found["agreement"][name]
+        cells = [row[key] for key in ("value", "shuffled", "p", "ceiling", "floor")]
+        shown = ["–" if x is None else f"{x:.4f}" if i == 2 else f"{x:.3f}" for i, x in enumerate(cells)]
+        yield title, shown
+
+
 def neighbour_lines(found: dict[str, Any]) -> tuple[str, str]:
     """How near the sounds are to training sounds, and to one another, in words."""
-    near = found["neighbours"]
+    near, which = found["neighbours"], "held-out" if "agreement" in found else "training"
     return (
-        f"closer to a training sound than real ones are to one another: {near['close']:.1%}",
+        f"closer to a {which} sound than real ones are to one another: {near['close']:.1%}",
         f"closer to another generated one: {near['duplicates']:.1%} (real ones: {near['repeated']:.1%})",
     )
 
@@ -146,7 +156,8 @@ def write_page(folder: Path, real: SoundSet, generated: SoundSet, found: dict[st
         columns.append(page.Column(title, page.write_sounds(folder / title.split()[0], names, sounds)))
     note = (
         f"{generated.name} beside {real.name}. A real sound lies {near['typical']:.2f} from its nearest other one in "
-        "the median; a pair far below that may be a training sound learned by heart."
+        "the median"
+        + ("." if "agreement" in found else "; a pair far below that may be a training sound learned by heart.")
     )
     page.write(folder / "index.html", "Nearest neighbours", rows, columns, note)
     return folder / "index.html"

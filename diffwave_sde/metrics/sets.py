@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from diffwave_sde import audio, paths
-from diffwave_sde.data import sources
+from diffwave_sde.data import pairs, sources
 from diffwave_sde.data.module import AudioDataModule
 from diffwave_sde.data.store import Store
 from diffwave_sde.metrics.evaluation import SoundSet
@@ -20,6 +21,32 @@ from diffwave_sde.names import escape
 SECONDS = 30.0  # of a file that are read
 Progress = Callable[[int, int], None]
 """Called with (files read, files in all)."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Pairs that were not trained on.
+
+    contexts, parts: (n, T), in [-1, 1].
+    labels: the class of each part, an index into `names`.
+    rate: Hz.
+    dataset: where they are from.
+    scores: what each part plays, where the data tell.
+    """
+
+    contexts: Tensor
+    parts: Tensor
+    labels: tuple[int, ...]
+    names: tuple[str, ...]
+    rate: int
+    dataset: str
+    scores: tuple[pairs.Score, ...] | None = None
+
+    @property
+    def sounds(self) -> SoundSet:
+        """The parts, as sounds to compare others with."""
+        labels = tuple(self.names[i] for i in self.labels)
+        return SoundSet(audio.resample(self.parts, self.rate), labels, f"held-out parts of {self.dataset}")
 
 
 @dataclass(frozen=True)
@@ -39,10 +66,33 @@ class Reader:
     progress: Progress = lambda done, total: None
     refused: Callable[[str, str], None] = lambda file, reason: None
 
+    def held_out(self, data: AudioDataModule, count: int) -> HeldOut:
+        """Pairs that were not trained on, up to `count` of those for validation and testing; built first if need be.
+
+        Raises:
+            ValueError: if there are none.
+        """
+        data.prepare_data()
+        data.setup("fit")
+        store = data.store
+        # A split that has no clips of its own has those of training.
+        rows = np.setdiff1d(np.concatenate([data.splits["validation"], data.splits["test"]]), data.splits["train"])
+        if not len(rows):
+            raise ValueError(f"no pairs of {data.dataset} were held out of the training: train with --data.test=0.1")
+        rows = rows[:count]
+        both = audio.from_int16(store.read_whole(rows)).view(len(rows), 2, store.length)
+        scores = None
+        if data.dataset == pairs.COLLECTION:
+            files = [line["file"] for line in store.manifest() if line["row"]]
+            numbers = [map(int, files[row].split("/")[1:]) for row in rows]
+            scores = tuple(pairs.score(index, seed, store.length / store.rate) for seed, index in numbers)
+        labels = tuple(int(i) for i in store.label_ids[rows])
+        return HeldOut(both[:, 0].clone(), both[:, 1].clone(), labels, store.labels, store.rate, data.dataset, scores)
+
     def store(self, store: Store, rows: np.ndarray | None = None, name: str = "") -> SoundSet:
         """Clips of a store; all of them by default."""
         rows = self._chosen(np.arange(len(store)) if rows is None else rows)
-        sounds = audio.from_int16(store.read(rows)).view(len(rows), -1)
+        sounds = audio.resample(audio.from_int16(store.read(rows)).view(len(rows), -1), store.rate)
         return SoundSet(sounds, tuple(store.labels[i] for i in store.label_ids[rows]), name or str(store.path))
 
     def training(self, data: AudioDataModule, name: str = "") -> SoundSet:

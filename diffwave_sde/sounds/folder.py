@@ -154,15 +154,19 @@ class SoundFolder:
 
         Args:
             numbers: of the sounds.
-            context: (T,), of their length, at their level.
+            context: (T,), of their length, at their level; or (n, T), one for each.
             rate: Hz.
         """
-        [heard] = page.write_sounds(self.path / CONTEXT, ["context"], context[None], rate, self.subtype)
-        self.context = f"{CONTEXT}/{heard.name}"
-        for i in numbers:
+        own = context.ndim == 2
+        titles = [f"{i:03d} context" for i in numbers] if own else ["context"]
+        heard = page.write_sounds(self.path / CONTEXT, titles, context if own else context[None], rate, self.subtype)
+        self.context = f"{CONTEXT}/{heard[0].name}"
+        for k, i in enumerate(numbers):
             sound = self.sounds[i]
+            if own:
+                sound["context"] = f"{CONTEXT}/{heard[k].name}"
             if "mix" not in sound:
-                both = context + audio.read(self.path / sound["file"], rate)[0]
+                both = (context[k] if own else context) + audio.read(self.path / sound["file"], rate)[0]
                 [mix] = page.write_sounds(self.path / MIXES, [Path(sound["file"]).stem], both[None], rate, "FLOAT")
                 sound["mix"] = f"{MIXES}/{mix.name}"
         self._write()
@@ -178,7 +182,8 @@ class SoundFolder:
         columns = [page.Column("sounds", [self.path / s["file"] for s in sounds])]
         if self.context is not None:
             columns[0] = page.Column("part", columns[0].sounds)
-            columns.insert(0, page.Column("context", [self.path / self.context] * len(sounds)))
+            heard = [self.path / sound.get("context", self.context) for sound in sounds]
+            columns.insert(0, page.Column("context", heard))
             mixes = [self.path / s["mix"] if "mix" in s else None for s in sounds]
             columns.append(page.Column("mix", mixes))
         near = [s.get("neighbour") for s in sounds]

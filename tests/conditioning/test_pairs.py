@@ -78,6 +78,48 @@ def test_stems_of_ones_own_stay_aligned_and_songs_together(tmp_path):
     assert (whole[first, 2_000:4_000] != 0).any()
 
 
+def stems(folder, names=("drums", "bass", "other"), rate=8_000):
+    """Songs of stems, in two classes, and the sum of all beside them."""
+    for number in range(4):
+        g, home = torch.Generator().manual_seed(number), folder / ("funk" if number % 2 else "rock") / f"song {number}"
+        waves = {name: 0.1 * torch.randn(2 * rate, generator=g) for name in names}
+        for name, wave in waves.items():
+            audio.write(home / f"{name}.wav", wave, rate)
+        audio.write(home / "mixture.wav", sum(waves.values()), rate)
+
+
+def test_of_stems_one_is_the_part_and_the_sum_of_the_others_its_context(tmp_path):
+    stems(tmp_path / "mine")
+    audio.write(tmp_path / "mine" / "rock" / "unfinished" / "drums.wav", torch.ones(100) / 2, 8_000)
+    data = module(tmp_path, tmp_path / "mine", rate=8_000, length=4_000, part="Bass")
+    assert data.labels == ("funk", "rock")
+    assert len(data.store) == 4 * 4
+    left_out = [file for file, _ in data.store.refused()]
+    assert left_out == ["funk/song 1/mixture.wav", "funk/song 3/mixture.wav", "rock/song 0/mixture.wav",
+                        "rock/song 2/mixture.wav", "rock/unfinished/drums.wav"]  # fmt: skip
+    lines = [line for line in data.store.manifest() if line["row"]]
+    whole = audio.from_int16(data.store.read_whole(range(16)))
+    for line, row in zip(lines, whole, strict=True):
+        song, _, number = line["file"].rpartition("#")
+        read = {
+            n: audio.decode((tmp_path / "mine" / song).with_name(f"{n}.wav"))[0] for n in ("drums", "bass", "other")
+        }
+        cut = slice(int(number) * 4_000, (int(number) + 1) * 4_000)
+        assert (row[:4_000] - (read["drums"] + read["other"])[cut]).abs().max() < 1e-4
+        assert (row[4_000:] - read["bass"][cut]).abs().max() < 1e-4
+    other = module(tmp_path, tmp_path / "mine", rate=8_000, length=4_000, part="drums")
+    assert not torch.equal(audio.from_int16(other.store.read(range(16))), whole[:, 4_000:])
+
+
+def test_a_part_that_no_song_has_is_refused(tmp_path):
+    stems(tmp_path / "mine", ("bass",))
+    for part in ("bass", "vocals"):  # a part with nothing beside it but the sum, and none
+        with pytest.raises(ValueError, match=rf"data.part = {part}: no folder in .* with other stems"):
+            module(tmp_path, tmp_path / "mine", part=part).prepare_data()
+    with pytest.raises(ValueError, match=r"data.part = vocals: of a folder of stems, .* not of drums"):
+        module(tmp_path, "drums", part="vocals").prepare_data()
+
+
 def test_what_would_tear_pairs_apart_is_refused(tmp_path):
     with pytest.raises(ValueError, match="leave it null"):
         module(tmp_path, augment=Augment()).setup()

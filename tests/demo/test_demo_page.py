@@ -97,6 +97,7 @@ def test_the_first_kit_is_that_of_the_seed(page, server):
     expected = server.studio.new(["kick", "snare"], [0, 5], Settings(seed=0))
     assert close(sound(page, 0), expected[0])
     assert close(sound(page, 5), expected[1])
+    expect(page.locator("#track-room")).to_be_hidden()  # a model that hears no track
 
 
 def test_all_some_and_one_are_made_as_the_seed_and_the_settings_say(page, server):

@@ -1,6 +1,8 @@
 """Where pairs come from: the built-in arrangements, and folders of one's own stems.
 
     SONGS/NAME/mix.wav, SONGS/NAME/part.wav     two files of any kind that is read, begun at the same moment
+    SONGS/NAME/drums.wav, bass.wav, ...         stems, of which one is named; the sum of the others is the context
+    SONGS/CLASS/NAME/...                        either of them, in classes
 
 Each song is cut into windows, side by side, at its own level: neither trimmed, nor faded, nor normalised, since onset
 and level of the part against its context are what is to be learned.
@@ -28,6 +30,9 @@ RATE = 11_025  # Hz of the built-in pairs' own configuration: a bass needs no mo
 
 CONTEXT, PART = "mix", "part"
 """The names of a song's two files, without what follows the dot."""
+
+WHOLE = ("mix", "mixture", "master")
+"""What the sum of all stems may be called, in a folder of stems."""
 
 MINUTES = 20.0  # of a song that are read
 
@@ -64,7 +69,7 @@ class Stems(NamedTuple):
 
     root: str
     song: str  # the folder, relative to root
-    mix: str
+    context: tuple[str, ...]  # files, to be summed
     part: str
     number: int  # of the window
     rate: int
@@ -77,7 +82,11 @@ class Stems(NamedTuple):
     def group(self) -> str:
         return escape(self.song)
 
-    label = "part"
+    @property
+    def label(self) -> str:
+        """The folder that the song's own lies in, if it lies in one."""
+        return escape(self.song.rpartition("/")[0].rpartition("/")[2]) or PART
+
     licence = ""
 
     def load(self, length: int) -> Clip:
@@ -88,7 +97,8 @@ class Stems(NamedTuple):
         """
         size = length // 2
         folder = os.path.join(self.root, self.song)
-        both = [song_of(os.path.join(folder, file), self.rate) for file in (self.mix, self.part)]
+        files = (tuple(os.path.join(folder, file) for file in some) for some in (self.context, (self.part,)))
+        both = [song_of(some, self.rate) for some in files]
         end = min(map(len, both))
         windows = [x[self.number * size : min((self.number + 1) * size, end)] for x in both]
         windows = [torch.nn.functional.pad(x, (0, size - len(x))) for x in windows]
@@ -100,9 +110,11 @@ class Stems(NamedTuple):
 
 
 @lru_cache(maxsize=4)
-def song_of(path: str, rate: int) -> Tensor:
-    """A whole song, (T,), mono at `rate`; kept, since its windows are asked for one after the other."""
-    return audio.read(path, rate, 60 * MINUTES)[0]
+def song_of(paths: tuple[str, ...], rate: int) -> Tensor:
+    """The sum of files of a song, (T,), mono at `rate`; kept, since windows are asked for one after the other."""
+    stems = [audio.read(path, rate, 60 * MINUTES)[0] for path in paths]
+    end = min(map(len, stems))
+    return torch.stack([x[:end] for x in stems]).sum(0)
 
 
 def built(count: int, seed: int, rate: int) -> Source:
@@ -130,21 +142,38 @@ def built(count: int, seed: int, rate: int) -> Source:
     )
 
 
-def find_stems(folder: Path, files: Sequence[str]) -> list[tuple[str, str, str]]:
-    """(song's folder, its mix, its part) of the files of a folder; none where it holds no such pair."""
+Song = tuple[str, tuple[str, ...], str]
+"""A song's folder, the files of its context, and that of its part."""
+
+
+def find_stems(files: Sequence[str], part: str | None = None) -> list[Song]:
+    """The songs of a folder, of which these are the files; none where it holds no pair.
+
+    Args:
+        files: relative to the folder.
+        part: the stem that is the part, whatever follows its dot; the others of its folder are the context, but for
+            their sum, `WHOLE`. By default "part", with "mix" for its context.
+    """
     songs: dict[str, dict[str, str]] = {}
     for file in files:
         song, _, name = file.rpartition("/")
-        stem = name.rpartition(".")[0].lower()
-        if stem in (CONTEXT, PART):
-            songs.setdefault(song, {}).setdefault(stem, name)
-    return [(song, two[CONTEXT], two[PART]) for song, two in sorted(songs.items()) if len(two) == 2]
+        songs.setdefault(song, {}).setdefault(name.rpartition(".")[0].lower(), name)
+    found = []
+    for song, stems in sorted(songs.items()):
+        mine = stems.get((part or PART).lower())
+        if part is None:
+            others = [stems[CONTEXT]] if CONTEXT in stems else []
+        else:
+            others = [file for stem, file in sorted(stems.items()) if file != mine and stem not in WHOLE]
+        if mine is not None and others:
+            found.append((song, tuple(others), mine))
+    return found
 
 
 def stems(
     folder: Path,
     name: str,
-    pairs: Sequence[tuple[str, str, str]],
+    pairs: Sequence[Song],
     others: Sequence[str],
     inputs: str,
     length: int,
@@ -161,13 +190,17 @@ def stems(
         length: samples of a window.
         rate: Hz.
     """
-    items, refused = [], [(file, f"no {CONTEXT} with a {PART} beside it") for file in others]
-    for song, mix, part in pairs:
+    items, refused = [], [(file, "of no pair: what it goes with is not beside it") for file in others]
+    for song, context, part in pairs:
         try:
-            seconds = min(soundfile.info(os.fsencode(folder / song / file)).duration for file in (mix, part))
+            seconds = min(soundfile.info(os.fsencode(folder / song / file)).duration for file in (*context, part))
         except (soundfile.LibsndfileError, OSError) as error:
             refused.append((f"{song}/{part}", f"not audio: {error}"))
             continue
         windows = max(1, int(min(seconds, 60 * MINUTES) * rate) // length)
-        items += [Stems(str(folder), song, mix, part, number, rate) for number in range(windows)]
+        items += [Stems(str(folder), song, context, part, number, rate) for number in range(windows)]
+    # What is the part, and of which class, is not in the files.
+    told = {(item.part.rpartition(".")[0].lower(), item.label) for item in items}
+    if told - {(PART, PART)}:
+        inputs = digest(inputs.encode(), repr(sorted(told)).encode())
     return Source(name, items, inputs, escape(str(folder)), refused, rate, True)

@@ -74,6 +74,13 @@ export async function upload(file) {
   return (await answered(await fetch(where, { method: "POST", body: file }))).json();
 }
 
+// The window of a track from `begin`, s, on.
+export async function track(file, begin) {
+  if (file.size > MOST_BYTES) throw new Error(`${file.name}: larger than 32 MB. Cut what is wanted out of it first.`);
+  const where = `/demo/track?name=${encodeURIComponent(file.name)}&begin=${begin}`;
+  return (await answered(await fetch(where, { method: "POST", body: file }))).json();
+}
+
 // The part and choke group that each pad would have in a kit.
 export const keys = async (pads) =>
   (await answered(await fetch("/demo/keys", { method: "POST", body: JSON.stringify({ pads }) }))).json();

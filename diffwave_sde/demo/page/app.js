@@ -9,6 +9,7 @@ import { keep, kept } from "./keep.js";
 import { KEYS, build as buildPads } from "./pads.js";
 import { PATTERNS, Sequencer, patternOf, render } from "./sequencer.js";
 import { decode, encode, save, wav } from "./sound.js";
+import { Track } from "./track.js";
 import { Voices } from "./voices.js";
 
 const $ = (id) => document.getElementById(id);
@@ -43,6 +44,7 @@ const sequencer = new Sequencer(context, voices, beat, grid.mark);
 function playPad(i) {
   context.resume();
   voices.hit(state.pads[i].sound, 127, context.currentTime, state.pads[i].choke);
+  track.withPad();
   pads.flash(i);
 }
 
@@ -121,7 +123,8 @@ const number = (id, otherwise) => {
 function settings() {
   if (!$("lock").checked) $("seed").value = Math.floor(Math.random() * 1e9);
   const steps = $("steps").disabled ? null : Math.round(number("steps", facts.steps));
-  return { sampler: $("sampler").value, steps, guidance: +$("guidance").value, seed: Math.round(number("seed", 0)) };
+  return { sampler: $("sampler").value, steps, guidance: +$("guidance").value, seed: Math.round(number("seed", 0)),
+    ...track.settings };
 }
 
 function showJob(told, before, all) {
@@ -179,7 +182,12 @@ function generate(which) {
       const asked = labels.slice(first, first + EACH);
       const sounds = await call("generate", [asked, some, how], first, which.length);
       if (!undone) remember(), (undone = true);  // all of it is one thing to undo
-      some.forEach((i, k) => { state.pads[i] = { ...fresh(asked[k], i, how), sound: sounds[k] }; });
+      some.forEach((i, k) => {
+        const made = fresh(asked[k], i, how);
+        // The command line's part goes with all of a track, and this one with a window of it.
+        if (how.track) made.command = "", made.how += track.how;
+        state.pads[i] = { ...made, sound: sounds[k] };
+      });
       busy(false, some), busy(true, []);
       showPads();
     }
@@ -191,7 +199,7 @@ function edit(what, endpoint, data, told) {
   return run(what, [i], async () => {
     const how = settings();
     const [sound] = await call(endpoint, data(pad, how, i));
-    change([[i, { ...pad, sound, seed: how.seed, command: "", how: `${told(i)}, seed ${how.seed}` }]]);
+    change([[i, { ...pad, sound, seed: how.seed, command: "", how: `${told(i)}, seed ${how.seed}${track.how}` }]]);
     playPad(i);
   });
 }
@@ -255,6 +263,10 @@ const pads = buildPads($("pads"), {
   },
   dropped: (i, file) => { choose(i), openFile(file, i); },
 });
+const track = new Track(facts.hears, facts.length / facts.rate, (sound) => {
+  context.resume();
+  return voices.hit(sound, 127, context.currentTime);
+}, complain);
 const classes = new Classes($("classes"), $("mix"), facts.labels);
 
 function choose(i) {
