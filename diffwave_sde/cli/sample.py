@@ -36,7 +36,7 @@ def make(config: Namespace) -> Path:
             if config[option]:
                 raise ValueError(f"--{option}: with --audio sounds are as long as the track; leave it out")
     sampler = parser().instantiate_classes(config).sampler
-    model = model_options.load(config, "sample from", cascade=True)
+    model = model_options.load(config, "sample from", cascade=True, latent=True)
     cascade_options.apply(model, config)
     label = model_options.labels(model, config.n, config.label)
     track = None

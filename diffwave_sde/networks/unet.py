@@ -299,7 +299,7 @@ class UNet(Network):
         if self.harmonics:
             views.append(self.front.analyse(harmonic_features(u, self.harmonics)))
         if self.position:
-            place = position_features(coefficients.shape[-1], self.front.hop, self.position, coefficients)
+            place = position_features(coefficients.shape[-1], self.front.period, self.position, coefficients)
             views.append(place.expand(u.shape[0], -1, -1))
         views = torch.cat(views, 1)
         return functional.pad(views, (0, frames - views.shape[-1]))
@@ -338,7 +338,7 @@ class UNet(Network):
         x = through(self.mid_in, x)
         if self.cross is not None and context is not None and context.shape[-1]:
             context = context.to(views)
-            hop = self.front.hop * self.stride
+            hop = self.front.period * self.stride
             x = self.cross(x, hop, self.hear(context), self.hear.hop, presence(context))
         for mix in self.mix:
             x = mix(x)
