@@ -66,9 +66,8 @@ def run(argv: list[str]) -> None:
     if what == checkpoint.AUTOENCODER:
         return _autoencoder(export, config)
     kind = KINDS[what]
-    model = checkpoint.load(
-        config.ckpt, kind=kind, weak=config.weak, cascade=True, latent=True
-    )  # the card tells its loss
+    # As it was trained: the card tells its loss.
+    model = checkpoint.load(config.ckpt, kind=kind, weak=config.weak, cascade=True, latent=True)
     guidance = guidance_options.resolve_guidance(model, config)
     said = guidance_options.explicit_options(config)  # without any the recipe keeps the model's own, as it was written
     runs.writable(export.out.resolve().parent)

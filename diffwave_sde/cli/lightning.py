@@ -1,7 +1,7 @@
 """`fit`, `validate`, `test` and `predict`: Lightning's command line, with a network that fits the machine.
 
-It trains models of sounds, of one network or in stages, classifiers and autoencoders: `--kind`, or a YAML file that says so, or the
-checkpoint that is gone on with, tells which.
+It trains models of sounds, of one network or in stages, classifiers and autoencoders: `--kind`, or a YAML file that
+says so, or the checkpoint that is gone on with, tells which.
 """
 
 from __future__ import annotations

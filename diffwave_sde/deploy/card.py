@@ -82,8 +82,8 @@ def autoencoder_card(name: str, model: LoadedAutoencoder, rows: Iterable[tuple[s
     """The page of an autoencoder, in Markdown."""
     use = f"```sh\ndiffwave-sde fit --config configs/experiment/latent.yaml --model.latent={name}\n```"
     return (
-        f"# {name}\n\nAn autoencoder of short sounds: {_markdown(listed(model.labels))}. {RECIPE} tells all that it was "
-        f"made with.\n\n{use}\n\n" + _table(("", ""), rows)
+        f"# {name}\n\nAn autoencoder of short sounds: {_markdown(listed(model.labels))}. {RECIPE} tells all that it "
+        f"was made with.\n\n{use}\n\n" + _table(("", ""), rows)
     )
 
 
