@@ -77,12 +77,8 @@ class LoadedAutoencoder:
     step: int
     path: Path
 
-    def fill(self, autoencoder: Autoencoder, data: Any) -> None:
-        """Give its weights to another one, which is to be of these data.
-
-        Raises:
-            ValueError: if it was trained on others, or the other one is of another layout.
-        """
+    def check(self, data: Any) -> None:
+        """Raise a ValueError of one line if it was trained on sounds that are prepared otherwise than these data."""
         for what, unit in {"rate": " Hz", "length": " samples", "mu": ""}.items():
             theirs, own = getattr(self, what), getattr(data, what)
             if theirs != own:
@@ -90,6 +86,9 @@ class LoadedAutoencoder:
                     f"--model.latent {self.path}: its {what} is {theirs:g}{unit} and that of the data {own:g}{unit}: "
                     "take an autoencoder of sounds that are prepared in the same way"
                 )
+
+    def fill(self, autoencoder: Autoencoder) -> None:
+        """Give its weights to another one; raise a ValueError of one line if that is of another layout."""
         if wrong := first_mismatch(autoencoder, self.module.state_dict()):
             raise ValueError(
                 f"--model.latent {self.path}: its layout is another than --model.autoencoder ({wrong} differs): leave "

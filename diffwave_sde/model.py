@@ -212,11 +212,11 @@ class Model(SoundModel):
 
 def _check_front(net: nn.Module, autoencoder: Autoencoder) -> None:
     """Raise a ValueError of one line where a network does not take the frames of the latents as frames."""
-    bands = getattr(getattr(net, "front", None), "bands", autoencoder.channels)
-    if autoencoder.channels > 1 and bands != autoencoder.channels:
+    front, channels = getattr(net, "front", None), autoencoder.channels
+    if front is not None and channels > 1 and not (front.plain and front.bands == channels):
         raise ValueError(
-            f"the network's front end has {bands} bands and the latents {autoencoder.channels} channels: set "
-            f"--model.net.front=Fold --model.net.front.bands={autoencoder.channels}"
+            f"the network's front end is {type(front).__name__} of {front.bands} bands and the latents have {channels} "
+            f"channels: set --model.net.front=Fold --model.net.front.bands={channels}"
         )
     if getattr(net, "beside", False):
         raise ValueError("a network of latents hears a context by attention alone: set --model.net.context=attention")

@@ -55,8 +55,8 @@ class DiffusionModule(Model, TrainingModule):
             tells more of the draws than of the model.
         latent: a run, or a checkpoint, of an autoencoder (`fit --config configs/experiment/vae.yaml`): the model is one
             of its latents, and holds it. Null for one of waveforms.
-        autoencoder: that autoencoder's network, which the command line fills in from `latent`; null to take it from
-            there, or for none.
+        autoencoder: that autoencoder, where it is at hand already, as in a checkpoint; null to take it from `latent`,
+            or for none.
     """
 
     kind = "diffusion"
@@ -91,10 +91,11 @@ class DiffusionModule(Model, TrainingModule):
             raise ValueError(f"label_dropout = {label_dropout:g} is a share: choose it between 0 and 1")
         if not 0 <= audio_dropout <= 1:
             raise ValueError(f"audio_dropout = {audio_dropout:g} is a share: choose it between 0 and 1")
+        self.taken_from = None
         if latent is not None and autoencoder is None:
-            autoencoder = checkpoint.load_autoencoder(latent).module
+            self.taken_from = checkpoint.load_autoencoder(latent)
+            autoencoder = self.taken_from.module
         super().__init__(net, sde, parametrization, sampler, guidance, sigma_data, seed, weak, autoencoder)
-        self.latent = latent
         sde = self.denoiser.sde
         self.loss = loss or Loss()
         learned = any(p.requires_grad for p in sde.parameters())
@@ -139,10 +140,9 @@ class DiffusionModule(Model, TrainingModule):
 
     def setup(self, stage: str) -> None:
         data = getattr(self.trainer, "datamodule", None)
-        # Those that a checkpoint goes on with are in it.
-        if stage == "fit" and self.latents is not None and data is not None and not self.trainer.ckpt_path:
-            if self.latent is not None:
-                checkpoint.load_autoencoder(self.latent).fill(self.latents.autoencoder, data)
+        if stage == "fit" and self.latents is not None and data is not None:
+            if self.taken_from is not None:
+                self.taken_from.check(data)
             self.latents.measure(data.subsample(CLIPS))
         super().setup(stage)
         if stage == "fit":

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from diffwave_sde.autoencoder.networks import Autoencoder
 
-CLIPS = 512
+CLIPS = 256
 """Training clips by which the moments of the latents are measured."""
 
 

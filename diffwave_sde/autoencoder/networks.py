@@ -141,10 +141,10 @@ class ConvAutoencoder(Autoencoder):
         super().__init__()
         if len(widths) != len(strides) or not strides:
             raise ValueError(f"widths has {len(widths)} entries and strides {len(strides)}: need one width a stride")
-        if min(strides) < 1 or min(widths) < 2 or min(dilations, default=1) < 1:
+        if min(strides) < 2 or min(widths) < 2 or min(dilations, default=1) < 1:
             raise ValueError(
-                f"strides = {list(strides)} and dilations = {list(dilations)} must be at least 1, widths = "
-                f"{list(widths)} at least 2"
+                f"strides = {list(strides)} and widths = {list(widths)} must be at least 2, dilations = "
+                f"{list(dilations)} at least 1"
             )
         if kernel % 2 == 0 or kernel < 1:
             raise ValueError(f"kernel = {kernel} must be odd, so that frames stay in place")

@@ -211,6 +211,7 @@ class CLI(LightningCLI):
         self.name = runs.run_name(options.name) if options.name else runs.name_of(options.data.dataset) + ending
         self.folder: Path | None = None
         self.teacher: str | None = None
+        self.latent: checkpoint.LoadedAutoencoder | None = None
         self.start: Start | None = None
         if options.init and options.ckpt_path:
             raise ValueError(
@@ -281,7 +282,7 @@ class CLI(LightningCLI):
             other = "--init" if self.start is not None else "--model.loss.teacher"
             raise ValueError(f"--model.latent {path} and {other} do not go together yet: give only one of them")
         try:
-            loaded = checkpoint.load_autoencoder(path)
+            self.latent = loaded = checkpoint.load_autoencoder(path)
         except (OSError, ValueError) as error:
             raise type(error)(f"--model.latent: {error}") from None
         one = loaded.module
@@ -370,6 +371,9 @@ class CLI(LightningCLI):
         if self.teacher is not None:
             match_data(checkpoint.read(checkpoint.find(self.teacher))[checkpoint.KEY], data)
             self.labels = data.labels
+        if self.latent is not None:
+            self.latent.check(data)
+            self.latent.fill(self.model.latents.autoencoder)
         self.model.metadata = {
             "config": {"model": dump["model"], "data": dump["data"]},
             "labels": list(self.labels),

@@ -21,10 +21,12 @@ class Front(nn.Module, ABC):
     bands: coefficients per channel and frame.
     hop: samples between frames.
     period: the same of the sound, where what comes in are the numbers of its latent.
+    plain: whether a frame holds the numbers that come in as they are, in their order.
     """
 
     bands: int = 1
     hop: int = 1
+    plain: bool = False
 
     @property
     def period(self) -> int:
@@ -46,6 +48,8 @@ class Front(nn.Module, ABC):
 class Waveform(Front):
     """The samples themselves."""
 
+    plain = True
+
     def coarser(self, factor: int, lowest: int | None = None) -> Front:
         return MDCT(factor, lowest=lowest)
 
@@ -63,6 +67,8 @@ class Fold(Front):
         bands: numbers of a frame.
         samples: of the sound, that a frame stands for; null for as many as numbers.
     """
+
+    plain = True
 
     def __init__(self, bands: int, samples: int | None = None):
         super().__init__()
