@@ -70,7 +70,7 @@ class Fold(Front):
 
     plain = True
 
-    def __init__(self, bands: int, samples: int | None = None):
+    def __init__(self, bands: int = 32, samples: int | None = None):
         super().__init__()
         if bands < 1 or (samples is not None and samples < 1):
             raise ValueError(f"bands = {bands} and samples = {samples} of a frame must be at least 1")

@@ -141,8 +141,8 @@ def test_a_training_that_was_stopped_ends_with_the_weights_of_one_that_was_not(h
 
 
 def test_spikes_of_an_autoencoder_are_kept_with_their_clips(here):
-    spikes = "[{class_path: SpikeDetector, init_args: {threshold: 0.001, window: 4, warmup: 2, keep: 1}}, {class_path: "\
-        "ReconstructionLogger, init_args: {count: 3}}]"  # fmt: skip
+    detector = "{class_path: SpikeDetector, init_args: {threshold: 0.001, window: 4, warmup: 2, keep: 1}}"
+    spikes = f"[{detector}, {{class_path: ReconstructionLogger, init_args: {{count: 3}}}}]"
     config = lightning.CONFIGS / "experiment" / "vae.yaml"
     main(["fit", f"--config={config}", "--config=small-vae.yaml", f"--trainer.callbacks={spikes}", "--name=spiky",
           "--trainer.max_steps=12"])  # fmt: skip
