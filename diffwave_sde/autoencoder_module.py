@@ -60,8 +60,9 @@ class AutoencoderModule(BaseTrainingModule):
     """An autoencoder of short sounds, and how it is trained.
 
     The loss is the STFT distance, the mean absolute error, each with its weight, and what the bottleneck adds. A
-    validation logs `val/loss`, `val/stft`, `val/l1`, `val/bottleneck`, and of a quantised one `val/codebook_usage` and
-    `val/perplexity`; its reconstructions go by the latents' means, without chance.
+    validation logs `val/loss`, `val/stft`, `val/l1`, and `val/bottleneck` or, of a quantised one, whose bottleneck adds
+    to the loss of training alone, `val/codebook_usage` and `val/perplexity`; its reconstructions go by the latents'
+    means, without chance.
 
     Args:
         autoencoder: the network.
@@ -129,7 +130,9 @@ class AutoencoderModule(BaseTrainingModule):
         _, bottled = self.autoencoder(x, noise)
         found = self.loss(self(x), x)
         losses = self.loss.total(found) + bottled.loss
-        values = {"loss": losses, "stft": found.stft.expand(len(x)), "l1": found.l1, BOTTLENECK: bottled.loss}
+        values = {"loss": losses, "stft": found.stft.expand(len(x)), "l1": found.l1}
+        if bottled.codes is None:
+            values[BOTTLENECK] = bottled.loss
         for figure, value in values.items():
             mean = self.means[f"{name}_{figure}"]
             mean.update(value.float())

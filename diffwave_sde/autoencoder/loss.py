@@ -31,7 +31,7 @@ class Reconstruction(nn.Module):
             power of two.
     """
 
-    def __init__(self, stft: float = 1.0, l1: float = 10.0, windows: Sequence[int] = (256, 1024, 2048)):
+    def __init__(self, stft: float = 1.0, l1: float = 50.0, windows: Sequence[int] = (256, 1024, 2048)):
         super().__init__()
         if stft < 0 or l1 < 0 or not stft + l1:
             raise ValueError(f"stft = {stft:g} and l1 = {l1:g} are weights: at least 0, and not both 0")
