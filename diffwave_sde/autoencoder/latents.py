@@ -46,14 +46,16 @@ class Latents(nn.Module):
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
         """Waveforms (B, 1, T) -> (B, 1, length(T))."""
-        z = (self.autoencoder.encode(x) - self.mean[:, None]) / self.deviation[:, None]
+        with torch.autocast(x.device.type, enabled=False):  # what is noised has all of its digits
+            z = (self.autoencoder.encode(x) - self.mean[:, None]) / self.deviation[:, None]
         return z.mT.reshape(len(x), 1, -1)
 
     @torch.no_grad()
     def decode(self, y: Tensor, length: int) -> Tensor:
         """Sequences (B, 1, length(length)) -> waveforms (B, 1, length)."""
         z = y.unflatten(-1, (-1, self.autoencoder.channels))[:, 0].mT
-        return self.autoencoder.decode(z * self.deviation[:, None] + self.mean[:, None], length)
+        with torch.autocast(y.device.type, enabled=False):
+            return self.autoencoder.decode(z * self.deviation[:, None] + self.mean[:, None], length)
 
     @torch.no_grad()
     def measure(self, clips: Iterable[Tensor]) -> None:

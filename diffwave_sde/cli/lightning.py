@@ -251,6 +251,11 @@ class CLI(LightningCLI):
             # An earlier version may have written its configuration.
             self.argv = renew_arguments([self.verb, *_configs(self.folder / "config.yaml"), *self.rest])
             self.config = expand_options(parser.parse_args(self.argv))
+            own = checkpoint.read(ckpt)[checkpoint.KEY].get("config", {}).get("model", {}).get("latent")
+            if (said := self.config[self.verb].model.get("latent")) != own:
+                raise ValueError(
+                    f"--model.latent {said}: {ckpt} holds the autoencoder that it goes on with; leave it out"
+                )
         self.config[self.verb].ckpt_path = str(ckpt)
 
     def _follow_teacher(self, parser: LightningArgumentParser) -> None:

@@ -176,6 +176,7 @@ FIT = ["fit", f"--config={lightning.CONFIGS / 'experiment' / 'latent.yaml'}", "-
         ([*FIT, "--model.latent=runs/plain"], "is of a model of sounds, not of an autoencoder"),
         (["fit", "--init=runs/latent", "--data.root=store"], "is a model of latents"),
         (["fit", "--ckpt_path=runs/vae", "--kind=diffusion"], "leave --kind out"),
+        (["fit", "--ckpt_path=runs/latent", "--model.latent=runs/vq"], "holds the autoencoder that it goes on with"),
     ],
     ids=lambda value: " ".join(value[-2:]) if isinstance(value, list) else "",
 )
