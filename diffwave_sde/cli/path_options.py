@@ -25,7 +25,7 @@ KEYS = frozenset(
             "audio",
             "run",
         ),
-        *("default_root_dir", "dirpath", "save_dir", "folder", "file", "teacher", "audio"),
+        *("default_root_dir", "dirpath", "save_dir", "folder", "file", "teacher", "audio", "draft"),
     )
 )
 """Names of such options, of verbs and classes: trainer, callbacks, loggers, grids, losses. A data set's are its own."""

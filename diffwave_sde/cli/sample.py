@@ -14,6 +14,7 @@ from rich.text import Text
 from diffwave_sde import checkpoint, generate
 from diffwave_sde.cli import cascade_options, model_options, neighbour_options, runs
 from diffwave_sde.cli.path_options import parse
+from diffwave_sde.drafts import Draft
 from diffwave_sde.progress import progress_bar
 from diffwave_sde.sounds.folder import Filled, SoundFolder
 from diffwave_sde.sounds.page import slug
@@ -53,6 +54,7 @@ def make(config: Namespace, model: checkpoint.LoadedModel | None = None, held: H
         shown = [held.names[i] for i in held.labels]
         knows = bool(model.module.denoiser.net.classes)
         label = generate.Labels(torch.tensor([model.labels.index(one) if knows else -1 for one in shown]), shown)
+    draft = _draft(config)
     track = None
     if config.audio is not None:
         track = Track.read(config.audio, model.rate, model.length, config.join)
@@ -78,6 +80,7 @@ def make(config: Namespace, model: checkpoint.LoadedModel | None = None, held: H
             progress=lambda done, total: progress.update(task, completed=done, total=total),
             refused=copies,
             track=track,
+            draft=draft,
             contexts=None if held is None else held.contexts,
         )
     found = generate.add_neighbours(folder, index, range(config.n)) if index else []
@@ -122,6 +125,19 @@ def parser() -> ArgumentParser:
     )
     p.add_argument("--length", type=int | None, help="length in samples (default: that of the training windows)")
     p.add_argument(
+        "--draft",
+        type=str | None,
+        help="a quicker model of the same sounds, drums-fast say, whose sounds are refined: noised to --strength, and "
+        "brought back from there; fewer steps, by those above that level (default: begin with noise)",
+    )
+    p.add_argument(
+        "--strength",
+        type=float,
+        default=0.5,
+        help="with --draft: share of noise that is gone back from, above 0 and below 1; the more, the less of the "
+        "draft is left, and the more steps are taken",
+    )
+    p.add_argument(
         "--loop",
         action="store_true",
         help="let each sound's last sample meet its first, so that it can be played in a loop; costs nothing, and "
@@ -138,10 +154,23 @@ def parser() -> ArgumentParser:
     return p
 
 
+def _draft(config: Namespace) -> Draft | None:
+    """Where the sounds begin."""
+    if config.draft is None:
+        return None
+    where = model_options.device(config.device)
+    try:
+        return Draft(checkpoint.load(config.draft, device=where, cascade=True, latent=True), config.strength)
+    except (ValueError, FileNotFoundError) as error:
+        raise type(error)(f"--draft {error}") from error
+
+
 def _default_out(model: checkpoint.LoadedModel, config: Namespace) -> Path:
     name = f"step={model.step}-seed={config.seed}"
     if config.audio is not None:
         name += f"-{slug(Path(config.audio).stem)}"
+    if config.draft is not None:
+        name += f"-draft={slug(Path(config.draft).name)}-{config.strength:g}"
     return runs.output_dir(model.path, "sounds") / name
 
 

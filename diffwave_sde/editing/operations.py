@@ -38,6 +38,15 @@ METHODS = ("projection", "posterior")
 Wrap = Callable[[BaseDenoiser], BaseDenoiser]
 
 
+def level_time(denoiser: BaseDenoiser, strength: float) -> float | None:
+    """The time at which noise has this share of the state, σ / (σ + σ_data); None where that is t_max, or beyond."""
+    if strength >= 1:
+        return None
+    sde, sigma = denoiser.sde, float(denoiser.sigma_data) * strength / (1 - strength)
+    t = float(sde.time(torch.tensor([sigma**-2], dtype=torch.float64)))
+    return None if t >= sde.t_max else max(t, sde.t_min * 1.001)
+
+
 @dataclass
 class Editor:
     """How sounds are made.
@@ -143,13 +152,8 @@ class Editor:
         return made if free is None else torch.where(free, made, x)
 
     def time_of(self, strength: float) -> float | None:
-        """The time at which noise has this share of the state; None where that is t_max, where all begins."""
-        sigma_data = float(self.model.module.denoiser.sigma_data)
-        if strength >= 1:
-            return None
-        sigma = sigma_data * strength / (1 - strength)
-        t = float(self.sde.time(torch.tensor([sigma**-2], dtype=torch.float64)))
-        return None if t >= self.sde.t_max else max(t, self.sde.t_min * 1.001)
+        """As `level_time`, of the editor's model."""
+        return level_time(self.model.module.denoiser, strength)
 
     def extend(
         self, x: Tensor, have: int, total: int, numbers: Sequence[int] = (0,), method: str = "projection"
