@@ -2,7 +2,8 @@
 
     python benchmarks/few_steps.py --students drums-fast runs/mine [--teacher drums] [--sounds 96] [--picture FILE]
 
-A student of consistency takes any number of steps, runs/mine:2 for two of them.
+A student of consistency takes any number of steps, runs/mine:2 for two of them. With --drafts each line is a draft of
+that model refined by the teacher, at each of --strengths.
 
 Each line is a way to make the same sounds, from the same noise: the teacher by its own sampler, the teacher in few
 calls by the solvers that are best at it, and the students by theirs. Distances are Fréchet distances from clips that
@@ -23,29 +24,34 @@ from sampling import generated, held_out, model
 from tables import markdown
 
 from diffwave_sde.atomic import atomic_write
+from diffwave_sde.drafts import Draft
 from diffwave_sde.guidance import Guidance
 from diffwave_sde.metrics import EMBEDDINGS, evaluate
 from diffwave_sde.samplers import DDIM, DPMSolver2M, JumpGrid, LogNormalGrid, LogSNRGrid, Sampler
 from diffwave_sde.sounds.pictures import spectrogram_png
 
-Line = tuple[str, Sampler | None, Guidance | None]
-"""The model, its sampler and guidance; None is its own."""
+Line = tuple[str, Sampler | None, Guidance | None, Draft | None]
+"""The model, its sampler and guidance, None for its own; and what it begins with."""
 
 
 def lines(options: argparse.Namespace) -> dict[str, Line]:
     """Ways of making sounds."""
     teacher = options.teacher
-    found: dict[str, Line] = {f"{teacher}, its own sampler": (teacher, None, None)}
+    found: dict[str, Line] = {f"{teacher}, its own sampler": (teacher, None, None, None)}
     for steps in (8, 4):
-        found[f"{teacher}, DPMSolver2M({steps})"] = (teacher, DPMSolver2M(steps, JumpGrid(LogSNRGrid())), None)
-    found[f"{teacher}, DDIM(4)"] = (teacher, DDIM(4, grid=JumpGrid(LogNormalGrid())), None)
+        found[f"{teacher}, DPMSolver2M({steps})"] = (teacher, DPMSolver2M(steps, JumpGrid(LogSNRGrid())), None, None)
+    found[f"{teacher}, DDIM(4)"] = (teacher, DDIM(4, grid=JumpGrid(LogNormalGrid())), None, None)
     for student in options.students:
         path, _, steps = student.rpartition(":")
         if path and steps.isdigit():
             own = model(path, torch.device("cpu")).module.sampler
-            found[f"{path}, {steps} steps"] = (path, type(own)(int(steps)), None)
+            found[f"{path}, {steps} steps"] = (path, type(own)(int(steps)), None, None)
         else:
-            found[f"{student}, its own sampler"] = (student, None, None)
+            found[f"{student}, its own sampler"] = (student, None, None, None)
+    for name in options.drafts:
+        for strength in options.strengths:
+            draft = Draft(model(name, torch.device("cpu")), strength)
+            found[f"{name}, refined at {strength:g}"] = (teacher, None, None, draft)
     return found
 
 
@@ -53,6 +59,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", default="drums", help="checkpoint, run or model (default: the model drums)")
     parser.add_argument("--students", nargs="*", default=["drums-fast"], help="checkpoints, runs or models")
+    parser.add_argument(
+        "--drafts", nargs="*", default=[], help="models whose sounds the teacher refines (default: none)"
+    )
+    parser.add_argument(
+        "--strengths", nargs="*", type=float, default=[0.05, 0.15, 0.3, 0.5, 0.8], help="shares of noise, 0 to 1"
+    )
     parser.add_argument("--dataset", default="drums", help="what the sounds are laid against (default drums)")
     parser.add_argument("--sounds", type=int, default=96, help="sounds of each line (default 96)")
     parser.add_argument("--seed", type=int, default=1, help="seed of the noise (default 1)")
@@ -74,10 +86,12 @@ def main() -> None:
     )
     first: dict[str, float] = {}
     pictures: list[tuple[str, torch.Tensor]] = []
-    for name, (which, sampler, guidance) in track(lines(options).items(), "listening", console=Console(stderr=True)):
+    for name, (which, sampler, guidance, draft) in track(
+        lines(options).items(), "listening", console=Console(stderr=True)
+    ):
         found = model(which, device)
         begin = time.perf_counter()
-        sounds = generated(found, sampler, guidance, options.sounds, options.seed)
+        sounds, calls = generated(found, sampler, guidance, options.sounds, options.seed, draft)
         seconds = (time.perf_counter() - begin) / options.sounds
         results = {
             k: v["all"]
@@ -85,7 +99,6 @@ def main() -> None:
         }
         values = {k: v["frechet"]["value"] for k, v in results.items()}
         first = first or values
-        calls = (sampler or found.module.sampler).resolve(found.module.denoiser.sde).steps
         table.add_row(
             name,
             str(calls),

@@ -36,6 +36,7 @@ from diffwave_sde.atomic import atomic_write
 from diffwave_sde.cli import main as program
 from diffwave_sde.data.module import AudioDataModule
 from diffwave_sde.denoiser import Condition
+from diffwave_sde.drafts import Draft
 from diffwave_sde.guidance import Guidance
 from diffwave_sde.machine import bfloat16_is_fast
 from diffwave_sde.metrics import EMBEDDINGS, evaluate
@@ -197,7 +198,7 @@ def qualities(options: argparse.Namespace, device: torch.device) -> Table:
     values: dict[str, list[dict]] = {name: [] for name in lines}
     for name, seed in track(steps, "listening", console=Console(stderr=True)):
         sampler, guidance, half = lines[name]
-        sounds = generated(models[half], sampler, guidance, options.sounds, seed)
+        sounds, _ = generated(models[half], sampler, guidance, options.sounds, seed)
         found = evaluate(real, sounds, embeddings, resamples=10, count=options.sounds)["embeddings"]
         values[name].append({k: v["all"]["frechet"] for k, v in found.items()})
     first = next(iter(values.values()))
@@ -227,16 +228,26 @@ def held_out(dataset: str) -> SoundSet:
 
 
 def generated(
-    own: checkpoint.LoadedModel, sampler: Sampler | None, guidance: Guidance | None, count: int, seed: int
-) -> SoundSet:
-    """So many sounds of a model, its classes in turn."""
+    own: checkpoint.LoadedModel,
+    sampler: Sampler | None,
+    guidance: Guidance | None,
+    count: int,
+    seed: int,
+    draft: Draft | None = None,
+) -> tuple[SoundSet, int]:
+    """So many sounds of a model, its classes in turn, and the calls that each took; from a draft if there is one."""
     label, made = torch.arange(count) % len(own.labels), []
+    sampler = (sampler or own.module.sampler).resolve(own.module.denoiser.sde)
     with torch.inference_mode():
         for i in torch.arange(count).split(20):
             generator = own.module.generators(i.tolist(), seed)
-            made.append(own.module.sample(own.length, label[i], generator, sampler, guidance=guidance)[:, 0])
+            if draft is None:
+                x = own.module.sample(own.length, label[i], generator, sampler, guidance=guidance)
+            else:
+                x = draft.sample(own, sampler, None, (), own.length, label[i], generator)
+            made.append(x[:, 0])
     sounds = audio.expand(torch.cat(made), own.mu).cpu()
-    return SoundSet(sounds, tuple(own.labels[i] for i in label.tolist()), "generated")
+    return SoundSet(sounds, tuple(own.labels[i] for i in label.tolist()), "generated"), sampler.nfe
 
 
 def starts(options: argparse.Namespace, device: torch.device, folder: Path) -> Table:
