@@ -25,7 +25,8 @@ def portable(recipe: dict[str, Any], model: LoadedModel | LoadedAutoencoder) -> 
     if "dataset" in data:
         data["dataset"] = " + ".join(folder_name(Path(part).name) or "data" for part in parts(data["dataset"]))
     # Runs whose stages a cascade took, or whose latents a model is of, are on this machine, and in the weights.
-    options = {key: value for key, value in config["model"].items() if key not in ("start", "latent")}
+    options = {key: value for key, value in config["model"].items() if key != "start"}
+    options |= {"latent": None} if "latent" in options else {}
     config = {**config, "model": _inline_files(options, "model", model), "data": data}
     denoiser = getattr(model.module, "denoiser", None)
     sigma = {} if denoiser is None else {"sigma_data": float(denoiser.sigma_data)}
