@@ -358,10 +358,7 @@ def _taught(config: Any) -> int | None:
 def _check_cascade(path: Path, wanted: bool, weak: str | Path | None, classifier: str | Path | None) -> None:
     """Raise a ValueError of one line where a cascade will not do."""
     if not wanted:
-        raise ValueError(
-            f"{path} is of a cascade, which `sample`, `evaluate` and `export` take and nothing else yet: give a model "
-            "of one stage here"
-        )
+        raise ValueError(f"{path} is of a cascade, which cannot be taken here yet: give a model of one stage")
     for name, value in {"weak": weak, "classifier": classifier}.items():
         if value is not None:
             raise ValueError(f"--{name} {value}: {path} is of a cascade, which is not guided by it yet: leave it out")

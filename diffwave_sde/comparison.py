@@ -124,7 +124,8 @@ def folder_names(titles: Sequence[str]) -> list[str]:
 def facts(entry: Entry, folder: SoundFolder) -> dict[str, str]:
     """What is told of a model: what it is, how its sounds were made, and the last of each figure up to its step."""
     module = entry.model.module
-    weights = sum(p.numel() for p in module.denoiser.net.parameters())
+    asked = [one for one in module.denoisers if one is not module.denoiser.weak]
+    weights = sum(p.numel() for one in asked for p in one.net.parameters())
     told = {
         "step": f"{entry.model.step:,}",
         "weights": f"{weights / 1e6:.2f} million",

@@ -20,8 +20,10 @@ import torch
 from torch import Tensor
 
 from diffwave_sde import audio, names, parts
+from diffwave_sde.cascade import CascadeModel
 from diffwave_sde.checkpoint import LoadedModel
 from diffwave_sde.clipping import CLIPS
+from diffwave_sde.looping import Looped
 from diffwave_sde.model import Mixes
 from diffwave_sde.networks import BFloat16Network
 from diffwave_sde.samplers import Sampler
@@ -113,6 +115,7 @@ def make_sounds(
     refused: Callable[[Tensor], Sequence[bool]] | None = None,
     track: Track | None = None,
     contexts: Tensor | None = None,
+    loop: bool = False,
 ) -> tuple[SoundFolder, Filled]:
     """Make the sounds that a folder lacks; sound number i of a seed is the same however many are made, and with what.
 
@@ -133,6 +136,7 @@ def make_sounds(
             What comes out follows the model's law under the condition that it is wanted: rejection sampling.
         track: what the sounds are to go with, at the model's rate; they are as long as it is.
         contexts: what each sound is to go with, one window each, (n, T), at the model's rate; in place of a track.
+        loop: whether the last sample of each is to meet its first (`looping.Looped`).
 
     Raises:
         ValueError: if the sampler cannot take the model's process, there is no GPU to capture on, or the model was
@@ -151,6 +155,12 @@ def make_sounds(
             raise ValueError("graphs are captured without a context: no cuda_graphs with contexts")
         length = contexts.shape[1]
         record = {**(record or {}), "audio_digest": names.digest(contexts.numpy().tobytes())}
+    if loop:
+        goes = track is not None or contexts is not None
+        if goes or cuda_graphs or isinstance(module, CascadeModel):
+            other = "a track" if goes else "cuda_graphs" if cuda_graphs else "a cascade"
+            raise ValueError(f"a loop with {other} does not work yet: leave one of them out")
+        record = {**(record or {}), "loop": True}
     sampler = (sampler or module.sampler).resolve(module.denoiser.sde)
     guidance = str(module.guided() or "none")
     facts = {
@@ -172,6 +182,8 @@ def make_sounds(
     )
     folder = SoundFolder(Path(out), facts, note, subtype)
     wrap = CLIPS.get(clip)
+    if loop:
+        wrap = Looped if wrap is None else parts.nested(Looped, wrap)
     sample = partial(module.sample, sampler=sampler, wrap=wrap, mixes=label.mixes)
     captured = module.capture(sampler, wrap, mixes=label.mixes) if cuda_graphs else None
 
@@ -185,9 +197,9 @@ def make_sounds(
             )  # fmt: skip
         if contexts is not None:
             heard = audio.compress(contexts[numbers], model.mu)[:, None]
-            goes = partial(sample, audio=heard)
+            followed = partial(sample, audio=heard)
             noises = [number + attempt * _STRIDE for number in numbers]
-            return _waveforms(model, goes, noises, label.ids[numbers], facts["length"], seed, report)
+            return _waveforms(model, followed, noises, label.ids[numbers], facts["length"], seed, report)
         padded = numbers if captured is None else (numbers * batch_size)[:batch_size]
         noises = [number + attempt * _STRIDE for number in padded]
         sounds = _waveforms(model, captured or sample, noises, label.ids[padded], facts["length"], seed, report)

@@ -407,6 +407,6 @@ def write_page(report: Report, shown: int = 12) -> Path:
     with atomic_folder(home) as folder:
         files = page.write_sounds(folder, names, waves, report.rate)
         column = page.Column("clips", files, captions=captions)
-        note = f"Cause: {report.cause}. {report.why}."
+        note = f"Cause: {report.cause} ({report.why})."
         page.write(folder / "index.html", f"Spike at step {spike.record['step']:,}", names, [column], note)
     return home / "index.html"

@@ -716,3 +716,10 @@ def test_last_means_the_newest_run_of_a_name(here):
     assert runs.resolve("last", "drums").parts[1] == "drums-2"
     os.utime(here / "runs" / "drums" / "checkpoints" / "last.ckpt", (2000, 2000))
     assert runs.resolve("last", "drums").parts[1] == "drums"
+
+
+def test_help_into_a_pipe_that_nobody_reads_to_its_end_says_nothing_more():
+    command = f"set -o pipefail; {sys.executable} -m diffwave_sde sample --help | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.startswith("usage: diffwave-sde sample")
+    assert done.stderr == ""

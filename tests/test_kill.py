@@ -4,6 +4,7 @@ The kill is SIGKILL, at a moment that chance chooses: while a store is built, a 
 or the run starts. Runs begin as copies of one process that has imported everything, so that a trial takes seconds.
 """
 
+import gc
 import multiprocessing
 import os
 import random
@@ -157,7 +158,8 @@ def test_a_run_that_is_killed_at_random_moments_ends_with_the_same_bits(kind, st
 
 
 def _state() -> tuple[int, int, int, float]:
-    """Open files, threads, child processes, and resident memory in MiB of this process."""
+    """Open files, threads, child processes, and resident memory in MiB of this process: what nothing can free."""
+    gc.collect()
     process = psutil.Process()
     return process.num_fds(), process.num_threads(), len(process.children(True)), process.memory_info().rss / 2**20
 

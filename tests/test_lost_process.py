@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 ROOT = Path(__file__).parents[1]
 
@@ -32,16 +33,20 @@ class Die(Callback):
 
 def start(here, *more):
     """A run in a process group of its own, whose words go into a file that no orphan can hold up."""
-    command = [
-        sys.executable, "-m", "diffwave_sde", "fit", "--data.count=60", "--data.length=2000", "--data.batch_size=4",
-        "--data.workers=1", "--model.net.channels=[8,8,8]", "--model.net.embedding=8", "--model.net.heads=2",
-        "--model.optimizer=AdamW", "--trainer.precision=32-true", "--trainer.accelerator=cpu",
-        "--trainer.logger=false", "--trainer.val_check_interval=100000", "--trainer.max_steps=100000", "--name=lost",
-        *more,
-    ]  # fmt: skip
+    return launch(
+        here, "--data.count=60", "--data.length=2000", "--data.batch_size=4", "--data.workers=1",
+        "--model.net.channels=[8,8,8]", "--model.net.embedding=8", "--model.net.heads=2", "--model.optimizer=AdamW",
+        "--trainer.precision=32-true", "--trainer.accelerator=cpu", "--trainer.logger=false",
+        "--trainer.val_check_interval=100000", "--trainer.max_steps=100000", "--name=lost", *more,
+    )  # fmt: skip
+
+
+def launch(here, *options):
+    """`fit` in a process group of its own."""
+    command = [sys.executable, "-m", "diffwave_sde", "fit", *options]
     path = os.pathsep.join([str(ROOT), str(here)])
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    with open(here / "said", "w") as said:
+    with open(here / "said", "a") as said:
         return subprocess.Popen(command, cwd=here, env=env, stdout=said, stderr=said, start_new_session=True)
 
 
@@ -108,3 +113,48 @@ def test_a_signal_to_the_whole_group_lets_the_step_finish_and_saves_it(number, s
         assert wait(lambda: not group_members(process.pid), 20)
     finally:
         end(process)
+
+
+def finished(here, process) -> dict:
+    """The last checkpoint of a run that has ended well."""
+    try:
+        assert process.wait(timeout=300) == 0, (here / "said").read_text()[-2_000:]
+    finally:
+        end(process)
+    return torch.load(here / "runs" / "lost" / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def steps(checkpoint: Path) -> int:
+    return torch.load(checkpoint, weights_only=True, mmap=True)["global_step"]
+
+
+def shared(devices: int) -> list[str]:
+    """Eight clips a step on so many processes."""
+    return [f"--trainer.devices={devices}", f"--data.batch_size={8 // devices}"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_a_killed_run_goes_on_on_another_number_of_devices_with_the_same_clips_and_draws(before, after, tmp_path):
+    often = {"class_path": "LastCheckpoint", "init_args": {"every": 1}}
+    callbacks = [{"class_path": "EMA"}, {"class_path": "Progress"}, often]
+    (tmp_path / "often.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": callbacks}}))
+    options = [f"--config={tmp_path / 'often.yaml'}", "--trainer.max_steps=40", "--trainer.log_every_n_steps=1"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    whole.mkdir()
+    cut.mkdir()
+    expected = finished(whole, start(whole, *shared(before), *options))
+    process = start(cut, *shared(before), *options)
+    saved = cut / "runs" / "lost" / "checkpoints" / "last.ckpt"
+    try:
+        assert wait(lambda: saved.exists() and steps(saved) > 3, 240)
+    finally:
+        end(process)
+    assert steps(saved) < 40
+    found = finished(cut, launch(cut, "--ckpt_path=runs/lost", *shared(after)))
+    assert found["global_step"] == expected["global_step"] == 40
+    # The clips and the draws are the same; sums of gradients are taken in another order.
+    for part in ("state_dict", "current_model_state"):
+        for name, value in expected[part].items():
+            torch.testing.assert_close(found[part][name], value, rtol=1e-4, atol=1e-5, msg=f"{part} {name}")

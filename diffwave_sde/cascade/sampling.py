@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ def sample_stages(
     count: int | None = None,
     progress: Progress | None = None,
     told: float | None = None,
+    begin: Callable[[int], Tensor] | None = None,
 ) -> Tensor:
     """New sounds (B, 1, N), N the last of the lengths; `sampler.nfe` counts the network calls of all stages.
 
@@ -41,6 +42,8 @@ def sample_stages(
         count: B, where neither label nor generator tells.
         progress: called with (steps done, steps in all), over all stages.
         told: the level that the stages are told, if it is not that of the handover.
+        begin: samples of a stage's waveform -> the states (B, 1, 1, N) that it begins with, at the first of the
+            sampler's times; by default the prior's.
 
     Raises:
         ValueError: if the handover is truncated and the sampler's steps do not lie on a grid, or its level is not one
@@ -52,7 +55,7 @@ def sample_stages(
     for k, (stage, length) in enumerate(zip(stages, lengths, strict=True)):
         own = sampler.resolve(stage.sde)
         device = torch.as_tensor(stage.sigma_data).device
-        u = stage.sde.prior((count, 1, length), generator, device)
+        u = stage.sde.prior((count, 1, length), generator, device) if begin is None else begin(length)
         level = None if z is None else z.new_full((count,), handover.level if told is None else told)
         condition = Condition(label=None if label is None else label.to(device), audio=z, level=level)
 

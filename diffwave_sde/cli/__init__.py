@@ -6,6 +6,7 @@ import codecs
 import importlib
 import os
 import sys
+from typing import NoReturn
 
 from diffwave_sde import compatibility, names, trust
 from diffwave_sde.cli import config_files, cores, messages
@@ -76,10 +77,13 @@ def main(argv: list[str] | None = None) -> None:
         importlib.import_module(VERBS[verb][0]).run(argv)
     except SystemExit as stop:
         if not stop.code and {"-h", "--help"} & set(argv):  # it is no option of the verb, whose values are recorded
-            print(f"\n  {TRUST}   {TRUST_HELP}")
+            try:
+                print(f"\n  {TRUST}   {TRUST_HELP}", flush=True)
+            except BrokenPipeError:
+                _reader_gone()
         raise
     except BrokenPipeError:
-        sys.exit(1)
+        _reader_gone()
     except KeyboardInterrupt:
         sys.exit(_complain("stopped; nothing is half-written", code=130))
     except Exception as error:
@@ -98,6 +102,12 @@ def _expected(error: Exception) -> bool:
     return bool(
         names & {"ValueError", "OSError", "ArgumentError", "ArgumentTypeError", "MisconfigurationException", "Diverged"}
     )
+
+
+def _reader_gone() -> NoReturn:
+    """End, since nobody reads what is printed any more, as after `| head`."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python complains as it empties its buffer at the end
+    sys.exit(1)
 
 
 def _complain(message: str, code: int = 2) -> int:

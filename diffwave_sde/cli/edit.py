@@ -17,7 +17,7 @@ from diffwave_sde.checkpoint import LoadedModel
 from diffwave_sde.cli import model_options, neighbour_options, runs
 from diffwave_sde.cli.edit_operations import OPERATIONS
 from diffwave_sde.cli.path_options import expand_options, parse
-from diffwave_sde.editing import Editor, files
+from diffwave_sde.editing import Editor, files, make_editor
 from diffwave_sde.editing.preparation import prepared
 from diffwave_sde.names import asked_for, digest, escape, folder_name
 from diffwave_sde.progress import progress_bar
@@ -104,14 +104,14 @@ def make(name: str, config: Namespace) -> Path | None:
     if name == "decode":
         config = _as_encoded(config)
     sampler = parser("encode" if name == "decode" else name).instantiate_classes(config).sampler
-    model = model_options.load(config, "edit with")
+    model = model_options.load(config, "edit with", cascade=True)
     text = config.label
     if text is None and name != "decode":
         text = _class_by_name(model, paths[0])
     asked = model_options.labels(model, 1, text) if text is not None else None
     track = _track(model, config.audio)
     sources = [*paths, *([Path(config.audio)] if track is not None else [])]
-    editor = Editor(
+    editor = make_editor(
         model,
         int(asked.ids[0]) if asked else -1,
         asked.mixes if asked else (),

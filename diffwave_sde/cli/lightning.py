@@ -130,8 +130,13 @@ def kind_asked(argv: list[str]) -> str:
     return kind if kind in KINDS else "diffusion"  # the parser tells which there are
 
 
-def _takes_null(annotation: Any) -> bool:
-    return annotation is inspect.Parameter.empty or type(None) in typing.get_args(annotation)
+def _refuse_nulls(part: str, kind: type, given: Namespace) -> None:
+    """Raise a ValueError of one line where an option of a class is null and cannot be: jsonargparse lets all pass."""
+    types = typing.get_type_hints(kind.__init__)
+    for name, known in inspect.signature(kind.__init__).parameters.items():
+        takes = name not in types or type(None) in typing.get_args(types[name])
+        if given.get(name, known.default) is None and known.default is not None and not takes:
+            raise ValueError(f"--{part}.{name}: null is no value; leave it out for the default")
 
 
 class OtherKind(ValueError):
@@ -272,11 +277,7 @@ class CLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer; what its options cannot be is an error of one line."""
-        for name, known in inspect.signature(Trainer.__init__).parameters.items():
-            given = self.config[self.verb].trainer.get(name, known.default)
-            # jsonargparse lets a null pass everywhere.
-            if given is None and known.default is not None and not _takes_null(known.annotation):
-                raise ValueError(f"--trainer.{name}: null is no value; leave it out for {known.default}")
+        _refuse_nulls("trainer", Trainer, self.config[self.verb].trainer)
         try:
             return super().instantiate_trainer(**kwargs)
         except (TypeError, KeyError, AttributeError, OverflowError) as error:
@@ -284,6 +285,7 @@ class CLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         options = self.config[self.verb]
+        _refuse_nulls("data", AudioDataModule, options.data)
         data = AudioDataModule(**vars(options.data.clone()))
         # Made once for its complaints, before an hour goes into a store that a mistyped model will not use.
         _fill(options.model, inputs=_blocks(options.model.sde))

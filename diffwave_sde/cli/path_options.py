@@ -38,7 +38,11 @@ def parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
         ArgumentError: if one is not understood, or is null where a value is needed, which jsonargparse lets pass.
         ValueError: as `expand_options`.
     """
-    config = parser.parse_args(arguments)
+    try:
+        config = parser.parse_args(arguments)
+    except RuntimeError:  # of jsonargparse, where a file has a mapping in the place of a list
+        several = [f"--{action.dest}" for action in parser._actions if action.nargs in ("+", "*")]
+        raise ValueError(f"{', '.join(several)}: a list of values is wanted there, [a, b]") from None
     for action in parser._actions:
         # Where a class has a place a null is one that is not given; of other types each says whether it takes one.
         typed = getattr(action, "_typehint", action.type)

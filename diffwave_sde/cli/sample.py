@@ -41,7 +41,7 @@ def make(config: Namespace, model: checkpoint.LoadedModel | None = None, held: H
     if config.length is not None and config.length < 1:
         raise ValueError(f"--length {config.length}: a sound has at least one sample")
     if config.audio is not None:
-        for option in ("length", "cuda_graphs", "neighbours", "neighbours_data", "redraw_copies"):
+        for option in ("length", "loop", "cuda_graphs", "neighbours", "neighbours_data", "redraw_copies"):
             if config[option]:
                 raise ValueError(f"--{option}: with --audio sounds are as long as the track; leave it out")
     sampler = parser().instantiate_classes(config).sampler
@@ -70,7 +70,10 @@ def make(config: Namespace, model: checkpoint.LoadedModel | None = None, held: H
             out,
             label,
             sampler=sampler,
-            **{name: config[name] for name in ("seed", "length", "clip", "batch_size", "cuda_graphs", "subtype")},
+            **{
+                name: config[name]
+                for name in ("seed", "length", "clip", "batch_size", "cuda_graphs", "subtype", "loop")
+            },
             record=_record(config, model) | ({"without_copies_of": index.about} if copies else {}),
             progress=lambda done, total: progress.update(task, completed=done, total=total),
             refused=copies,
@@ -118,6 +121,12 @@ def parser() -> ArgumentParser:
         "shared, at 8/7 of the calls",
     )
     p.add_argument("--length", type=int | None, help="length in samples (default: that of the training windows)")
+    p.add_argument(
+        "--loop",
+        action="store_true",
+        help="let each sound's last sample meet its first, so that it can be played in a loop; costs nothing, and "
+        "suits models of loops (configs/experiment/loops.yaml)",
+    )
     p.add_argument(
         "--cuda_graphs",
         action="store_true",

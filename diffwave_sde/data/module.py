@@ -36,9 +36,9 @@ class AudioDataModule(LightningDataModule):
     """Clips of a dataset, companded, in batches.
 
     Args:
-        dataset: drums or synth (built-in sounds), bass (built-in pairs of an arrangement and its bass), hydrogen or
-            sonic-pi (recordings from Debian's packages, fetched with apt-get), or the path of a folder of sounds, whose
-            folders are the classes, or of stems; or several of these, joined by "+"
+        dataset: drums or synth (built-in sounds), loops (built-in drum loops), bass (built-in pairs of an arrangement
+            and its bass), hydrogen or sonic-pi (recordings from Debian's packages, fetched with apt-get), or the path
+            of a folder of sounds, whose folders are the classes, or of stems; or several of these, joined by "+"
         root: folder for stores and downloads
         length: samples per clip; 21,000 are 0.476 s at 44.1 kHz
         mu: strength of the mu-law companding; 0 turns it off
@@ -61,8 +61,8 @@ class AudioDataModule(LightningDataModule):
             under root
         exclude: a text file that names the files to leave out, one a line, relative to the dataset, as `diffwave-sde
             doctor` writes it; null leaves out none
-        rate: sample rate of pairs (`bass`, or a folder of stems, NAME/mix.wav with NAME/part.wav), Hz; one-shots have
-            44,100
+        rate: sample rate of `loops` and of pairs (`bass`, or a folder of stems, NAME/mix.wav with NAME/part.wav), Hz;
+            one-shots have 44,100
         part: which stem of a folder of songs is the part, bass for NAME/bass.wav; the sum of the other files in NAME is
             its context. null for songs of two files, NAME/mix.wav and NAME/part.wav
 

@@ -7,6 +7,7 @@
     x.sf2, x.sf3              a SoundFont's drum kits                   soundfont.Sample
     x.sfz, x.h2drumkit        a kit, SFZ's or Hydrogen's                Recorded
     a path                    a folder of recordings                    Recorded
+    "loops"                   built-in drum loops                       loops.Loop
     "bass"                    built-in pairs: an arrangement, its bass     pairs.Arranged
     NAME/mix, NAME/part       in a folder: pairs of one's own stems     pairs.Stems
     "drums + a path"          all that the parts stand for
@@ -26,7 +27,7 @@ from functools import partial
 from pathlib import Path
 
 from diffwave_sde import audio
-from diffwave_sde.data import builtin, kits, pairs, recordings, soundfont
+from diffwave_sde.data import builtin, kits, loops, pairs, recordings, soundfont
 from diffwave_sde.data.filter import Filter
 from diffwave_sde.data.items import Numbered, Recorded, Rendered, Source
 from diffwave_sde.names import digest, escape
@@ -97,8 +98,10 @@ def find(
         raise ValueError(
             f"{dataset}: {pair} holds pairs of a context and its part, and no one-shots: train on it alone"
         )
-    if rate != audio.RATE and not source.paired:
-        raise ValueError(f"data.rate = {rate}: pairs alone have a rate of their own; {source.name} has {audio.RATE} Hz")
+    if other := next((part for part in found if part.rate != rate), None):
+        raise ValueError(
+            f"data.rate = {rate}: pairs and loops alone have a rate of their own; {other.name} has {other.rate} Hz"
+        )
     if len(found) > 1:
         source = Source(
             "+".join(part.name for part in found),
@@ -127,6 +130,8 @@ def _find(
         raise ValueError(f"data.part = {part}: of a folder of stems, NAME/{part}.wav beside others, not of {dataset}")
     if dataset == pairs.COLLECTION:
         return pairs.built(count, seed, rate)
+    if dataset == loops.COLLECTION:
+        return loops.built(count, seed, length, rate)
     if dataset in builtin.VOICES:
         return _built(dataset, count, seed)
     if dataset in recordings.COLLECTIONS:
@@ -141,7 +146,9 @@ def _find(
     if dataset and (path / kits.DRUMKIT).is_file():
         return _kit(path.resolve(), kits.hydrogen(path.resolve()), path.name, path / kits.DRUMKIT)
     if not dataset or not path.is_dir():
-        known = ", ".join([*builtin.VOICES, pairs.COLLECTION, *recordings.PACKAGES, *recordings.COLLECTIONS])
+        known = ", ".join(
+            [*builtin.VOICES, loops.COLLECTION, pairs.COLLECTION, *recordings.PACKAGES, *recordings.COLLECTIONS]
+        )
         typed = dataset if dataset.isprintable() else escape(dataset)
         if os.sep in dataset or (dataset and path.exists()):
             kinds = f"a folder of sounds, a kit or SoundFont ({', '.join(sorted(_FILES))}) or one of {known}"

@@ -21,7 +21,7 @@ from diffwave_sde import generate, parts, samplers
 from diffwave_sde.audio.clips import Cut
 from diffwave_sde.checkpoint import LoadedModel
 from diffwave_sde.clipping import CLIPS
-from diffwave_sde.editing import Editor, Prepared
+from diffwave_sde.editing import Editor, Prepared, make_editor
 from diffwave_sde.editing.preparation import Regions
 from diffwave_sde.guidance import Guidance
 from diffwave_sde.kits.source import Source
@@ -172,7 +172,7 @@ class Studio:
     def _edit(self, label: str, settings: Settings, progress: Progress | None, work) -> Tensor:
         sampler, model = self._how(settings)
         asked = self._ask([label])
-        editor = Editor(
+        editor = make_editor(
             model, int(asked.ids[0]), asked.mixes, sampler, settings.seed, self.clip, progress=progress,
             track=settings.track,
         )  # fmt: skip

@@ -25,10 +25,10 @@ from diffwave_sde.clipping import CLIPS
 from diffwave_sde.denoiser import BaseDenoiser, Condition
 from diffwave_sde.editing.latents import decode, encode, slerp
 from diffwave_sde.editing.posterior import LinearGaussian, LinearPosterior
-from diffwave_sde.editing.projection import Projected, known_samples
+from diffwave_sde.editing.projection import KnownSamples
 from diffwave_sde.model import Mixes
 from diffwave_sde.random import randn, stream
-from diffwave_sde.samplers import DDIM, LangevinCorrector, RePaint, Sampler
+from diffwave_sde.samplers import DDIM, GridSampler, LangevinCorrector, RePaint, Sampler
 from diffwave_sde.samplers.base import Progress
 from diffwave_sde.samplers.repeated import starting_at
 from diffwave_sde.sde import apply, embed_waveform
@@ -114,7 +114,7 @@ class Editor:
             likelihood = LinearGaussian(lambda D: D[..., ~free.to(D.device)], there)
             made = self._from_prior(len(x), numbers, lambda d: LinearPosterior(d, likelihood))
         else:
-            made = self._from_prior(len(x), numbers, lambda d: Projected(d, known_samples(known, free)))
+            made = self._from_prior(len(x), numbers, KnownSamples(known, free))
         return torch.where(free, made, x)
 
     def vary(self, x: Tensor, strength: float, numbers: Sequence[int] = (0,), free: Tensor | None = None) -> Tensor:
@@ -134,7 +134,7 @@ class Editor:
         if strength == 0 or (free is not None and not bool(free.any())):
             return x.expand(len(numbers), -1).clone()
         known = self._companded(x)
-        wrap = None if free is None else (lambda d: Projected(d, known_samples(known, free)))
+        wrap = None if free is None else KnownSamples(known, free)
         t = self.time_of(strength)
         if t is None:
             made = self._from_prior(len(x), numbers, wrap)
@@ -299,7 +299,7 @@ class Editor:
     # How
 
     def _from_prior(self, length: int, numbers: Sequence[int], wrap: Wrap | None) -> Tensor:
-        return self._run(numbers, lambda some, g: self.sde.prior((len(some), 1, length), g, self._device), None, wrap)
+        return self._run(numbers, None, None, wrap, length)
 
     def _noised(self, x: Tensor, t: float, generators: list[torch.Generator], shared: bool = False) -> Tensor:
         """States (n, S, 1, T) at t of companded sounds x (n, 1, T)."""
@@ -311,17 +311,19 @@ class Editor:
     def _run(
         self,
         numbers: Sequence[int],
-        begin: Callable[[Sequence[int], list[torch.Generator]], Tensor],
+        begin: Callable[[Sequence[int], list[torch.Generator]], Tensor] | None,
         t: float | None,
         wrap: Wrap | None,
+        length: int | None = None,
     ) -> Tensor:
-        """From states at t, or at t_max, to sounds (n, T)."""
+        """From states at t, or the prior's at t_max, to sounds (n, T)."""
+        length = length or self.model.length
         sampler = self.grid_sampler if t is None else starting_at(self.grid_sampler, self.sde, t)
         if self.correct:
             sampler = LangevinCorrector(sampler.steps, sampler.grid, sampler, self.correct)
         if wrap is not None and self.repeats > 1:
             sampler = RePaint(sampler.steps, sampler.grid, sampler, self.repeats)
-        denoiser, numbers, made = self._denoiser(wrap), list(numbers), []
+        numbers, made = list(numbers), []
         for first in range(0, len(numbers), self.batch_size):
             some = numbers[first : first + self.batch_size]
 
@@ -330,10 +332,25 @@ class Editor:
                     self.progress(first * steps + more * done, len(numbers) * steps)
 
             generators = self.model.module.generators(some, self.seed)
-            u = begin(some, generators)
-            made.append(self._expanded(sampler(denoiser, u, self._condition(len(some)), generators, report)))
+            made.append(self._expanded(self._sample(sampler, begin, t, length, some, generators, wrap, report)))
         self.nfe = sampler.nfe
         return torch.cat(made)
+
+    def _sample(
+        self,
+        sampler: GridSampler,
+        begin: Callable[[Sequence[int], list[torch.Generator]], Tensor] | None,
+        t: float | None,
+        length: int,
+        some: Sequence[int],
+        generators: list[torch.Generator],
+        wrap: Wrap | None,
+        report: Callable[[int, int], None],
+    ) -> Tensor:
+        """Some of the results, companded, (n, 1, T), from states at t or the prior's."""
+        prior = (len(some), 1, length)
+        u = self.sde.prior(prior, generators, self._device) if begin is None else begin(some, generators)
+        return sampler(self._denoiser(wrap), u, self._condition(len(some)), generators, report)
 
     def _denoiser(self, wrap: Wrap | None) -> BaseDenoiser:
         clip = CLIPS.get(self.clip)

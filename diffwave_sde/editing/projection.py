@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -32,9 +33,18 @@ class Projected(OutputWrapper):
         return self.project(D)
 
 
-def known_samples(x: Tensor, free: Tensor) -> Callable[[Tensor], Tensor]:
-    """A projection: samples (T,) of x (T,) are known where `free` (T,) is false."""
-    return lambda D: torch.where(free.to(D.device), D, x.to(D))
+@dataclass(frozen=True)
+class KnownSamples:
+    """A wrapper: samples (T,) of x (T,) are known where `free` (T,) is false."""
+
+    x: Tensor
+    free: Tensor
+
+    def __call__(self, denoiser: BaseDenoiser) -> Projected:
+        return Projected(denoiser, self.project)
+
+    def project(self, D: Tensor) -> Tensor:
+        return torch.where(self.free.to(D.device), D, self.x.to(D))
 
 
 def between(low: Tensor, high: Tensor) -> Callable[[Tensor], Tensor]:

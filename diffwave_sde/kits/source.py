@@ -14,7 +14,7 @@ from torch import Tensor
 from diffwave_sde import audio
 from diffwave_sde.checkpoint import LoadedModel, is_export, licence
 from diffwave_sde.clipping import CLIPS
-from diffwave_sde.editing import Editor
+from diffwave_sde.editing import make_editor
 from diffwave_sde.generate import Labels
 from diffwave_sde.samplers import Sampler
 
@@ -75,7 +75,7 @@ class Source:
 
         Source: Meng et al. 2022 (SDEdit), by `editing.Editor.vary`.
         """
-        editor = Editor(
+        editor = make_editor(
             self.model, int(labels.ids[place]), labels.mixes, self.sampler, self.seed, self.clip,
             batch_size=self.batch_size, progress=progress,
         )  # fmt: skip

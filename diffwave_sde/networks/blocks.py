@@ -244,6 +244,16 @@ def position_features(frames: int, hop: int, count: int, like: Tensor) -> Tensor
     return (-time / constants[:, None]).exp().to(like.dtype) * 2 - 1
 
 
+def circular_features(frames: int, count: int, like: Tensor) -> Tensor:
+    """(count, frames): sine and cosine of 1, 2, ... turns a window.
+
+    Their products tell how far apart two places of a loop are, and nothing of where it is cut open.
+    """
+    turns = torch.arange(1, count // 2 + 1, device=like.device, dtype=torch.float32)
+    angle = 2 * math.pi * turns[:, None] * (torch.arange(frames, device=like.device) + 0.5) / frames
+    return torch.cat((angle.sin(), angle.cos())).to(like.dtype)
+
+
 def harmonic_features(z: Tensor, octaves: Sequence[int]) -> Tensor:
     """z (B, C, T) -> (B, 2 C octaves, T): sin(2ⁿ π z) for every n, then cos(2ⁿ π z). Source: Kingma et al. 2021.
 

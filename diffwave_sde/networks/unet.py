@@ -18,6 +18,7 @@ from diffwave_sde.networks.blocks import (
     NoiseEmbedding,
     ResBlock,
     add,
+    circular_features,
     compressed,
     harmonic_features,
     normalise,
@@ -93,6 +94,7 @@ class UNet(Network):
         embedding: width of the embedding of noise level and class.
         features: how the noise level is embedded.
         position: number of features of the time since the onset; 0 for none.
+        circular: whether they are of the place on a circle instead, for loops; an even number of them.
         compress: whether asinh(u / σ) is a second view of the input.
         gate: whether the output may pass on u / σ directly.
         dropout: share of activations dropped in training.
@@ -166,6 +168,7 @@ class UNet(Network):
         context: Literal["none", "concat", "attention", "both"] = "none",
         context_bands: int = 120,
         context_factors: Sequence[int] = (2, 2),
+        circular: bool = False,
     ):
         super().__init__()
         if len(channels) != len(factors) + 1:
@@ -189,7 +192,9 @@ class UNet(Network):
         self.inputs, self.classes, self.outputs = inputs or 1, classes or 0, 2 if variance else 1
         self.guidance = guidance
         self.front = front or Waveform()
-        self.position, self.compress, self.recompute = position, compress, recompute
+        if circular and (position < 2 or position % 2):
+            raise ValueError(f"position = {position}: of a circle there is an even number of features, 40 say")
+        self.position, self.circular, self.compress, self.recompute = position, circular, compress, recompute
         self.rescale, self.harmonics, self.concat = rescale, tuple(harmonics), skips == "concat"
         self.stride = math.prod(factors)
         bands = self.front.bands
@@ -299,7 +304,11 @@ class UNet(Network):
         if self.harmonics:
             views.append(self.front.analyse(harmonic_features(u, self.harmonics)))
         if self.position:
-            place = position_features(coefficients.shape[-1], self.front.hop, self.position, coefficients)
+            seen = coefficients.shape[-1]
+            if self.circular:
+                place = circular_features(seen, self.position, coefficients)
+            else:
+                place = position_features(seen, self.front.hop, self.position, coefficients)
             views.append(place.expand(u.shape[0], -1, -1))
         views = torch.cat(views, 1)
         return functional.pad(views, (0, frames - views.shape[-1]))

@@ -5,8 +5,10 @@ import torch
 import yaml
 from refusal import refusal
 
-from diffwave_sde import checkpoint
+from diffwave_sde import audio, checkpoint
 from diffwave_sde.cli import lightning, main
+from diffwave_sde.demo.studio import Settings, Studio
+from diffwave_sde.random import stream
 
 NET = {"channels": [8, 8], "factors": [5], "blocks": 1, "embedding": 8, "heads": 2}
 UP = {"class_path": "UNet", "init_args": {"inputs": 2, "told": True, **NET}}
@@ -71,19 +73,52 @@ def test_stages_are_trained_one_by_one_and_others_stay_as_they_were(here):
     assert not all(moved)
 
 
+def test_a_sound_is_changed_by_all_stages(here):
+    audio.write(here / "kick.wav", 0.3 * torch.randn(4000, generator=stream(7)))
+    more = ["--ckpt=runs/whole", "--sampler=DDIM", "--sampler.steps=3"]
+    for name, options in {
+        "vary": ["--n=2", "--keep=attack"],
+        "inpaint": ["--mask=0.01-0.02", "--n=1"],
+        "extend": ["--seconds=0.12", "--n=1"],
+    }.items():
+        main(["edit", name, "kick.wav", f"--out=edits/{name}", *options, *more])
+        first, *_ = (audio.decode(path)[0] for path in sorted((here / "edits" / name).glob("000*.wav")))
+        assert len(first) == (round(0.12 * 44_100) if name == "extend" else 4000)
+        assert bool(first.isfinite().all())
+    main(["edit", "interpolate", "kick.wav", "kick.wav", "--space=noise", "--steps=3", "--out=edits/between", *more])
+
+
+def test_a_kit_and_the_pads_of_the_page_are_made_by_a_cascade(here):
+    studio = Studio(checkpoint.load("runs/whole", cascade=True))
+    how = Settings(sampler="DDIM", steps=2, seed=1)
+    kick, snare = studio.new(["kick", "kick:0.5+snare:0.5"], [0, 1], how)
+    for sound in (studio.vary(kick, "kick", 0.4, how), studio.morph(kick, snare, "kick", 0.5, how)):
+        assert sound.shape == kick.shape
+        assert not torch.equal(sound, kick)
+    options = ["--kick=1", "--snare=1", "--cymbal=0", "--layers=2", "--sampler=DDIM", "--sampler.steps=2"]
+    main(["kit", "--ckpt=runs/whole", "--out=kit", *options])
+    assert list((here / "kit").rglob("*.wav"))
+    main(["compare", "runs/whole", "runs/whole", "--n=1", "--out=beside"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["sample", "--ckpt=runs/low"], "whose stage middle was never trained"),
         (["sample", "--ckpt=runs/whole", "--cascade.level=2"], "the stages learn those from 0.003 to 0.3"),
         (["sample", "--ckpt=drums", "--cascade.level=0.1"], "is no cascade"),
-        (["edit", "vary", "afresh/x.wav", "--ckpt=runs/whole"], "is of a cascade, which `sample`"),
+        (
+            ["edit", "encode", "afresh/x.wav", "--ckpt=runs/whole"],
+            "which cannot do that yet; give a model of one stage",
+        ),
+        (["edit", "interpolate", "afresh/x.wav", "afresh/y.wav", "--ckpt=runs/whole"], "yet; take --space noise"),
+        (["schedule", "--ckpt=runs/whole"], "is of a cascade, which cannot be taken here yet"),
         (["export", "--ckpt=runs/whole", "--out=g", "--format=onnx"], "a graph holds one network"),
     ],
 )
 def test_what_a_cascade_cannot_do_is_told_in_one_line(arguments, words, here, capfd):
-    (here / "afresh").mkdir(exist_ok=True)
-    (here / "afresh" / "x.wav").touch()
+    for number, name in enumerate("xy"):
+        audio.write(here / "afresh" / f"{name}.wav", 0.1 * torch.randn(3000, generator=stream(number)))
     assert words in refusal(arguments, capfd)
 
 

@@ -125,5 +125,5 @@ def test_what_would_tear_pairs_apart_is_refused(tmp_path):
         module(tmp_path, augment=Augment()).setup()
     with pytest.raises(ValueError, match="train on it alone"):
         module(tmp_path, "bass + drums").prepare_data()
-    with pytest.raises(ValueError, match="pairs alone have a rate"):
+    with pytest.raises(ValueError, match="pairs and loops alone have a rate"):
         module(tmp_path, "drums").prepare_data()

@@ -8,8 +8,8 @@ import torch
 from truth import MIXTURE, SMOOTH, Correlated, exact
 
 from diffwave_sde.checkpoint import LoadedModel
-from diffwave_sde.editing import Editor, LinearGaussian, LinearPosterior, Projected
-from diffwave_sde.editing.projection import known_samples
+from diffwave_sde.editing import Editor, LinearGaussian, LinearPosterior
+from diffwave_sde.editing.projection import KnownSamples
 from diffwave_sde.model import Model
 from diffwave_sde.networks import UNet
 from diffwave_sde.parametrization import Karras
@@ -167,7 +167,7 @@ def test_repainting_comes_nearer_to_the_conditional_law_and_the_exact_correction
         error = (x.mean(0) - mean).abs() / (covariance.diagonal() / count).sqrt()
         return float(error[free].max())
 
-    replaced = Projected(Correlated(sde), known_samples(z, free))
+    replaced = KnownSamples(z, free)(Correlated(sde))
     posterior = LinearPosterior(
         Correlated(sde), LinearGaussian(lambda x: x[..., KNOWN], z[KNOWN][None, None]), iterations=5, damping=1e-6
     )
