@@ -87,8 +87,8 @@ audit:  ## Look up the pinned versions among known holes; needs the network
 	  { if grep -q '^Name ' <<< "$$said"; then echo "$$said"; else \
 	    echo "audit: the advisories cannot be reached, nothing was checked: $$(tail -n 1 <<< "$$said")" >&2; fi; exit 1; }
 
-# Not what trains for hours, `benchmarks/ablation.py --help` and finetune.py; nor what needs a GPU.
-BENCHES := $(filter-out %/ablation.py %/finetune.py %/gpu.py %/peers.py %/planted.py %/tables.py, $(wildcard benchmarks/*.py))
+# Not what trains for hours, `benchmarks/ablation.py --help` and finetune.py; nor what needs a GPU or runs of yours.
+BENCHES := $(filter-out %/ablation.py %/autoencoders.py %/finetune.py %/gpu.py %/peers.py %/planted.py %/tables.py, $(wildcard benchmarks/*.py))
 bench: install  ## Run the benchmarks, one table each
 	@for file in $(BENCHES); do echo "== $$file"; $(BIN)/python "$$file" $(ARGS); done
 

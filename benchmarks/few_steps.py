@@ -2,6 +2,8 @@
 
     python benchmarks/few_steps.py --students drums-fast runs/mine [--teacher drums] [--sounds 96] [--picture FILE]
 
+A student of consistency takes any number of steps, runs/mine:2 for two of them.
+
 Each line is a way to make the same sounds, from the same noise: the teacher by its own sampler, the teacher in few
 calls by the solvers that are best at it, and the students by theirs. Distances are Fréchet distances from clips that
 were not trained on, over their floor, and over the teacher's own.
@@ -38,7 +40,12 @@ def lines(options: argparse.Namespace) -> dict[str, Line]:
         found[f"{teacher}, DPMSolver2M({steps})"] = (teacher, DPMSolver2M(steps, JumpGrid(LogSNRGrid())), None)
     found[f"{teacher}, DDIM(4)"] = (teacher, DDIM(4, grid=JumpGrid(LogNormalGrid())), None)
     for student in options.students:
-        found[f"{student}, its own sampler"] = (student, None, None)
+        path, _, steps = student.rpartition(":")
+        if path and steps.isdigit():
+            own = model(path, torch.device("cpu")).module.sampler
+            found[f"{path}, {steps} steps"] = (path, type(own)(int(steps)), None)
+        else:
+            found[f"{student}, its own sampler"] = (student, None, None)
     return found
 
 

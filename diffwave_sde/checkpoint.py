@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from diffwave_sde import compatibility, plain, trust
 from diffwave_sde import recipe as recipes
+from diffwave_sde.autoencoder import Autoencoder
 from diffwave_sde.cascade import CascadeModel
 from diffwave_sde.classifier import Classifier
 from diffwave_sde.model import KEY, Model, SoundModel, check_fit, first_mismatch
@@ -34,9 +35,11 @@ WEIGHTS, RECIPE = "model.safetensors", "config.yaml"
 MODELS = Path(__file__).with_name("models")
 """The models that come with the program, a folder each."""
 
-CASCADE = "cascade"
-"""The kind of a checkpoint that holds a cascade."""
+CASCADE, AUTOENCODER = "cascade", "autoencoder"
+"""The kinds of a checkpoint that holds a cascade, and of one that holds an autoencoder alone."""
 
+_A = {"classifier": "a classifier", AUTOENCODER: "an autoencoder", CASCADE: "a cascade"}
+_AS = {"classifier": "--classifier", AUTOENCODER: "--model.latent of `fit`"}
 _NEEDED = ("step", "labels", "rate", "length", "mu", "config")
 
 
@@ -73,6 +76,38 @@ class LoadedModel:
                 f"{self.path} was trained without contexts and cannot hear {name}: train one on pairs with --config "
                 "configs/experiment/bass.yaml"
             )
+
+
+@dataclass(frozen=True)
+class LoadedAutoencoder:
+    """An autoencoder as it was trained: its fields are those of a `LoadedModel`, `module` in evaluation mode."""
+
+    module: Autoencoder
+    labels: tuple[str, ...]
+    rate: int
+    length: int
+    mu: float
+    step: int
+    path: Path
+
+    def check(self, data: Any) -> None:
+        """Raise a ValueError of one line if it was trained on sounds that are prepared otherwise than these data."""
+        for what, unit in {"rate": " Hz", "length": " samples", "mu": ""}.items():
+            theirs, own = getattr(self, what), getattr(data, what)
+            if theirs != own:
+                raise ValueError(
+                    f"--model.latent {self.path}: its {what} is {theirs:g}{unit} and that of the data {own:g}{unit}: "
+                    "take an autoencoder of sounds that are prepared in the same way"
+                )
+
+    def fill(self, autoencoder: Autoencoder) -> None:
+        """Give its weights to another one; raise a ValueError of one line if that is of another layout."""
+        if wrong := first_mismatch(autoencoder, self.module.state_dict()):
+            raise ValueError(
+                f"--model.latent {self.path}: its layout is another than --model.autoencoder ({wrong} differs): leave "
+                "--model.autoencoder out"
+            )
+        autoencoder.load_state_dict(self.module.state_dict())
 
 
 def find(path: str | Path) -> Path:
@@ -139,7 +174,7 @@ def newest(root: str | Path = "runs", name: str = "*", kind: str | None = None) 
 
 
 def kind_of(path: Path) -> str:
-    """What a file that `find` found is of: "diffusion", a model of sounds; or "classifier".
+    """What a file that `find` found is of: "diffusion", a model of sounds; "cascade", "classifier" or "autoencoder".
 
     Raises:
         ValueError: if it is not a checkpoint of this program.
@@ -296,6 +331,7 @@ def load(
     classifier: str | Path | None = None,
     cascade: bool = False,
     complete: bool = True,
+    latent: bool = False,
 ) -> LoadedModel:
     """The model of a checkpoint.
 
@@ -309,6 +345,7 @@ def load(
             are the model's by name.
         cascade: whether a cascade will do, a `CascadeModel`.
         complete: whether all of its stages must have been trained.
+        latent: whether a model of latents will do, whose denoiser knows no waveforms.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -321,6 +358,8 @@ def load(
         _check_cascade(path, cascade, weak, classifier)
         kind = CascadeModel if kind is Model else kind
     module = _model(path, state, weights, kind)
+    if module.latents is not None:
+        _check_latent(path, latent, weak, classifier)
     if complete and isinstance(module, CascadeModel) and module.missing:
         raise ValueError(
             f"{path} is of a cascade whose stage {module.missing[0]} was never trained: train it, `diffwave-sde fit "
@@ -364,12 +403,26 @@ def _check_cascade(path: Path, wanted: bool, weak: str | Path | None, classifier
             raise ValueError(f"--{name} {value}: {path} is of a cascade, which is not guided by it yet: leave it out")
 
 
+def _check_latent(path: Path, wanted: bool, weak: str | Path | None, classifier: str | Path | None) -> None:
+    """Raise a ValueError of one line where a model of latents will not do."""
+    if not wanted:
+        raise ValueError(
+            f"{path} is a model of latents, which `sample`, `evaluate` and `export` take and nothing else yet: give a "
+            "model of waveforms here"
+        )
+    for name, value in {"weak": weak, "classifier": classifier}.items():
+        if value is not None:
+            raise ValueError(
+                f"--{name} {value}: {path} is a model of latents, which is not guided by it yet: leave it out"
+            )
+
+
 def _model(path: Path, state: dict[str, Any], weights: str, kind: type[M]) -> M:
     """The model of what `read` found at `path`."""
-    if state[KEY].get("kind", "diffusion") not in ("diffusion", CASCADE):
+    if state[KEY].get("kind", "diffusion") in _AS:
         raise ValueError(
-            f"{path} is of a {state[KEY]['kind']}, which makes no sounds: give a model of sounds there, and this one "
-            "as --classifier"
+            f"{path} is of {_A[state[KEY]['kind']]}, which makes no sounds: give a model of sounds there, and this one "
+            f"as {_AS[state[KEY]['kind']]}"
         )
     if "config" not in state[KEY]:
         raise ValueError(f"{path} holds weights without a configuration: train it through `diffwave-sde fit`")
@@ -418,7 +471,8 @@ def load_classifier(path: str | Path, model: LoadedModel | None = None) -> Class
     state = read(path)
     recipe = state[KEY]
     if recipe.get("kind") != "classifier":
-        raise ValueError(f"{path} is of a model of sounds, not of a classifier: train one with `make classifier`")
+        what = _A.get(recipe.get("kind"), "a model of sounds")
+        raise ValueError(f"{path} is of {what}, not of a classifier: train one with `make classifier`")
     classifier = build(recipe["config"]["model"], Classifier, path)
     prefix = "classifier."
     weights = {k.removeprefix(prefix): v for k, v in state["state_dict"].items() if k.startswith(prefix)}
@@ -427,6 +481,52 @@ def load_classifier(path: str | Path, model: LoadedModel | None = None) -> Class
     classifier.labels = tuple(recipe["labels"])
     classifier.eval().requires_grad_(False)
     return classifier if model is None else _fitted(classifier, recipe, path, model)
+
+
+def load_autoencoder(path: str | Path, device: str = "cpu") -> LoadedAutoencoder:
+    """The autoencoder of a checkpoint, with its averaged weights; or that which a model of latents holds.
+
+    Args:
+        path: as in `find`.
+        device: where to put it.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is damaged, or of anything else.
+    """
+    path = find(path)
+    state = read(path)
+    recipe = state[KEY]
+    config = (recipe.get("config") or {}).get("model") or {}
+    own = recipe.get("kind") == AUTOENCODER
+    if not config.get("autoencoder"):
+        what = _A.get(recipe.get("kind"), "a model of sounds")
+        raise ValueError(
+            f"{path} is of {what}, not of an autoencoder: train one with `diffwave-sde fit --config "
+            "configs/experiment/vae.yaml`"
+        )
+    autoencoder = build({"autoencoder": config["autoencoder"]}, _Holder, path).autoencoder
+    prefix = "autoencoder." if own else "latents.autoencoder."
+    weights = {k.removeprefix(prefix): v for k, v in state["state_dict"].items() if k.startswith(prefix)}
+    check_fit(autoencoder, weights)
+    autoencoder.load_state_dict(weights)
+    return LoadedAutoencoder(
+        autoencoder.to(device).eval().requires_grad_(False),
+        tuple(recipe["labels"]),
+        recipe["rate"],
+        recipe["length"],
+        recipe["mu"],
+        state["global_step"],
+        path,
+    )
+
+
+class _Holder(nn.Module):
+    """What has an autoencoder and nothing else, as a configuration describes it."""
+
+    def __init__(self, autoencoder: Autoencoder):
+        super().__init__()
+        self.autoencoder = autoencoder
 
 
 def _fitted(classifier: Classifier, recipe: dict[str, Any], path: Path, model: LoadedModel) -> Classifier:

@@ -114,8 +114,8 @@ def make_sounds(
     progress: Progress | None = None,
     refused: Callable[[Tensor], Sequence[bool]] | None = None,
     track: Track | None = None,
-    contexts: Tensor | None = None,
     loop: bool = False,
+    contexts: Tensor | None = None,
 ) -> tuple[SoundFolder, Filled]:
     """Make the sounds that a folder lacks; sound number i of a seed is the same however many are made, and with what.
 
@@ -135,8 +135,8 @@ def make_sounds(
         refused: which of some sounds (n, T) are not wanted: they are made anew from other noise, `TRIES` times at most.
             What comes out follows the model's law under the condition that it is wanted: rejection sampling.
         track: what the sounds are to go with, at the model's rate; they are as long as it is.
-        contexts: what each sound is to go with, one window each, (n, T), at the model's rate; in place of a track.
         loop: whether the last sample of each is to meet its first (`looping.Looped`).
+        contexts: what each sound is to go with, one window each, (n, T), at the model's rate; in place of a track.
 
     Raises:
         ValueError: if the sampler cannot take the model's process, there is no GPU to capture on, or the model was
@@ -156,9 +156,12 @@ def make_sounds(
         length = contexts.shape[1]
         record = {**(record or {}), "audio_digest": names.digest(contexts.numpy().tobytes())}
     if loop:
-        goes = track is not None or contexts is not None
-        if goes or cuda_graphs or isinstance(module, CascadeModel):
-            other = "a track" if goes else "cuda_graphs" if cuda_graphs else "a cascade"
+        others = {
+            "a context": track is not None or contexts is not None,
+            "cuda_graphs": cuda_graphs,
+            "a cascade": isinstance(module, CascadeModel),
+        }
+        if other := next((name for name, there in others.items() if there), None):
             raise ValueError(f"a loop with {other} does not work yet: leave one of them out")
         record = {**(record or {}), "loop": True}
     sampler = (sampler or module.sampler).resolve(module.denoiser.sde)
@@ -197,9 +200,9 @@ def make_sounds(
             )  # fmt: skip
         if contexts is not None:
             heard = audio.compress(contexts[numbers], model.mu)[:, None]
-            followed = partial(sample, audio=heard)
+            goes = partial(sample, audio=heard)
             noises = [number + attempt * _STRIDE for number in numbers]
-            return _waveforms(model, followed, noises, label.ids[numbers], facts["length"], seed, report)
+            return _waveforms(model, goes, noises, label.ids[numbers], facts["length"], seed, report)
         padded = numbers if captured is None else (numbers * batch_size)[:batch_size]
         noises = [number + attempt * _STRIDE for number in padded]
         sounds = _waveforms(model, captured or sample, noises, label.ids[padded], facts["length"], seed, report)

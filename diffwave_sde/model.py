@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from diffwave_sde.autoencoder import Autoencoder, Latents
 from diffwave_sde.classifier import Classifier
 from diffwave_sde.denoiser import BaseDenoiser, Condition, Denoiser
 from diffwave_sde.guidance import Guidance
@@ -34,6 +35,7 @@ class SoundModel(nn.Module):
     sampler: what it is heard by.
     guidance: how far sounds are guided, or None.
     seed: of every draw.
+    latents: what the denoiser's states are latents by, or None where they are waveforms.
     classifier: what sounds are guided by where `guidance.classifier` is not 0; no part of what was trained.
     """
 
@@ -41,6 +43,7 @@ class SoundModel(nn.Module):
     sampler: Sampler
     guidance: Guidance | None
     seed: int
+    latents: Latents | None
     classifier: Classifier | None
 
     @property
@@ -51,7 +54,9 @@ class SoundModel(nn.Module):
     @property
     def exported(self) -> nn.Module:
         """Whose weights an export holds."""
-        return self.denoiser
+        if self.latents is None:
+            return self.denoiser
+        return nn.ModuleDict({"denoiser": self.denoiser, "latents": self.latents})
 
     def generators(self, numbers: Sequence[int], seed: int | None = None) -> list[torch.Generator]:
         """One generator for each sound, by its number: it does not matter what is made beside it, nor where."""
@@ -77,6 +82,7 @@ class Model(SoundModel):
         sigma_data: standard deviation of the data; null for 0.5 until it is known.
         seed: seed of every draw.
         weak: a network with less in it, whose errors sounds are guided away from; null for none.
+        autoencoder: by which the model is one of latents, and its sounds are decoded; null for one of waveforms.
     """
 
     def __init__(
@@ -89,6 +95,7 @@ class Model(SoundModel):
         sigma_data: float | None = None,
         seed: int = 0,
         weak: Network | None = None,
+        autoencoder: Autoencoder | None = None,
     ):
         super().__init__()
         sde = sde or EDM()
@@ -98,6 +105,10 @@ class Model(SoundModel):
                     f"the {name} takes {one.inputs} input channels but {type(sde).__name__} has {sde.blocks} blocks: "
                     f"set the {name}'s inputs to {sde.blocks}"
                 )
+        for one in (net, weak):
+            if autoencoder is not None and one is not None:
+                _check_front(one, autoencoder)
+        self.latents = None if autoencoder is None else Latents(autoencoder)
         if sigma_data is not None and sigma_data <= 0:
             raise ValueError(f"sigma_data = {sigma_data:g} must be positive, or null to measure it")
         less = None if weak is None else Denoiser(weak, sde, parametrization, sigma_data or 0.5)
@@ -140,7 +151,8 @@ class Model(SoundModel):
         if count is None:
             count = len(label) if label is not None else len(generator)
         u, condition = self._start(length, label, generator, count, audio)
-        return (sampler or self.sampler)(self.wrapped(wrap, guidance, mixes), u, condition, generator, progress)
+        x = (sampler or self.sampler)(self.wrapped(wrap, guidance, mixes), u, condition, generator, progress)
+        return x if self.latents is None else self.latents.decode(x, length)
 
     def capture(
         self,
@@ -174,14 +186,15 @@ class Model(SoundModel):
         ) -> Tensor:
             count = len(label if label is not None else generator)
             u, condition = self._start(length, label, generator, count, audio)
-            return captured(u, condition, generator, progress)
+            x = captured(u, condition, generator, progress)
+            return x if self.latents is None else self.latents.decode(x, length)
 
         return sample
 
     def _start(
         self, length: int, label: Tensor | None, generator: Generator, count: int, audio: Tensor | None = None
     ) -> tuple[Tensor, Condition]:
-        """The state (B, S, 1, length) that a sampling begins with, and what is asked for."""
+        """The state (B, S, 1, length), or of its latent, that a sampling begins with, and what is asked for."""
         device = self.denoiser.sigma_data.device
         if audio is not None:
             if audio.ndim != 3 or audio.shape[0] not in (1, count) or audio.shape[1] != 1 or not audio.isfinite().all():
@@ -190,6 +203,7 @@ class Model(SoundModel):
                     "one for all, and finite"
                 )
             audio = audio.expand(count, -1, -1)
+        length = length if self.latents is None else self.latents.length(length)
         u = self.denoiser.sde.prior((count, 1, length), generator, device)
         return u, Condition(label, audio).to(device)
 
@@ -200,9 +214,23 @@ class Model(SoundModel):
         mixes: Mixes = (),
     ) -> nn.Module:
         """What a sampler is given: the denoiser, guided, and wrapped in what is asked for."""
+        if wrap is not None and self.latents is not None:
+            raise ValueError("a model of latents has no full scale to clip its estimates by: leave --clip out")
         guidance = guidance or self.guidance or (Guidance(weight=1.0) if mixes else None)
         denoiser = guidance(self.denoiser, mixes, self.classifier) if guidance else self.denoiser
         return denoiser if wrap is None else wrap(denoiser)
+
+
+def _check_front(net: nn.Module, autoencoder: Autoencoder) -> None:
+    """Raise a ValueError of one line where a network does not take the frames of the latents as frames."""
+    front, channels = getattr(net, "front", None), autoencoder.channels
+    if front is not None and channels > 1 and not (front.plain and front.bands == channels):
+        raise ValueError(
+            f"the network's front end is {type(front).__name__} of {front.bands} bands and the latents have {channels} "
+            f"channels: set --model.net.front=Fold --model.net.front.bands={channels}"
+        )
+    if getattr(net, "beside", False):
+        raise ValueError("a network of latents hears a context by attention alone: set --model.net.context=attention")
 
 
 def first_mismatch(model: nn.Module, state: dict[str, Tensor]) -> str | None:

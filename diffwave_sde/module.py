@@ -12,6 +12,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric
 
+from diffwave_sde import checkpoint
+from diffwave_sde.autoencoder import Autoencoder, LatentSounds
+from diffwave_sde.autoencoder.latents import CLIPS
 from diffwave_sde.denoiser import Condition
 from diffwave_sde.guidance import Guidance
 from diffwave_sde.loss import Loss, NoiseDraw, Objective
@@ -50,6 +53,10 @@ class DiffusionModule(Model, TrainingModule):
         weak_every: of the clips it learns from every how manieth: its errors must be the other's, and larger.
         val_draws: times and noises that each clip is validated with. Where a handful of clips is held out, one each
             tells more of the draws than of the model.
+        latent: a run, or a checkpoint, of an autoencoder (`fit --config configs/experiment/vae.yaml`): the model is one
+            of its latents, and holds it. Null for one of waveforms.
+        autoencoder: that autoencoder, where it is at hand already, as in a checkpoint; null to take it from `latent`,
+            or for none.
     """
 
     kind = "diffusion"
@@ -73,6 +80,8 @@ class DiffusionModule(Model, TrainingModule):
         weak_every: int = 8,
         val_draws: int = 1,
         audio_dropout: float = 0.1,
+        latent: str | None = None,
+        autoencoder: Autoencoder | None = None,
     ):
         if val_draws < 1:
             raise ValueError(f"val_draws = {val_draws} is a number of noises for each clip: choose at least 1")
@@ -82,7 +91,11 @@ class DiffusionModule(Model, TrainingModule):
             raise ValueError(f"label_dropout = {label_dropout:g} is a share: choose it between 0 and 1")
         if not 0 <= audio_dropout <= 1:
             raise ValueError(f"audio_dropout = {audio_dropout:g} is a share: choose it between 0 and 1")
-        super().__init__(net, sde, parametrization, sampler, guidance, sigma_data, seed, weak)
+        self.taken_from = None
+        if latent is not None and autoencoder is None:
+            self.taken_from = checkpoint.load_autoencoder(latent)
+            autoencoder = self.taken_from.module
+        super().__init__(net, sde, parametrization, sampler, guidance, sigma_data, seed, weak, autoencoder)
         sde = self.denoiser.sde
         self.loss = loss or Loss()
         learned = any(p.requires_grad for p in sde.parameters())
@@ -119,7 +132,18 @@ class DiffusionModule(Model, TrainingModule):
     def process(self) -> SDE:
         return self.denoiser.sde
 
+    def noised(self, data: Any) -> Any:
+        return data if self.latents is None else LatentSounds(data, self.latents)
+
+    def encoded(self, batch: Any) -> Any:
+        return batch if self.latents is None else batch._replace(audio=self.latents.encode(batch.audio))
+
     def setup(self, stage: str) -> None:
+        data = getattr(self.trainer, "datamodule", None)
+        if stage == "fit" and self.latents is not None and data is not None:
+            if self.taken_from is not None:
+                self.taken_from.check(data)
+            self.latents.measure(data.subsample(CLIPS))
         super().setup(stage)
         if stage == "fit":
             self.loss.begin(self.denoiser, self.sampler, started="started_from" in self.metadata)
@@ -173,6 +197,7 @@ class DiffusionModule(Model, TrainingModule):
 
     def fixed_noise_loss(self, batch: Any, number: int = 0) -> tuple[Tensor, NoiseDraw]:
         """The losses (B,) of clips as validation takes them, and what was drawn for it: always the same."""
+        batch = self.encoded(batch)
         draw = self.fixed_draw(batch, number)
         return self.loss.validate(self.denoiser, batch.audio, draw, Condition(batch.label, _context(batch))), draw
 

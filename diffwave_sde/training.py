@@ -65,45 +65,168 @@ class NoiseBuckets(Metric):
         return {n: t / c for n, t, c, full in zip(names, self.total, self.count, counts, strict=True) if full > 0}
 
 
-class TrainingModule(LightningModule):
-    """A network, a process and a loss at drawn noise levels, in training.
+class BaseTrainingModule(LightningModule):
+    """A network and a loss in training: what all kinds have in common.
 
     A subclass sets the attributes below, and says what a step computes.
 
     kind: what it trains, as a checkpoint says.
     class_count: the argument of its networks that the number of the data's classes is, where it is null.
     apart: options of the model that are not those of base.yaml.
-    buckets: NoiseBuckets of each figure, train_loss, val_loss and test_loss among them.
-    loss: it draws times and noise.
     optimizer: given the parameters.
     scheduler: the learning rate's schedule, given the optimizer, or None.
-    measure: whether the standard deviation of the data is measured.
     compile_net: whether the networks are compiled before training.
     seed: of all draws.
-    val_draws: times and noises that each clip is validated with.
     """
 
     kind: str
     class_count: str
     apart: frozenset[str] = frozenset({"net", "loss"})
-    buckets: nn.ModuleDict
-    loss: NoisedLoss
     optimizer: Callable[[Iterable], Optimizer]
     scheduler: Callable[[Optimizer], LRScheduler] | None
-    measure: bool
     compile_net: bool
     seed: int
-    val_draws: int = 1
 
     def __init__(self) -> None:
         super().__init__()
         self.metadata: dict[str, Any] = {}
         """What a checkpoint needs so that the model can be built and heard again; the command line fills it in."""
         self.last: dict[str, Tensor] = {}
-        """The losses (B,), noise levels σ (B,), rows of the store (B,) and batch counter of the last training step."""
+        """The losses (B,) and rows of the store (B,) of the last training step, and noise levels σ (B,) if any."""
         self.taken: tuple[Tensor, Condition, NoiseDraw] | None = None
         """The clips, condition and draw of the last training step, where it can be replayed from them."""
         self.batches = 0
+
+    @property
+    @abstractmethod
+    def networks(self) -> list[nn.Module]:
+        """All that is trained, and compiled where asked for."""
+
+    @abstractmethod
+    def optimized(self) -> Iterable[nn.Parameter]:
+        """The parameters that the optimizer is given."""
+
+    # Wiring
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit":
+            protect(self.trainer, self)
+            protect_loggers(self.trainer)
+        else:
+            self._compile()
+
+    def on_fit_start(self) -> None:
+        self._compile()  # after the summary, whose one call would be compiled for nothing
+
+    def _compile(self) -> None:
+        if self.compile_net:
+            # In place, so that the names of the weights stay as they are.
+            for network in self.networks:
+                network.compile()
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer(self.optimized())
+        if self.scheduler is None:
+            return optimizer
+        scheduler = self.scheduler(optimizer)
+        if isinstance(scheduler, WarmupDecay) and self._attached:
+            scheduler.set_total_steps(self.trainer.estimated_stepping_batches)
+        return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
+
+    @property
+    def _attached(self) -> bool:
+        """Whether there is a trainer."""
+        try:
+            return self.trainer is not None
+        except RuntimeError:  # Lightning's answer where there is none
+            return False
+
+    def _share(self) -> tuple[int, int, int]:
+        """This process's rank, the number of processes, and that of batches for a step of the optimizer."""
+        if not self._attached:
+            return 0, 1, 1
+        return self.global_rank, self.trainer.world_size, self.trainer.accumulate_grad_batches
+
+    @staticmethod
+    def _places(count: int, counter: int, rank: int, world: int, parts: int) -> tuple[int, list[int], int]:
+        """The optimizer's step, the places of a batch's clips among all that it is made of, and how many these are.
+
+        The place, not that in one process's share nor in one of several batches, decides what a clip draws.
+        """
+        step, part = divmod(counter, parts)
+        return step, [(part * count + i) * world + rank for i in range(count)], count * world * parts
+
+    # Training
+
+    def on_train_start(self) -> None:
+        scheduler = self.lr_schedulers()
+        if isinstance(scheduler, WarmupDecay) and scheduler.notice:
+            self.print(scheduler.notice)
+
+    def log_step(self, losses: Tensor) -> None:
+        """Log a training step's losses (B,)."""
+        # Not for the progress bar, for which Lightning would read the value at every step, and wait for the GPU.
+        self.log("train/loss", losses.detach().mean(), batch_size=len(losses))
+        if is_log_step(self.trainer):
+            self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+
+    # Validation
+
+    @abstractmethod
+    def _evaluate(self, batch: Any, name: str) -> None:
+        """Log the figures of a batch of a validation ("val") or a test ("test"), or keep them for its end."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self._evaluate(batch, "test")
+
+    @abstractmethod
+    def _log_evaluation(self, name: str) -> None:
+        """Log what a validation or a test has gathered, at its end."""
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_evaluation("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_evaluation("test")
+
+    # Checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[KEY] = {**self.metadata, "kind": self.kind, "batches": self.batches}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # In place: Lightning and its callbacks take the weights from there.
+        renew_checkpoint(checkpoint)
+        if KEY not in checkpoint:
+            raise ValueError("the checkpoint was not written by diffwave-sde: give one from runs/NAME/checkpoints")
+        if self._attached and getattr(self.trainer, "datamodule", None) is not None:
+            match_data(checkpoint[KEY], self.trainer.datamodule)
+        if self._attached and self.trainer.state.fn == "fit":
+            match_callbacks(checkpoint, self.trainer.callbacks)
+        self.batches = checkpoint[KEY]["batches"]
+        if "started_from" in checkpoint[KEY]:  # which a run that goes on is not told again
+            self.metadata["started_from"] = checkpoint[KEY]["started_from"]
+        check_fit(self, checkpoint["state_dict"])
+
+
+class TrainingModule(BaseTrainingModule):
+    """A network, a process and a loss at drawn noise levels, in training.
+
+    A subclass sets the attributes below too.
+
+    buckets: NoiseBuckets of each figure, train_loss, val_loss and test_loss among them.
+    loss: it draws times and noise.
+    measure: whether the standard deviation of the data is measured.
+    val_draws: times and noises that each clip is validated with.
+    """
+
+    buckets: nn.ModuleDict
+    loss: NoisedLoss
+    measure: bool
+    val_draws: int = 1
 
     @property
     @abstractmethod
@@ -128,74 +251,42 @@ class TrainingModule(LightningModule):
 
     # Wiring
 
+    @property
+    def networks(self) -> list[nn.Module]:
+        return [part.net for part in self.trained]
+
     def setup(self, stage: str) -> None:
+        super().setup(stage)
         data = getattr(self.trainer, "datamodule", None)
-        if stage == "fit":
-            protect(self.trainer, self)
-            protect_loggers(self.trainer)
-        if stage == "fit" and self.measure and data is not None:
+        if stage != "fit" or data is None:
+            return
+        data = self.noised(data)
+        if self.measure:
             for part in self.trained:
                 part.sigma_data.fill_(data.sigma_data)
-        if stage == "fit" and data is not None:
-            self.process.adapt(lambda: data.diameter)
+        self.process.adapt(lambda: data.diameter)
         length = getattr(data, "length", None)
-        if stage == "fit" and length is not None:
+        if length is not None:
             # One clip, from which Lightning's summary counts the operations of a call.
             inputs = torch.zeros(1, self.process.blocks, 1, length)
             self.example_input_array = inputs, torch.full((1,), 0.5 * self.process.t_max)
-        if stage != "fit":
-            self._compile()
 
-    def on_fit_start(self) -> None:
-        self._compile()  # after the summary, whose one call would be compiled for nothing
+    def noised(self, data: Any) -> Any:
+        """What is noised of the data: its `sigma_data`, `diameter` and `length`."""
+        return data
 
-    def _compile(self) -> None:
-        if self.compile_net:
-            # In place, so that the names of the weights stay as they are.
-            for part in self.trained:
-                part.net.compile()
+    def encoded(self, batch: Any) -> Any:
+        """A batch of clips with what is noised of them in their place."""
+        return batch
 
     def optimized(self) -> Iterable[nn.Parameter]:
-        """The parameters that the optimizer is given."""
         return self.trained[0].parameters()
-
-    def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(self.optimized())
-        if self.scheduler is None:
-            return optimizer
-        scheduler = self.scheduler(optimizer)
-        if isinstance(scheduler, WarmupDecay) and self._attached:
-            scheduler.set_total_steps(self.trainer.estimated_stepping_batches)
-        return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
-
-    @property
-    def _attached(self) -> bool:
-        """Whether there is a trainer."""
-        try:
-            return self.trainer is not None
-        except RuntimeError:  # Lightning's answer where there is none
-            return False
 
     # Draws
 
     def prepare_step(self, batch: Any, counter: int) -> tuple[Tensor, Condition, NoiseDraw]:
         """The clips, condition and draws of training batch number `counter`: a pure function of these and the seed."""
         return self.replay(batch, counter, *self._share())
-
-    def _share(self) -> tuple[int, int, int]:
-        """This process's rank, the number of processes, and that of batches for a step of the optimizer."""
-        if not self._attached:
-            return 0, 1, 1
-        return self.global_rank, self.trainer.world_size, self.trainer.accumulate_grad_batches
-
-    @staticmethod
-    def _places(count: int, counter: int, rank: int, world: int, parts: int) -> tuple[int, list[int], int]:
-        """The optimizer's step, the places of a batch's clips among all that it is made of, and how many these are.
-
-        The place, not that in one process's share nor in one of several batches, decides what a clip draws.
-        """
-        step, part = divmod(counter, parts)
-        return step, [(part * count + i) * world + rank for i in range(count)], count * world * parts
 
     def replay(
         self, batch: Any, counter: int, rank: int = 0, world: int = 1, parts: int = 1
@@ -204,6 +295,7 @@ class TrainingModule(LightningModule):
 
         `parts` batches are accumulated for a step of the optimizer.
         """
+        batch = self.encoded(batch)
         x = batch.audio
         step, places, total = self._places(len(x), counter, rank, world, parts)
         torch.manual_seed(stream(self.seed, "dropout", counter, rank).initial_seed())
@@ -235,11 +327,6 @@ class TrainingModule(LightningModule):
 
     # Training
 
-    def on_train_start(self) -> None:
-        scheduler = self.lr_schedulers()
-        if isinstance(scheduler, WarmupDecay) and scheduler.notice:
-            self.print(scheduler.notice)
-
     def note_step(self, batch: Any, draw: NoiseDraw, losses: Tensor, buckets: NoiseBuckets) -> None:
         """Log a training step's losses (B,), keep them for callbacks, and show them to a law of times that learns."""
         if self.loss.time.learns:
@@ -247,10 +334,8 @@ class TrainingModule(LightningModule):
         sigma = self.sigma_of(draw)
         buckets.update(losses.detach(), sigma)
         self.last = {"losses": losses.detach(), "sigma": sigma, "index": batch.index}
-        # Not for the progress bar, for which Lightning would read the value at every step, and wait for the GPU.
-        self.log("train/loss", losses.detach().mean(), batch_size=len(losses))
+        self.log_step(losses)
         if is_log_step(self.trainer):
-            self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
             self.log_buckets("train/loss", buckets)
 
     def _observe(self, draw: NoiseDraw, losses: Tensor) -> None:
@@ -266,41 +351,6 @@ class TrainingModule(LightningModule):
 
     # Validation
 
-    @abstractmethod
-    def _evaluate(self, batch: Any, name: str) -> None:
-        """Log the figures of a batch, and add them to the buckets, of a validation ("val") or a test ("test")."""
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self._evaluate(batch, "val")
-
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        self._evaluate(batch, "test")
-
     def _log_evaluation(self, name: str) -> None:
         """Log what the buckets of a validation or a test hold at its end."""
         self.log_buckets(f"{name}/loss", self.buckets[f"{name}_loss"])
-
-    def on_validation_epoch_end(self) -> None:
-        self._log_evaluation("val")
-
-    def on_test_epoch_end(self) -> None:
-        self._log_evaluation("test")
-
-    # Checkpoints
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint[KEY] = {**self.metadata, "kind": self.kind, "batches": self.batches}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # In place: Lightning and its callbacks take the weights from there.
-        renew_checkpoint(checkpoint)
-        if KEY not in checkpoint:
-            raise ValueError("the checkpoint was not written by diffwave-sde: give one from runs/NAME/checkpoints")
-        if self._attached and getattr(self.trainer, "datamodule", None) is not None:
-            match_data(checkpoint[KEY], self.trainer.datamodule)
-        if self._attached and self.trainer.state.fn == "fit":
-            match_callbacks(checkpoint, self.trainer.callbacks)
-        self.batches = checkpoint[KEY]["batches"]
-        if "started_from" in checkpoint[KEY]:  # which a run that goes on is not told again
-            self.metadata["started_from"] = checkpoint[KEY]["started_from"]
-        check_fit(self, checkpoint["state_dict"])

@@ -127,6 +127,25 @@ def test_an_odd_value_of_fit_in_a_file_is_taken_or_named(examples, here):
     hold(examples, st.tuples(st.sampled_from(OPTIONS), odd), law)
 
 
+@pytest.mark.parametrize(
+    ("place", "config"),
+    [
+        ("data.mu", {"data": {"mu": None}}),
+        ("model.guidance.weight", {"model": {"guidance": {"weight": None}}}),
+        ("model.net.kernel", {"model": {"net": {"init_args": {"kernel": None}}}}),
+        ("model.optimizer.lr", {"model": {"optimizer": {"init_args": {"lr": None}}}}),
+    ],
+)
+def test_a_null_where_none_may_be_is_named_however_deep_it_stands(place, config, here):
+    (here / "odd.yaml").write_text(yaml.safe_dump(config))
+    said = outcome(["fit", "--config=odd.yaml", "--data.dataset=nowhere"])
+    assert f"--{place}: null is no value; leave it out (in odd.yaml)" in said
+
+
+def test_a_mapping_in_the_place_of_a_list_is_named(here):
+    assert "odd.yaml" in check(here, "kit", {"format": {"class_path": "os.system"}}, ("format",), "--ckpt=nowhere")
+
+
 @few(2, 100)
 def test_a_key_that_there_is_not_is_named(examples, here):
     def law(case):

@@ -30,15 +30,21 @@ def parsed(file: Path) -> CLI:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(CONFIGS)))
-def test_every_configuration_makes_a_model_that_denoises_or_a_classifier(file):
+def test_every_configuration_makes_a_model_that_denoises_a_classifier_or_an_autoencoder(file):
     cli = parsed(file)
     options = cli.config["fit"]
     module_class = KINDS[cli.kind]
-    _fill(options.model, inputs=_blocks(options.model.sde), **{module_class.class_count: 3})
+    _fill(options.model, inputs=_blocks(options.model.get("sde")), **{module_class.class_count: 3})
     with torch.device("meta"):
         module = build(cli._plain(options)["model"], module_class)
     others = [kind for kind in KINDS if kind in (file.parent.name, file.stem)]
+    others += ["autoencoder"] * (file.stem in ("vae", "vq-vae"))
     assert cli.kind == (others or ["diffusion"])[0]
+    if cli.kind == "autoencoder":
+        assert module.autoencoder.channels == 32
+        assert sum(p.numel() for p in module.autoencoder.parameters()) > 3e5
+        module.configure_optimizers()
+        return
     if cli.kind == "classifier":
         assert module.classifier.classes == 3
         module.configure_optimizers()

@@ -40,6 +40,7 @@ OUTSIDE = {
     "sounds": {"torch", "numpy", "matplotlib"},
     "sde": {"torch", "numpy"},
     "networks": {"torch", "einops"},
+    "autoencoder": {"torch", "auraloss"},
     "parametrization": {"torch"},
     "denoiser": {"torch"},
     "clipping": {"torch"},

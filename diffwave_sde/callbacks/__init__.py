@@ -6,11 +6,12 @@ from diffwave_sde.callbacks.last_checkpoint import LastCheckpoint
 from diffwave_sde.callbacks.likelihood import Likelihood
 from diffwave_sde.callbacks.metric_history import MetricHistory
 from diffwave_sde.callbacks.progress import Progress
+from diffwave_sde.callbacks.reconstruction_logger import ReconstructionLogger
 from diffwave_sde.callbacks.sample_logger import SampleLogger
 from diffwave_sde.callbacks.spikes import SpikeDetector
 from diffwave_sde.callbacks.wandb import Wandb
 
 __all__ = [
-    "EMA", "FrechetScore", "LastCheckpoint", "Likelihood", "MetricHistory", "Progress", "SampleLogger", "SpikeDetector",
-    "Wandb",
+    "EMA", "FrechetScore", "LastCheckpoint", "Likelihood", "MetricHistory", "Progress", "ReconstructionLogger",
+    "SampleLogger", "SpikeDetector", "Wandb",
 ]  # fmt: skip

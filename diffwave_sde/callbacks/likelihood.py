@@ -53,6 +53,10 @@ class Likelihood(AtValidation):
         self.method, self.count, self.batch = method, count, batch
         self.estimator = Proxy(terms) if method == "proxy" else Bound(1, terms)
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if getattr(pl_module, "latents", None) is not None:
+            raise ValueError("callbacks.Likelihood: a model of latents says nothing of how likely a waveform is")
+
     def measure(self, trainer: Trainer, module: LightningModule) -> None:
         began, data = time.monotonic(), trainer.datamodule
         rows = data.splits["validation"][: self.count].tolist()

@@ -49,6 +49,9 @@ class SampleLogger(Callback):
         first: optimizer steps before a first time, sooner than `every`; 0 for none.
     """
 
+    split = "train"
+    """Whose clips stand beside the sounds."""
+
     def __init__(
         self,
         every: int = 1000,
@@ -106,10 +109,10 @@ class SampleLogger(Callback):
 
     def _listen(self, trainer: Trainer, module: LightningModule) -> None:
         began, step = time.monotonic(), trainer.global_step
-        names, classes = classes_of(trainer, module, self.count)
+        names, classes = self._asked(trainer, module)
         rows = [f"{i:02d} {names[classes[i]]}" if classes else f"{i:02d}" for i in range(self.count)]
         title = f"Samples at step {step}"
-        sounds = generate(trainer, module, range(self.count), classes, title, self.sampler, self.batch)
+        sounds = self._make(trainer, module, classes, title)
         with gather_across_ranks(trainer, title):
             if trainer.is_global_zero:
                 with isolate_rng(include_cuda=False):
@@ -119,6 +122,14 @@ class SampleLogger(Callback):
                     trainer,
                     f"step {step}: {self.count} sounds in {seconds:.1f} s, {self._home(trainer) / 'index.html'}",
                 )
+
+    def _asked(self, trainer: Trainer, module: LightningModule) -> tuple[Sequence[str], list[int] | None]:
+        """The names of the classes, and which of them each sound is asked to be; or None."""
+        return classes_of(trainer, module, self.count)
+
+    def _make(self, trainer: Trainer, module: LightningModule, classes: list[int] | None, title: str) -> Tensor:
+        """The sounds (count, T), on every rank."""
+        return generate(trainer, module, range(self.count), classes, title, self.sampler, self.batch)
 
     def _home(self, trainer: Trainer) -> Path:
         return Path(self.folder or trainer.default_root_dir) / "samples"
@@ -154,7 +165,7 @@ class SampleLogger(Callback):
         data = trainer.datamodule
         if not hasattr(data, "store") or not hasattr(data, "splits"):
             return None
-        rows, store = data.splits["train"], data.store
+        rows, store = data.splits[self.split], data.store
         labels = store.label_ids[rows]
         chosen = []
         for i in range(self.count):

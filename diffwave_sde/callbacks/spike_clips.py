@@ -60,7 +60,7 @@ def _clips(folder: Path, record: dict[str, Any], data: Any) -> list[dict[str, st
         for batch in record["batches"]
         for loss, sigma, row, name in zip(
             batch["losses"].float().nan_to_num(torch.inf, torch.inf).tolist(),
-            batch["sigma"].tolist(),
+            batch["sigma"].tolist() if "sigma" in batch else [None] * len(batch["index"]),
             batch["index"].tolist(),
             batch.get("names") or [""] * len(batch["index"]),
             strict=True,
@@ -73,6 +73,11 @@ def _clips(folder: Path, record: dict[str, Any], data: Any) -> list[dict[str, st
     titles = [f"{k} {Path(name).stem or f'row {row}'}" for k, (_, _, row, name) in enumerate(worst)]
     files = page.write_sounds(folder, titles, waves, getattr(data, "rate", audio.RATE))
     return [
-        {"file": file.name, "told": f"{name or f'row {row}'}: loss {loss:.4g} at σ = {sigma:.3g}"}
+        {"file": file.name, "told": f"{name or f'row {row}'}: loss {loss:.4g}" + _at(sigma)}
         for file, (loss, sigma, row, name) in zip(files, worst, strict=True)
     ]
+
+
+def _at(sigma: float | None) -> str:
+    """Where the loss was taken; an autoencoder's is of no noise level."""
+    return "" if sigma is None else f" at σ = {sigma:.3g}"

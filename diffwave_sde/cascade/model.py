@@ -92,7 +92,7 @@ class CascadeModel(SoundModel):
         self.stages = nn.ModuleList([Denoiser(base, sde), *(StageDenoiser(net, sde) for net in nets[1:])])
         self.register_buffer("steps_trained", torch.zeros(len(nets), dtype=torch.long))
         self.sampler, self.guidance, self.seed = sampler or DefaultSampler(), guidance, seed
-        self.handover, self.classifier = handover or Handover(), None
+        self.handover, self.classifier, self.latents = handover or Handover(), None, None
 
     # What a model has (`model.SoundModel`)
 

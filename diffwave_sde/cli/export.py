@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
 from diffwave_sde import checkpoint
@@ -62,11 +62,27 @@ def run(argv: list[str]) -> None:
         evaluation=None if config.evaluation is None else Path(config.evaluation),
         **{name: config[name] for name in ("format", "dtype", "length", "licence", "command", "overwrite")},
     )
-    kind = KINDS[checkpoint.kind_of(checkpoint.find(config.ckpt))]
-    model = checkpoint.load(config.ckpt, kind=kind, weak=config.weak, cascade=True)  # the card tells its loss
+    what = checkpoint.kind_of(checkpoint.find(config.ckpt))
+    if what == checkpoint.AUTOENCODER:
+        return _autoencoder(export, config)
+    kind = KINDS[what]
+    # As it was trained: the card tells its loss.
+    model = checkpoint.load(config.ckpt, kind=kind, weak=config.weak, cascade=True, latent=True)
     guidance = guidance_options.resolve_guidance(model, config)
     said = guidance_options.explicit_options(config)  # without any the recipe keeps the model's own, as it was written
     runs.writable(export.out.resolve().parent)
     with Console(stderr=True).status(f"writing {export.form.file}"):
         file = export.write(model, guidance if said else None, config.weak)
-    print(f"{file}: {export.size(export.out)}, step {model.step:,}; {RECIPE} and {CARD} are beside it")
+    _tell(file, export, model.step)
+
+
+def _autoencoder(export: Export, config: Namespace) -> None:
+    if config.weak or guidance_options.explicit_options(config):
+        raise ValueError(f"{config.ckpt} is of an autoencoder, which nothing guides: leave --guidance and --weak out")
+    model = checkpoint.load_autoencoder(config.ckpt)
+    runs.writable(export.out.resolve().parent)
+    _tell(export.write_autoencoder(model), export, model.step)
+
+
+def _tell(file: Path, export: Export, step: int) -> None:
+    print(f"{file}: {export.size(export.out)}, step {step:,}; {RECIPE} and {CARD} are beside it")

@@ -1,7 +1,7 @@
 """`fit`, `validate`, `test` and `predict`: Lightning's command line, with a network that fits the machine.
 
-It trains models of sounds, of one network or in stages, and classifiers: `--kind`, or a YAML file that says so, or the
-checkpoint that is gone on with, tells which.
+It trains models of sounds, of one network or in stages, classifiers and autoencoders: `--kind`, or a YAML file that
+says so, or the checkpoint that is gone on with, tells which.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import logging
 import os
 import re
 import signal
-import typing
 import warnings
 from pathlib import Path
 from typing import Any, Literal
@@ -35,11 +34,13 @@ from diffwave_sde import (  # noqa: F401  callbacks and distillation are values 
     trust,
 )
 from diffwave_sde.atomic import atomic_write
+from diffwave_sde.autoencoder_module import AutoencoderModule
 from diffwave_sde.callbacks.last_checkpoint import interrupted
 from diffwave_sde.cascade_module import CascadeModule
 from diffwave_sde.classifier_module import ClassifierModule
 from diffwave_sde.cli import loggers, runs
 from diffwave_sde.cli.classes import class_of
+from diffwave_sde.cli.nulls import refuse_nulls
 from diffwave_sde.cli.path_options import expand_options, expanded
 from diffwave_sde.compatibility import renew_arguments
 from diffwave_sde.data.module import AudioDataModule
@@ -48,10 +49,10 @@ from diffwave_sde.machine import bfloat16_is_fast
 from diffwave_sde.module import DiffusionModule
 from diffwave_sde.names import listed
 from diffwave_sde.resume import match_data
-from diffwave_sde.training import TrainingModule
+from diffwave_sde.training import BaseTrainingModule
 
-KINDS: dict[str, type[TrainingModule]] = {
-    module.kind: module for module in (DiffusionModule, ClassifierModule, CascadeModule)
+KINDS: dict[str, type[BaseTrainingModule]] = {
+    module.kind: module for module in (DiffusionModule, ClassifierModule, CascadeModule, AutoencoderModule)
 }
 """What can be trained."""
 
@@ -130,15 +131,6 @@ def kind_asked(argv: list[str]) -> str:
     return kind if kind in KINDS else "diffusion"  # the parser tells which there are
 
 
-def _refuse_nulls(part: str, kind: type, given: Namespace) -> None:
-    """Raise a ValueError of one line where an option of a class is null and cannot be: jsonargparse lets all pass."""
-    types = typing.get_type_hints(kind.__init__)
-    for name, known in inspect.signature(kind.__init__).parameters.items():
-        takes = name not in types or type(None) in typing.get_args(types[name])
-        if given.get(name, known.default) is None and known.default is not None and not takes:
-            raise ValueError(f"--{part}.{name}: null is no value; leave it out for the default")
-
-
 class OtherKind(ValueError):
     """What is to be trained is of another kind than the parser was made for.
 
@@ -199,8 +191,9 @@ class CLI(LightningCLI):
             "--kind",
             type=Literal[tuple(KINDS)],
             default="diffusion",
-            help="what is trained: diffusion, a model of sounds; cascade, one in stages of rising rate; or classifier, "
-            "what tells noised sounds apart, for classifier guidance (its options: --kind classifier --help)",
+            help="what is trained: diffusion, a model of sounds; cascade, one in stages of rising rate; classifier, "
+            "what tells noised sounds apart, for classifier guidance; or autoencoder, by whose latents a model may be "
+            "one of latents (their options: --kind classifier --help)",
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -214,6 +207,7 @@ class CLI(LightningCLI):
         self.name = runs.run_name(options.name) if options.name else runs.name_of(options.data.dataset) + ending
         self.folder: Path | None = None
         self.teacher: str | None = None
+        self.latent: checkpoint.LoadedAutoencoder | None = None
         self.start: Start | None = None
         if options.init and options.ckpt_path:
             raise ValueError(
@@ -242,6 +236,7 @@ class CLI(LightningCLI):
             options.ckpt_path = str(requeued)
         if not options.ckpt_path:
             self._follow_teacher(parser)
+            self._follow_latent(parser)
             return
         ckpt = runs.resolve(options.ckpt_path, self.name, self.kind)
         if (kind := checkpoint.kind_of(ckpt)) != self.kind:
@@ -252,12 +247,18 @@ class CLI(LightningCLI):
             # An earlier version may have written its configuration.
             self.argv = renew_arguments([self.verb, *_configs(self.folder / "config.yaml"), *self.rest])
             self.config = expand_options(parser.parse_args(self.argv))
+            own = checkpoint.read(ckpt)[checkpoint.KEY].get("config", {}).get("model", {}).get("latent")
+            if (said := self.config[self.verb].model.get("latent")) != own:
+                raise ValueError(
+                    f"--model.latent {said}: {ckpt} holds the autoencoder that it goes on with; leave it out"
+                )
         self.config[self.verb].ckpt_path = str(ckpt)
 
     def _follow_teacher(self, parser: LightningArgumentParser) -> None:
         """If the loss has a teacher, let its network, process and clips stand in for the project's defaults."""
         loss = self.config[self.verb].model.loss
-        self.teacher = loss.init_args.get("teacher") if self.verb == "fit" and loss is not None else None
+        teaches = self.verb == "fit" and loss is not None
+        self.teacher = (loss.get("init_args") or {}).get("teacher") if teaches else None
         if self.teacher is None:
             return
         recipe = checkpoint.read(checkpoint.find(self.teacher))[checkpoint.KEY]
@@ -271,13 +272,38 @@ class CLI(LightningCLI):
         }
         if isinstance(loss.init_args.get("guidance"), (list, tuple)):
             student["model"]["net"].setdefault("init_args", {})["guidance"] = True
+        self._stand_in(parser, student)
+
+    def _follow_latent(self, parser: LightningArgumentParser) -> None:
+        """If the model is to be one of latents, let their autoencoder stand in, and a front end that takes them."""
+        path = self.config[self.verb].model.get("latent")
+        if path is None:
+            return
+        if self.start is not None or self.teacher is not None:
+            other = "--init" if self.start is not None else "--model.loss.teacher"
+            raise ValueError(f"--model.latent {path} and {other} do not go together yet: give only one of them")
+        try:
+            self.latent = loaded = checkpoint.load_autoencoder(path)
+        except (OSError, ValueError) as error:
+            raise type(error)(f"--model.latent: {error}") from None
+        one = loaded.module
+        found = checkpoint.read(loaded.path)[checkpoint.KEY]["config"]["model"]["autoencoder"]
+        front = {"class_path": "Fold", "init_args": {"bands": one.channels, "samples": one.ratio}}
+        net = self.config[self.verb].model.net
+        folded = {"class_path": net.class_path, "init_args": {"front": front}}
+        model = {"autoencoder": found, **({"net": folded} if "front" in net.init_args else {})}
+        # Sounds as the autoencoder knows them, unless one says otherwise.
+        self._stand_in(parser, {"model": model, "data": {"mu": loaded.mu, "length": loaded.length}})
+
+    def _stand_in(self, parser: LightningArgumentParser, options: dict[str, Any]) -> None:
+        """Let options come after the defaults, and before those of the command line."""
         defaults = self.argv[: len(self.argv) - len(self.rest)]
-        self.argv = [*defaults, "--config", yaml.safe_dump(student), *self.rest]
+        self.argv = [*defaults, "--config", yaml.safe_dump(options), *self.rest]
         self.config = expand_options(parser.parse_args(self.argv))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer; what its options cannot be is an error of one line."""
-        _refuse_nulls("trainer", Trainer, self.config[self.verb].trainer)
+        refuse_nulls("trainer", Trainer, self.config[self.verb].trainer)
         try:
             return super().instantiate_trainer(**kwargs)
         except (TypeError, KeyError, AttributeError, OverflowError) as error:
@@ -285,10 +311,11 @@ class CLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         options = self.config[self.verb]
-        _refuse_nulls("data", AudioDataModule, options.data)
+        refuse_nulls("data", AudioDataModule, options.data)
+        refuse_nulls("model", KINDS[self.kind], options.model)
         data = AudioDataModule(**vars(options.data.clone()))
         # Made once for its complaints, before an hour goes into a store that a mistyped model will not use.
-        _fill(options.model, inputs=_blocks(options.model.sde))
+        _fill(options.model, inputs=_blocks(options.model.get("sde")))
         trial = options.clone()
         if self.start is not None:
             _fill(trial.model, classes=len(self.start.labels))
@@ -325,7 +352,7 @@ class CLI(LightningCLI):
         self.labels = data.labels
         if self.verb == "fit":
             (network, *_) = (net.get("class_path", "network").rsplit(".", 1)[-1] for net in _networks(options.model))
-            count = sum(p.numel() for part in model.trained for p in part.net.parameters())
+            count = sum(p.numel() for part in model.networks for p in part.parameters())
             last = default_files(self.kind)[-1].relative_to(CONFIGS) if self.start is None else "init.yaml"
             rank_zero_info(
                 f"{'CUDA GPU' if torch.cuda.is_available() else 'No CUDA GPU'}: defaults of "
@@ -343,6 +370,9 @@ class CLI(LightningCLI):
         if self.teacher is not None:
             match_data(checkpoint.read(checkpoint.find(self.teacher))[checkpoint.KEY], data)
             self.labels = data.labels
+        if self.latent is not None:
+            self.latent.check(data)
+            self.latent.fill(self.model.latents.autoencoder)
         self.model.metadata = {
             "config": {"model": dump["model"], "data": dump["data"]},
             "labels": list(self.labels),
@@ -362,6 +392,7 @@ def run(argv: list[str]) -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
     warnings.filterwarnings("ignore", message=".*torch.jit.script.*")
+    warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # a model's autoencoder
     warnings.filterwarnings("ignore", message=".*not supported by the model summary.*")
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
@@ -435,8 +466,8 @@ def _fill(model: Namespace, **values: int) -> None:
 
 
 def _networks(model: Namespace) -> list[Namespace]:
-    """The networks of a model: that of a single one and its weak one, or those of the stages of a cascade."""
-    return [net for name in ("net", "weak", *cascade.NAMES) if (net := model.get(name)) is not None]
+    """The networks of a model: that of a single one and its weak one, the stages of a cascade, or an autoencoder."""
+    return [net for name in ("net", "weak", *cascade.NAMES, "autoencoder") if (net := model.get(name)) is not None]
 
 
 def _place(options: Namespace, folder: Path) -> None:

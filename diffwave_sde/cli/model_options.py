@@ -57,12 +57,13 @@ def add_output(p: ArgumentParser) -> None:
     p.add_argument("--device", type=Device, default="auto", help="where to compute; auto is a CUDA GPU if there is one")
 
 
-def load(config: Namespace, purpose: str, cascade: bool = False) -> checkpoint.LoadedModel:
+def load(config: Namespace, purpose: str, cascade: bool = False, latent: bool = False) -> checkpoint.LoadedModel:
     """The model that the options ask for, with the guidance that it is to have.
 
     Args:
         purpose: what it is wanted for, for a complaint.
         cascade: whether a cascade will do.
+        latent: whether a model of latents will do.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -73,7 +74,7 @@ def load(config: Namespace, purpose: str, cascade: bool = False) -> checkpoint.L
     ckpt = runs.given_or_newest(config.ckpt, purpose)
     where = device(config.device)
     model = checkpoint.load(
-        ckpt, config.weights, where, weak=config.weak, classifier=config.classifier, cascade=cascade
+        ckpt, config.weights, where, weak=config.weak, classifier=config.classifier, cascade=cascade, latent=latent
     )
     model.module.guidance = guidance_options.resolve_guidance(model, config)
     _check_steps(model, config.get("sampler"))

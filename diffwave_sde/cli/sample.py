@@ -45,7 +45,7 @@ def make(config: Namespace, model: checkpoint.LoadedModel | None = None, held: H
             if config[option]:
                 raise ValueError(f"--{option}: with --audio sounds are as long as the track; leave it out")
     sampler = parser().instantiate_classes(config).sampler
-    model = model or model_options.load(config, "sample from", cascade=True)
+    model = model or model_options.load(config, "sample from", cascade=True, latent=True)
     cascade_options.apply(model, config)
     if held is None:
         label = model_options.labels(model, config.n, config.label)

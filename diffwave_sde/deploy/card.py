@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from diffwave_sde.checkpoint import RECIPE, LoadedModel
+from diffwave_sde.checkpoint import RECIPE, LoadedAutoencoder, LoadedModel
 from diffwave_sde.metrics import report
 from diffwave_sde.names import listed
 
@@ -31,6 +31,9 @@ def facts(model: LoadedModel, recipe: dict[str, Any]) -> Iterator[tuple[str, str
     companding = f"companded by mu-law, mu = {model.mu:g}" if model.mu else "not companded"
     seconds = f"{model.length:,} samples ({model.length / model.rate:.3f} s)"
     yield "sounds", f"mono, {model.rate:,} Hz, {seconds}, {companding}"
+    if module.latents is not None:
+        one = module.latents.autoencoder
+        yield "latents", f"{type(one).__name__}, {one.channels} numbers for {one.ratio} samples; the file holds it too"
     yield "process", type(module.denoiser.sde).__name__
     yield "parametrization", type(module.denoiser.parametrization).__name__
     yield "loss", f"{type(module.loss).__name__}, {type(module.loss.weight).__name__}"
@@ -59,6 +62,28 @@ def card(name: str, model: LoadedModel, use: str, rows: Iterable[tuple[str, str]
     return (
         f"# {name}\n\nA diffusion model of short sounds{classes}. {RECIPE} tells all that it was made with.\n\n"
         f"{use.replace('{name}', name)}\n\n" + _table(("", ""), rows)
+    )
+
+
+def autoencoder_facts(model: LoadedAutoencoder, recipe: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What an autoencoder is: the name of each fact, and the fact."""
+    one = model.module
+    yield "data set", recipe["config"]["data"].get("dataset", "not told")
+    yield "sounds", f"mono, {model.rate:,} Hz, {model.length:,} samples ({model.length / model.rate:.3f} s)"
+    yield "latents", f"{one.channels} numbers for {one.ratio} samples"
+    if one.codes:
+        yield "codebooks", f"{len(one.codes)} of {one.codes[0]:,} codes; {one.bitrate(model.rate) / 1000:.3g} kbit/s"
+    yield "trained", f"{model.step:,} steps"
+    yield "version", f"diffwave-sde {recipe.get('version', 'unknown')}"
+    yield "weights", f"{sum(p.numel() for p in one.parameters()):,}, averaged over the training"
+
+
+def autoencoder_card(name: str, model: LoadedAutoencoder, rows: Iterable[tuple[str, str]]) -> str:
+    """The page of an autoencoder, in Markdown."""
+    use = f"```sh\ndiffwave-sde fit --config configs/experiment/latent.yaml --model.latent={name}\n```"
+    return (
+        f"# {name}\n\nAn autoencoder of short sounds: {_markdown(listed(model.labels))}. {RECIPE} tells all that it "
+        f"was made with.\n\n{use}\n\n" + _table(("", ""), rows)
     )
 
 

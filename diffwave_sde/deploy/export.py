@@ -10,15 +10,17 @@ Nothing of this machine goes along: no path, and of the training no more than ho
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from diffwave_sde import checkpoint
 from diffwave_sde.atomic import atomic_folder
-from diffwave_sde.checkpoint import RECIPE, WEIGHTS, LoadedModel
+from diffwave_sde.checkpoint import RECIPE, WEIGHTS, LoadedAutoencoder, LoadedModel
 from diffwave_sde.deploy import card
 from diffwave_sde.deploy.formats import FORMATS, NUMBERS, SCRIPT, Format
 from diffwave_sde.deploy.recipe import portable
@@ -113,20 +115,44 @@ class Export:
         if guidance is not None:
             model.module.guidance = guidance
             recipe["config"]["model"]["guidance"] = asdict(guidance)
+        both = "; both are one model, which `diffwave-sde sample` takes" if self.form.file == WEIGHTS else ""
+        page = partial(card.card, self.out.resolve().name, model, self.form.use)
+        return self._write(model, recipe, both, card.facts(model, recipe), page)
+
+    def write_autoencoder(self, model: LoadedAutoencoder) -> Path:
+        """Write the folder of an autoencoder, which `--model.latent` takes; the file of its weights.
+
+        Raises:
+            ValueError: if the format is none for an autoencoder.
+            OSError: if the folder cannot be written.
+        """
+        if self.form.file != WEIGHTS:
+            raise ValueError(f"--format {self.format}: {model.path} is of an autoencoder; leave --format out")
+        recipe = portable(checkpoint.read(model.path)[KEY], model)
+        both = "; both are one autoencoder, which `diffwave-sde fit --model.latent` takes"
+        page = partial(card.autoencoder_card, self.out.resolve().name, model)
+        return self._write(model, recipe, both, card.autoencoder_facts(model, recipe), page)
+
+    def _write(
+        self,
+        model: LoadedModel | LoadedAutoencoder,
+        recipe: dict[str, Any],
+        what: str,
+        facts: Iterable[tuple[str, str]],
+        page: Callable[[Iterable[tuple[str, str]]], str],
+    ) -> Path:
         with atomic_folder(self.out) as folder:
             self.form.save(model, folder, self.numbers, self.length or model.length)
-            both = "; both are one model, which `diffwave-sde sample` takes" if self.form.file == WEIGHTS else ""
-            head = f"# What {self.form.file} is{both}.\n"
+            head = f"# What {self.form.file} is{what}.\n"
             text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
             (folder / RECIPE).write_text(head + text, encoding="utf-8")
-            rows = [*card.facts(model, recipe), ("size", self.size(folder)), ("licence", self._licence(model))]
+            rows = [*facts, ("size", self.size(folder)), ("licence", self._licence(model))]
             if self.command:
                 rows.append(("trained by", f"`{self.command}`"))
-            page = card.card(self.out.resolve().name, model, self.form.use, rows) + self.figures
-            (folder / CARD).write_text(page, encoding="utf-8")
+            (folder / CARD).write_text(page(rows) + self.figures, encoding="utf-8")
         return self.out / self.form.file
 
-    def _licence(self, model: LoadedModel) -> str:
+    def _licence(self, model: LoadedModel | LoadedAutoencoder) -> str:
         return self.licence or checkpoint.licence(model.path) or "not stated"
 
     def size(self, folder: Path) -> str:

@@ -54,6 +54,11 @@ def _save_graphs(
             f"{model.path} is of a cascade of {len(stages)} stages, and a graph holds one network: leave --format out, "
             "which is safetensors"
         )
+    if module.latents is not None:
+        raise ValueError(
+            f"{model.path} is a model of latents, and a graph holds one network: leave --format out, which is "
+            "safetensors"
+        )
     guidance = module.guided()
     weight = guidance.weight if guidance else 1.0
     save(module.denoiser, length, folder / name, weight)

@@ -119,7 +119,7 @@ class Encoder(nn.Module):
         if self.compress:
             views.append(compressed(coefficients.float() * relative_gain(noise)).to(coefficients.dtype))
         if self.position:
-            place = position_features(frames, self.front.hop, self.position, coefficients)
+            place = position_features(frames, self.front.period, self.position, coefficients)
             views.append(place.expand(u.shape[0], -1, -1))
         x = self.stem(functional.pad(torch.cat(views, 1), (0, -frames % self.stride)))
         embedding = self.embed(noise, None)

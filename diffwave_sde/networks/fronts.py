@@ -20,10 +20,17 @@ class Front(nn.Module, ABC):
 
     bands: coefficients per channel and frame.
     hop: samples between frames.
+    period: the same of the sound, where what comes in are the numbers of its latent.
+    plain: whether a frame holds the numbers that come in as they are, in their order.
     """
 
     bands: int = 1
     hop: int = 1
+    plain: bool = False
+
+    @property
+    def period(self) -> int:
+        return self.hop
 
     @abstractmethod
     def coarser(self, factor: int, lowest: int | None = None) -> Front:
@@ -41,6 +48,8 @@ class Front(nn.Module, ABC):
 class Waveform(Front):
     """The samples themselves."""
 
+    plain = True
+
     def coarser(self, factor: int, lowest: int | None = None) -> Front:
         return MDCT(factor, lowest=lowest)
 
@@ -49,6 +58,40 @@ class Waveform(Front):
 
     def synthesise(self, y: Tensor) -> Tensor:
         return y
+
+
+class Fold(Front):
+    """So many numbers in a row are a frame: the channels of a latent, which lie in one sequence frame after frame.
+
+    Args:
+        bands: numbers of a frame.
+        samples: of the sound, that a frame stands for; null for as many as numbers.
+    """
+
+    plain = True
+
+    def __init__(self, bands: int = 32, samples: int | None = None):
+        super().__init__()
+        if bands < 1 or (samples is not None and samples < 1):
+            raise ValueError(f"bands = {bands} and samples = {samples} of a frame must be at least 1")
+        self.bands = self.hop = bands
+        self.samples = samples
+
+    @property
+    def period(self) -> int:
+        return self.samples or self.hop
+
+    def coarser(self, factor: int, lowest: int | None = None) -> Fold:
+        if lowest is not None:
+            raise ValueError(f"lowest = {lowest}: the numbers of a latent are in no order; set lowest to null")
+        return Fold(self.bands * factor, self.period * factor)
+
+    def analyse(self, x: Tensor) -> Tensor:
+        frames = x.unflatten(-1, (-1, self.bands))  # (B, C, frames, bands)
+        return frames.mT.flatten(1, 2)
+
+    def synthesise(self, y: Tensor) -> Tensor:
+        return y.mT.reshape(y.shape[0], 1, -1)
 
 
 def _sine(bands: int) -> Tensor:

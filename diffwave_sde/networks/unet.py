@@ -308,7 +308,7 @@ class UNet(Network):
             if self.circular:
                 place = circular_features(seen, self.position, coefficients)
             else:
-                place = position_features(seen, self.front.hop, self.position, coefficients)
+                place = position_features(seen, self.front.period, self.position, coefficients)
             views.append(place.expand(u.shape[0], -1, -1))
         views = torch.cat(views, 1)
         return functional.pad(views, (0, frames - views.shape[-1]))
@@ -347,7 +347,7 @@ class UNet(Network):
         x = through(self.mid_in, x)
         if self.cross is not None and context is not None and context.shape[-1]:
             context = context.to(views)
-            hop = self.front.hop * self.stride
+            hop = self.front.period * self.stride
             x = self.cross(x, hop, self.hear(context), self.hear.hop, presence(context))
         for mix in self.mix:
             x = mix(x)

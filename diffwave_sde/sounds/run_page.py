@@ -75,7 +75,7 @@ def write(run: Path, path: Path | None = None, embed: bool = False, steps: int |
     if (home / TEACHER).is_dir():
         note += " The column “teacher” holds what the student's teacher makes of the noise."
     if (home / DATA).is_dir() and columns:
-        note += " The column “data” holds training clips of that class, for comparison."
+        note += " The column “data” holds clips of that class, for comparison."
     below = figures_section(figures), _spikes_section(home, SENT if embed else None)
     sections = [part for part in below if part is not None]
     title = f"{run.resolve().name}: {'sounds during ' if columns else ''}training"
