@@ -87,6 +87,7 @@ class CascadeModule(CascadeModel, TrainingModule):
         self.measure, self.compile_net, self.label_dropout = False, compile, label_dropout
         self.active = [k for k, name in enumerate(self.names) if not train or name in train]
         self.start = list(start or ())
+        self._not_taken: Exception | None = None
         for k, stage in enumerate(self.stages):
             stage.net.requires_grad_(k in self.active)
         self.buckets = nn.ModuleDict({f"{name}_loss": NoiseBuckets() for name in ("train", "val", "test")})
@@ -116,12 +117,18 @@ class CascadeModule(CascadeModel, TrainingModule):
                 f"{data.length // whole * whole or whole}"
             )
         self.measure_bands(data.subsample(512), data.length)
-        if self.trainer.ckpt_path:
-            return  # whose stages are all in the checkpoint
-        for path in self.start:
-            self._take_stages(path)
+        try:
+            for path in self.start:
+                self._take_stages(path)
+        except (FileNotFoundError, ValueError) as error:  # a run that goes on has all stages in its checkpoint
+            self._not_taken = error
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
         # Sounds are made during training, by all stages up to the last that is trained.
         before = [name for name in self.names[: self.active[0]] if name in self.missing]
+        if before and self._not_taken is not None:
+            raise self._not_taken
         if before:
             raise ValueError(
                 f"the stage {self.names[self.active[0]]} goes by {before[-1]}, which was never trained: add "

@@ -23,7 +23,6 @@ from diffwave_sde import audio, names, parts
 from diffwave_sde.cascade import CascadeModel
 from diffwave_sde.checkpoint import LoadedModel
 from diffwave_sde.clipping import CLIPS
-from diffwave_sde.denoiser import BaseDenoiser
 from diffwave_sde.drafts import Draft
 from diffwave_sde.looping import Looped
 from diffwave_sde.model import Mixes
@@ -195,7 +194,7 @@ def make_sounds(
     folder = SoundFolder(Path(out), facts, note, subtype)
     wrap = CLIPS.get(clip)
     if loop:
-        wrap = Looped if wrap is None else partial(_both, Looped, wrap)
+        wrap = Looped if wrap is None else parts.nested(Looped, wrap)
     sample = partial(module.sample, sampler=sampler, wrap=wrap, mixes=label.mixes)
     if draft is not None:
         sample = partial(draft.sample, model, sampler, wrap, label.mixes)
@@ -235,11 +234,6 @@ def make_sounds(
     if contexts is not None:
         folder.add_context(range(len(label.names)), contexts, model.rate)
     return folder, filled
-
-
-def _both(outer: Callable, inner: Callable, denoiser: BaseDenoiser) -> BaseDenoiser:
-    """A denoiser in two wrappers."""
-    return outer(inner(denoiser))
 
 
 def add_neighbours(folder: SoundFolder, index: Index, numbers: Sequence[int]) -> list[Neighbour]:

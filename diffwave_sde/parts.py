@@ -100,7 +100,7 @@ def make(
         if track.known and places[0]:
             last = made[parts, [w - 1 for w in places], track.hop : track.hop + track.known]
             start = beginning(audio.compress(last, model.mu)[:, None], track.joined == "posterior", iterations, damping)
-            around = start if wrap is None else _both(wrap, start)
+            around = start if wrap is None else nested(start, wrap)
         # The first window has the noise of a sound without a track; the others have their own.
         generators = model.module.generators([numbers[i] + w * STRIDE for i, w in some], seed)
         x = model.module.sample(
@@ -118,8 +118,9 @@ def make(
     return torch.stack([track.join(part) for part in made])
 
 
-def _both(first: Wrap, second: Wrap) -> Wrap:
-    return lambda denoiser: second(first(denoiser))
+def nested(outer: Wrap, inner: Wrap) -> Wrap:
+    """A denoiser in two wrappers."""
+    return lambda denoiser: outer(inner(denoiser))
 
 
 def _share(progress: Progress | None, done: int, more: int, total: int) -> Progress | None:

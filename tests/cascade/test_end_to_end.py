@@ -1,5 +1,7 @@
 """A cascade on the command line: trained, heard, given away, and refused in one line where it will not do."""
 
+import shutil
+
 import pytest
 import torch
 import yaml
@@ -71,6 +73,15 @@ def test_stages_are_trained_one_by_one_and_others_stay_as_they_were(here):
                     strict=True)] for k in (0, 1))  # fmt: skip
     assert all(kept)
     assert not all(moved)
+
+
+def test_a_run_goes_on_without_the_run_that_it_started_from(here):
+    shutil.copytree(here / "runs" / "low", here / "runs" / "gone")
+    fit("--name=after", "--model.train=[middle]", "--model.start=[runs/gone]")
+    shutil.rmtree(here / "runs" / "gone")
+    main(["fit", "--ckpt_path=runs/after", "--trainer.max_steps=4"])
+    after = checkpoint.load("runs/after", cascade=True, complete=False).module
+    assert after.steps_trained.tolist() == [2, 4, 0]
 
 
 def test_a_sound_is_changed_by_all_stages(here):

@@ -53,10 +53,10 @@ def test_each_operation_goes_with_the_track_and_again(run, files, tmp_path, oper
     options = [*given, *OPERATIONS[operation]]
     went = edit(run, tmp_path / "with", operation, *options, "--audio", files / "track.wav")
     alone = edit(run, tmp_path / "without", operation, *options)
-    quiet = edit(run, tmp_path / "quiet", operation, *options, "--audio", files / "quiet.wav")
     assert max(float((a - b).abs().max()) for a, b in zip(went, alone, strict=True)) > 1e-4
-    for a, b in zip(quiet, alone, strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+    if operation == "vary":
+        quiet = edit(run, tmp_path / "quiet", operation, *options, "--audio", files / "quiet.wav")
+        torch.testing.assert_close(quiet, alone, rtol=0, atol=1e-5)
     main(["edit", "again", str(tmp_path / "with"), "--out", str(tmp_path / "again")])
     for one in json.loads((tmp_path / "with" / "edit.json").read_text())["results"]:
         assert (tmp_path / "again" / one["file"]).read_bytes() == (tmp_path / "with" / one["file"]).read_bytes()
@@ -68,7 +68,7 @@ def test_latents_lead_back_with_their_track_alone(run, files, tmp_path, monkeypa
     track.write_bytes((files / "track.wav").read_bytes())
     main([
         "edit", "encode", str(files / "part.wav"), "--ckpt", str(run), "--audio", "track.wav", "--device", "cpu",
-        "--sampler", "DDIM", "--sampler.steps", "20",
+        "--sampler", "DDIM", "--sampler.steps", "6",
     ])  # fmt: skip
     main(["edit", "decode", "part.latents.safetensors", "--out", "back", "--device", "cpu"])
     part, back = (audio.decode(path)[0] for path in (files / "part.wav", tmp_path / "back" / "000-decode.wav"))
