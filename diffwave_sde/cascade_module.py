@@ -125,10 +125,10 @@ class CascadeModule(CascadeModel, TrainingModule):
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
+        if self._not_taken is not None and not self.batches:
+            raise self._not_taken
         # Sounds are made during training, by all stages up to the last that is trained.
         before = [name for name in self.names[: self.active[0]] if name in self.missing]
-        if before and self._not_taken is not None:
-            raise self._not_taken
         if before:
             raise ValueError(
                 f"the stage {self.names[self.active[0]]} goes by {before[-1]}, which was never trained: add "
