@@ -407,8 +407,7 @@ def _check_latent(path: Path, wanted: bool, weak: str | Path | None, classifier:
     """Raise a ValueError of one line where a model of latents will not do."""
     if not wanted:
         raise ValueError(
-            f"{path} is a model of latents, which `sample`, `evaluate` and `export` take and nothing else yet: give a "
-            "model of waveforms here"
+            f"{path} is a model of latents, which cannot be taken here yet: give a model of waveforms here"
         )
     for name, value in {"weak": weak, "classifier": classifier}.items():
         if value is not None:

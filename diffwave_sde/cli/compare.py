@@ -91,7 +91,7 @@ def make(config: Namespace) -> Path:
 
 def _entry(text: str, where: str) -> Entry:
     path = checkpoint.find(text)
-    model = checkpoint.load(path, device=where, cascade=True)
+    model = checkpoint.load(path, device=where, cascade=True, latent=True)
     folder = runs.folder_of(path)
     name = folder.resolve().name if folder else path.resolve().parent.name if checkpoint.is_export(path) else path.stem
     # As `evaluate` leaves it, of this checkpoint; the newest where there are several.

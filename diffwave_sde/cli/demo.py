@@ -32,7 +32,7 @@ def prepare(config: Namespace):
     if importlib.util.find_spec("gradio") is None:
         raise ValueError("the page needs Gradio: `make demo` installs it, or pip install -c constraints.txt '.[demo]'")
     sampler = parser().instantiate_classes(config).sampler
-    model = model_options.load(config, "play with", cascade=True)
+    model = model_options.load(config, "play with", cascade=True, latent=True)
     from diffwave_sde.demo import server  # with Gradio, which takes two seconds to import
     from diffwave_sde.demo.start import cache_folder, starting_kit
     from diffwave_sde.demo.studio import Studio

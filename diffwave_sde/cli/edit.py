@@ -104,7 +104,7 @@ def make(name: str, config: Namespace) -> Path | None:
     if name == "decode":
         config = _as_encoded(config)
     sampler = parser("encode" if name == "decode" else name).instantiate_classes(config).sampler
-    model = model_options.load(config, "edit with", cascade=True)
+    model = model_options.load(config, "edit with", cascade=True, latent=True)
     text = config.label
     if text is None and name != "decode":
         text = _class_by_name(model, paths[0])

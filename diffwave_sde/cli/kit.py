@@ -71,7 +71,7 @@ def make(config: Namespace, named: dict[str, int] | None = None) -> Path:
         raise ValueError(f"--{error}") from None
     wanted = _wanted(config.sounds, named or {})
     sampler = parser().instantiate_classes(config).sampler
-    model = model_options.load(config, "make a kit with", cascade=True)
+    model = model_options.load(config, "make a kit with", cascade=True, latent=True)
     asked = _asked(model, wanted, named or {}, config)
     source = Source(model, sampler, config.seed, config.length, config.clip, config.batch_size, config.licence)
     if config.watch is not None:

@@ -237,7 +237,7 @@ class Editor:
         """The states (1, S, 1, T) at t_max that the probability flow leads to x (T,) from."""
         return encode(
             self._denoiser(None),
-            self._companded(x)[None, None].to(self._device),
+            self._coded(self._companded(x)[None, None].to(self._device)),
             self.flow(),
             self._condition(1),
             iterations,
@@ -248,7 +248,7 @@ class Editor:
     def decode(self, u: Tensor) -> Tensor:
         """The sounds (n, T) that states (n, S, 1, T) at t_max lead to."""
         x = decode(self._denoiser(None), u.to(self._device), self.flow(), self._condition(len(u)), self.progress)
-        return self._expanded(x)
+        return self._expanded(self._sounded(x, self.model.length))
 
     # Repairs
 
@@ -307,10 +307,18 @@ class Editor:
 
     def _noised(self, x: Tensor, t: float, generators: list[torch.Generator], shared: bool = False) -> Tensor:
         """States (n, S, 1, T) at t of companded sounds x (n, 1, T)."""
-        count = 1 if shared else len(x)
-        eps = randn((count, self.sde.blocks, 1, x.shape[-1]), generators, device=self._device)
+        x = self._coded(x.to(self._device))
+        eps = randn((1 if shared else len(x), self.sde.blocks, 1, x.shape[-1]), generators, device=self._device)
         kernel = self.sde.kernel(torch.tensor([t], dtype=torch.float64))
-        return kernel.sample(x.to(self._device), eps.expand(len(x), -1, -1, -1))
+        return kernel.sample(x, eps.expand(len(x), -1, -1, -1))
+
+    def _coded(self, x: Tensor) -> Tensor:
+        """What the states are of: the companded sounds x (n, 1, T) themselves."""
+        return x
+
+    def _sounded(self, x: Tensor, length: int) -> Tensor:
+        """Companded sounds (n, 1, length) from what a sampler gives."""
+        return x
 
     def _run(
         self,
@@ -363,7 +371,7 @@ class Editor:
             denoiser = denoiser if clip is None else clip(denoiser)
             return denoiser if wrap is None else wrap(denoiser)
 
-        return self.model.module.wrapped(both, mixes=self.mixes)
+        return self.model.module.wrapped(None if clip is wrap is None else both, mixes=self.mixes)
 
     def _condition(self, count: int) -> Condition:
         label = torch.full((count,), self.label, device=self._device)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from torch import Tensor
 from torch.nn.functional import max_pool1d
 
-from diffwave_sde.cascade import CascadeModel, Handover, resize, sample_stages
-from diffwave_sde.checkpoint import LoadedModel
+from diffwave_sde.cascade import Handover, resize, sample_stages
 from diffwave_sde.clipping import CLIPS
 from diffwave_sde.denoiser import BaseDenoiser
 from diffwave_sde.editing.operations import Editor, Wrap
@@ -20,11 +19,6 @@ from diffwave_sde.samplers import GridSampler
 
 GUARD = 4
 """Samples of a lower rate, on either side of what is made anew, that are not taken for known."""
-
-
-def make_editor(model: LoadedModel, *args: Any, **options: Any) -> Editor:
-    """The editor of a model of one stage, or of a cascade; the arguments are those of `Editor`."""
-    return (CascadeEditor if isinstance(model.module, CascadeModel) else Editor)(model, *args, **options)
 
 
 class CascadeEditor(Editor):

@@ -11,9 +11,12 @@ import torch
 import yaml
 from refusal import refusal
 
-from diffwave_sde import checkpoint
+from diffwave_sde import audio, checkpoint
 from diffwave_sde.autoencoder import Autoencoder
 from diffwave_sde.cli import lightning, main
+from diffwave_sde.editing import make_editor, prepare
+from diffwave_sde.random import stream
+from diffwave_sde.samplers import DDIM
 
 PAGE = Path(__file__).parents[2] / "docs" / "latents.md"
 SHARED = {
@@ -153,6 +156,25 @@ def test_spikes_of_an_autoencoder_are_kept_with_their_clips(here):
     assert "σ" not in clips[0]["told"]
 
 
+def test_a_sound_is_changed_by_what_it_is_made_of(here):
+    x = 0.3 * torch.randn(4000, generator=stream(7))
+    audio.write(here / "kick.wav", x)
+    more = ["--ckpt=runs/latent", "--sampler=DDIM", "--sampler.steps=3"]
+    main(["edit", "vary", "kick.wav", "--n=2", "--strength=0.4", "--out=edits/vary", *more])
+    main(["edit", "interpolate", "kick.wav", "kick.wav", "--steps=3", "--out=edits/between", *more])
+    one, two = (audio.decode(file)[0] for file in sorted((here / "edits" / "vary").glob("00*.wav")))
+    assert one.shape == two.shape == x.shape
+    assert not torch.equal(one, two)
+    model = checkpoint.load("runs/latent", latent=True)
+    # With hardly any noise what comes back is what the autoencoder makes of it.
+    window = prepare(here / "kick.wav", model.length, model.rate).cut.window
+    near, *_ = make_editor(model, sampler=DDIM(20)).vary(window, 1e-4)
+    through = model.module.latents.decode(model.module.latents.encode(window[None, None]), model.length)[0, 0]
+    assert float((near - through).square().mean().sqrt()) < 0.05 * float(through.square().mean().sqrt())
+    main(["compare", "runs/latent", "runs/latent", "--n=1", "--out=beside"])
+    main(["kit", "--ckpt=runs/latent", "--kick=1", "--snare=0", "--cymbal=0", "--layers=2", "--out=kit", *more[1:]])
+
+
 FIT = ["fit", f"--config={lightning.CONFIGS / 'experiment' / 'latent.yaml'}", "--config=small-latent.yaml", "--name=no"]
 
 
@@ -162,8 +184,9 @@ FIT = ["fit", f"--config={lightning.CONFIGS / 'experiment' / 'latent.yaml'}", "-
         (["sample", "--ckpt=runs/vae"], "is of an autoencoder, which makes no sounds"),
         (["sample", "--ckpt=runs/latent", "--clip=static"], "leave --clip out"),
         (["sample", "--ckpt=runs/latent", "--classifier=runs/vae"], "is not guided by it yet"),
-        (["edit", "vary", "x.wav", "--ckpt=runs/latent"], "is a model of latents, which `sample`"),
-        (["likelihood", "--ckpt=runs/latent"], "is a model of latents, which `sample`"),
+        (["edit", "inpaint", "x.wav", "--mask=0.01-0.02", "--ckpt=runs/latent"], "which knows of no single samples"),
+        (["edit", "vary", "x.wav", "--keep=attack", "--ckpt=runs/latent"], "which knows of no single samples"),
+        (["likelihood", "--ckpt=runs/latent"], "is a model of latents, which cannot be taken here yet"),
         (["export", "--ckpt=runs/latent", "--out=g", "--format=onnx"], "a graph holds one network"),
         (["export", "--ckpt=runs/vae", "--out=g", "--format=onnx"], "is of an autoencoder; leave --format out"),
         ([*FIT, "--model.latent=nowhere"], "--model.latent: no checkpoint at nowhere"),
@@ -183,7 +206,7 @@ FIT = ["fit", f"--config={lightning.CONFIGS / 'experiment' / 'latent.yaml'}", "-
 def test_what_will_not_do_is_told_in_one_line(arguments, words, here, capfd):
     if "--model.latent=runs/plain" in arguments and not (here / "runs" / "plain").exists():
         main([*FIT[:-1], "--name=plain", "--model.net.front=Waveform", CALLBACKS])
-    (here / "x.wav").touch()
+    audio.write(here / "x.wav", 0.1 * torch.randn(3000))
     assert words in refusal(arguments, capfd)
 
 
