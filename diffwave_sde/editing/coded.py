@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NoReturn
 
-import torch
 from torch import Tensor
 
 from diffwave_sde.cascade import CascadeModel
 from diffwave_sde.checkpoint import LoadedModel
-from diffwave_sde.editing.operations import Editor, Wrap
+from diffwave_sde.editing.operations import Batch, Editor, Wrap
 from diffwave_sde.editing.stages import CascadeEditor
 from diffwave_sde.samplers import GridSampler
 
@@ -48,21 +48,11 @@ class LatentEditor(Editor):
             f"{what}: {self.model.path} is a model of latents, which knows of no single samples; give one of waveforms"
         )
 
-    def _sample(
-        self,
-        sampler: GridSampler,
-        begin: Callable[[Sequence[int], list[torch.Generator]], Tensor] | None,
-        t: float | None,
-        length: int,
-        some: Sequence[int],
-        generators: list[torch.Generator],
-        wrap: Wrap | None,
-        report: Callable[[int, int], None],
-    ) -> Tensor:
-        if wrap is not None:
+    def _sample(self, sampler: GridSampler, batch: Batch) -> Tensor:
+        if batch.wrap is not None:
             self._refuse("a part that is kept")
-        width = self.model.module.latents.length(length)
-        return self._sounded(super()._sample(sampler, begin, t, width, some, generators, None, report), length)
+        width = self.model.module.latents.length(batch.length)
+        return self._sounded(super()._sample(sampler, replace(batch, length=width)), batch.length)
 
     def _coded(self, x: Tensor) -> Tensor:
         return self.model.module.latents.encode(x)

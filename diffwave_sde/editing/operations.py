@@ -47,6 +47,32 @@ def level_time(denoiser: BaseDenoiser, strength: float) -> float | None:
     return None if t >= sde.t_max else max(t, sde.t_min * 1.001)
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Some of an editor's results, and where they begin.
+
+    numbers: of the results; generators: of each.
+    begin: gives the states (n, S, 1, T) at t of such numbers, or None for the prior's at t_max.
+    t: the time, or None for t_max.
+    length: samples.
+    wrap: what the denoiser is wrapped in, or None.
+    report: called with (steps done, steps in all).
+    """
+
+    numbers: Sequence[int]
+    generators: list[torch.Generator]
+    begin: Callable[[Sequence[int], list[torch.Generator]], Tensor] | None
+    t: float | None
+    length: int
+    wrap: Wrap | None
+    report: Progress
+
+    @property
+    def states(self) -> Tensor:
+        """What they begin with."""
+        return self.begin(self.numbers, self.generators)
+
+
 @dataclass
 class Editor:
     """How sounds are made.
@@ -344,25 +370,17 @@ class Editor:
                     self.progress(first * steps + more * done, len(numbers) * steps)
 
             generators = self.model.module.generators(some, self.seed)
-            made.append(self._expanded(self._sample(sampler, begin, t, length, some, generators, wrap, report)))
+            batch = Batch(some, generators, begin, t, length, wrap, report)
+            made.append(self._expanded(self._sample(sampler, batch)))
         self.nfe = sampler.nfe
         return torch.cat(made)
 
-    def _sample(
-        self,
-        sampler: GridSampler,
-        begin: Callable[[Sequence[int], list[torch.Generator]], Tensor] | None,
-        t: float | None,
-        length: int,
-        some: Sequence[int],
-        generators: list[torch.Generator],
-        wrap: Wrap | None,
-        report: Callable[[int, int], None],
-    ) -> Tensor:
-        """Some of the results, companded, (n, 1, T), from states at t or the prior's."""
-        prior = (len(some), 1, length)
-        u = self.sde.prior(prior, generators, self._device) if begin is None else begin(some, generators)
-        return sampler(self._denoiser(wrap), u, self._condition(len(some)), generators, report)
+    def _sample(self, sampler: GridSampler, batch: Batch) -> Tensor:
+        """Some of the results, companded, (n, 1, T)."""
+        prior = (len(batch.numbers), 1, batch.length)
+        u = self.sde.prior(prior, batch.generators, self._device) if batch.begin is None else batch.states
+        condition = self._condition(len(batch.numbers))
+        return sampler(self._denoiser(batch.wrap), u, condition, batch.generators, batch.report)
 
     def _denoiser(self, wrap: Wrap | None) -> BaseDenoiser:
         clip = CLIPS.get(self.clip)

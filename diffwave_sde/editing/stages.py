@@ -6,14 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NoReturn
 
-import torch
 from torch import Tensor
 from torch.nn.functional import max_pool1d
 
 from diffwave_sde.cascade import Handover, resize, sample_stages
 from diffwave_sde.clipping import CLIPS
 from diffwave_sde.denoiser import BaseDenoiser
-from diffwave_sde.editing.operations import Editor, Wrap
+from diffwave_sde.editing.operations import Batch, Editor, Wrap
 from diffwave_sde.editing.projection import KnownSamples
 from diffwave_sde.samplers import GridSampler
 
@@ -61,33 +60,24 @@ class CascadeEditor(Editor):
     def _refuse(self, what: str, remedy: str) -> NoReturn:
         raise ValueError(f"{what}: {self.model.path} is of a cascade, which cannot do that yet; {remedy}")
 
-    def _sample(
-        self,
-        sampler: GridSampler,
-        begin: Callable[[Sequence[int], list[torch.Generator]], Tensor] | None,
-        t: float | None,
-        length: int,
-        some: Sequence[int],
-        generators: list[torch.Generator],
-        wrap: Wrap | None,
-        report: Callable[[int, int], None],
-    ) -> Tensor:
+    def _sample(self, sampler: GridSampler, batch: Batch) -> Tensor:
         module = self.model.module
-        lengths = module.lengths(length)
-        if lengths[-1] != length:
-            self._refuse(f"{length} samples", f"its windows are of {lengths[-1]}")
-        u = None if begin is None else begin(some, generators)
+        lengths = module.lengths(batch.length)
+        if lengths[-1] != batch.length:
+            self._refuse(f"{batch.length} samples", f"its windows are of {lengths[-1]}")
+        u = None if batch.begin is None else batch.states
         stages = module.wrapped_stages(CLIPS.get(self.clip), mixes=self.mixes)
-        if wrap is not None:
-            stages = [self._at(wrap, n, length)(stage) for stage, n in zip(stages, lengths, strict=True)]
+        if batch.wrap is not None:
+            pairs = zip(stages, lengths, strict=True)
+            stages = [self._at(batch.wrap, n, batch.length)(stage) for stage, n in pairs]
         return sample_stages(
             stages,
             lengths,
             sampler,
-            self._handover(t),
-            generators,
-            self._condition(len(some)).label,
-            progress=report,
+            self._handover(batch.t),
+            batch.generators,
+            self._condition(len(batch.numbers)).label,
+            progress=batch.report,
             begin=None if u is None else lambda n: resize(u, n),
         )
 
