@@ -244,7 +244,7 @@ def _shown(name: str, editor: Editor) -> Iterator[None]:
 def _as_encoded(config: Namespace) -> Namespace:
     """The options that `encode` had, on this device: the same class, guidance and steps lead back to the sound."""
     facts, *_ = files.read_latents(config.file)
-    tracks = facts["files"][1:]  # what the sound goes with, if there is anything
+    tracks = facts.get("files", [])[1:]  # what the sound goes with, if there is anything
     for one in tracks:
         _check_unchanged(one, "latents lead back with the same track")
     label = facts["label"] and facts["label"].replace(",", "\\,")

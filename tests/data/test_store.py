@@ -203,8 +203,8 @@ def test_no_usable_file_is_an_error_that_says_so_and_leaves_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(("dataset", "message"), [
-    ("durms", "unknown dataset 'durms'; known: drums, synth, bass, hydrogen, sonic-pi, fluid, musescore, drums-free, "
-              "or the path of a folder"),
+    ("durms", "unknown dataset 'durms'; known: drums, synth, loops, bass, hydrogen, sonic-pi, fluid, musescore, "
+              "drums-free, or the path of a folder"),
     ("/no/such/folder", "/no/such/folder: no such folder"),
     (__file__, "is not a folder"),
 ])  # fmt: skip
