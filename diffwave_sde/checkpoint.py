@@ -406,9 +406,7 @@ def _check_cascade(path: Path, wanted: bool, weak: str | Path | None, classifier
 def _check_latent(path: Path, wanted: bool, weak: str | Path | None, classifier: str | Path | None) -> None:
     """Raise a ValueError of one line where a model of latents will not do."""
     if not wanted:
-        raise ValueError(
-            f"{path} is a model of latents, which cannot be taken here yet: give a model of waveforms here"
-        )
+        raise ValueError(f"{path} is a model of latents, which cannot be taken here yet: give a model of waveforms")
     for name, value in {"weak": weak, "classifier": classifier}.items():
         if value is not None:
             raise ValueError(

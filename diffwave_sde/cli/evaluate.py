@@ -141,7 +141,7 @@ def _make(ckpt: str | Path, config: Namespace) -> tuple[Path, HeldOut | None]:
     if config.sampler:
         options["sampler"] = config.sampler.as_dict()
     asked = sample.parser().parse_object(options)
-    model, held = model_options.load(asked, "evaluate", cascade=True), None
+    model, held = model_options.load(asked, "evaluate", cascade=True, latent=True), None
     if model.hears:
         reader = Reader(config.length, config.max_sounds, config.seed)
         held = reader.held_out(checkpoint.data(path, mu=0), config.n)

@@ -172,6 +172,7 @@ def test_a_sound_is_changed_by_what_it_is_made_of(here):
     through = model.module.latents.decode(model.module.latents.encode(window[None, None]), model.length)[0, 0]
     assert float((near - through).square().mean().sqrt()) < 0.05 * float(through.square().mean().sqrt())
     main(["compare", "runs/latent", "runs/latent", "--n=1", "--out=beside"])
+    main(["evaluate", "--ckpt=runs/latent", "--n=6", "--resamples=2", "--out=judged"])
     main(["kit", "--ckpt=runs/latent", "--kick=1", "--snare=0", "--cymbal=0", "--layers=2", "--out=kit", *more[1:]])
 
 
