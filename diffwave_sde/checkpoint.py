@@ -471,10 +471,7 @@ def load_classifier(path: str | Path, model: LoadedModel | None = None) -> Class
         what = _A.get(recipe.get("kind"), "a model of sounds")
         raise ValueError(f"{path} is of {what}, not of a classifier: train one with `make classifier`")
     classifier = build(recipe["config"]["model"], Classifier, path)
-    prefix = "classifier."
-    weights = {k.removeprefix(prefix): v for k, v in state["state_dict"].items() if k.startswith(prefix)}
-    check_fit(classifier, weights)
-    classifier.load_state_dict(weights)
+    _fill_part(classifier, state, "classifier.")
     classifier.labels = tuple(recipe["labels"])
     classifier.eval().requires_grad_(False)
     return classifier if model is None else _fitted(classifier, recipe, path, model)
@@ -503,10 +500,7 @@ def load_autoencoder(path: str | Path, device: str = "cpu") -> LoadedAutoencoder
             "configs/experiment/vae.yaml`"
         )
     autoencoder = build({"autoencoder": config["autoencoder"]}, _Holder, path).autoencoder
-    prefix = "autoencoder." if own else "latents.autoencoder."
-    weights = {k.removeprefix(prefix): v for k, v in state["state_dict"].items() if k.startswith(prefix)}
-    check_fit(autoencoder, weights)
-    autoencoder.load_state_dict(weights)
+    _fill_part(autoencoder, state, "autoencoder." if own else "latents.autoencoder.")
     return LoadedAutoencoder(
         autoencoder.to(device).eval().requires_grad_(False),
         tuple(recipe["labels"]),
@@ -561,6 +555,13 @@ def _fill(module: Model, state: dict[str, Any], weights: str) -> None:
     values = {name: value for name, value in values.items() if hasattr(module, name.partition(".")[0])}
     check_fit(module, values)
     module.load_state_dict(values)
+
+
+def _fill_part(part: nn.Module, state: dict[str, Any], prefix: str) -> None:
+    """Put the weights of a checkpoint whose names begin with a prefix into a part of its model."""
+    values = {name.removeprefix(prefix): x for name, x in state["state_dict"].items() if name.startswith(prefix)}
+    check_fit(part, values)
+    part.load_state_dict(values)
 
 
 def _complete(path: Path, recipe: dict[str, Any], weights: dict[str, Tensor], kind: type[M]) -> M:

@@ -202,20 +202,17 @@ def make_sounds(
 
     def make(numbers: list[int], report: Progress, attempt: int = 0) -> Tensor:
         # A graph makes as many as it was captured for.
+        padded = numbers if captured is None else (numbers * batch_size)[:batch_size]
+        noises = [number + attempt * _STRIDE for number in padded]
         if track is not None:
-            noises = [number + attempt * _STRIDE for number in numbers]
             return parts.make(
                 model, noises, label.ids[numbers], track, sampler=sampler, wrap=wrap, mixes=label.mixes, seed=seed,
                 batch_size=batch_size, progress=report,
             )  # fmt: skip
+        made_by = captured or sample
         if contexts is not None:
-            heard = audio.compress(contexts[numbers], model.mu)[:, None]
-            goes = partial(sample, audio=heard)
-            noises = [number + attempt * _STRIDE for number in numbers]
-            return _waveforms(model, goes, noises, label.ids[numbers], facts["length"], seed, report)
-        padded = numbers if captured is None else (numbers * batch_size)[:batch_size]
-        noises = [number + attempt * _STRIDE for number in padded]
-        sounds = _waveforms(model, captured or sample, noises, label.ids[padded], facts["length"], seed, report)
+            made_by = partial(sample, audio=audio.compress(contexts[numbers], model.mu)[:, None])
+        sounds = _waveforms(model, made_by, noises, label.ids[padded], facts["length"], seed, report)
         return sounds[: len(numbers)]
 
     def draw(numbers: list[int], report: Progress) -> tuple[Tensor, int]:

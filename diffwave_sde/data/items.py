@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -128,3 +129,35 @@ class Source:
     refused: list[tuple[str, str]] = field(default_factory=list)
     rate: int = audio.RATE
     paired: bool = False
+
+
+def built_in(
+    collection: str,
+    count: int,
+    seed: int,
+    make: Callable[[int], Any],
+    recipes: Iterable[Path],
+    rate: int = audio.RATE,
+    paired: bool = False,
+) -> Source:
+    """A built-in collection.
+
+    Args:
+        collection: its name.
+        count: how many there are.
+        seed: of the collection.
+        make: gives the item of a number, as of `Numbered`.
+        recipes: files of code that the sounds are made by: a change in them is another dataset.
+        rate, paired: as of `Source`.
+
+    Raises:
+        ValueError: if a number is out of its range.
+    """
+    if count < 1 or seed < 0:
+        raise ValueError(f"count must be at least 1 and seed at least 0, not {count} and {seed}")
+    if rate < 8_000:
+        raise ValueError(f"data.rate = {rate} Hz: the built-in sounds need at least 8000")
+    recipe = digest(*(path.read_bytes() for path in recipes))
+    inputs = digest(f"{collection} {count} {seed} {recipe}".encode())
+    origin = f"built-in {collection}, seed {seed}"
+    return Source(f"{collection}-{count}", Numbered(count, make), inputs, origin, [], rate, paired)

@@ -20,7 +20,7 @@ from diffwave_sde import audio
 from diffwave_sde.data.builtin import drums
 from diffwave_sde.data.builtin.recipe import draw
 from diffwave_sde.data.builtin.waves import Clock, unit
-from diffwave_sde.data.items import Clip, Numbered, Source, pack
+from diffwave_sde.data.items import Clip, Source, built_in, pack
 from diffwave_sde.data.pairs.bass import STYLES
 from diffwave_sde.names import digest
 
@@ -130,18 +130,8 @@ def built(count: int, seed: int, length: int = 2 * audio.RATE, rate: int = audio
     Raises:
         ValueError: if a number is out of its range.
     """
-    if count < 1 or seed < 0:
-        raise ValueError(f"count must be at least 1 and seed at least 0, not {count} and {seed}")
-    if rate < 8_000:
-        raise ValueError(f"data.rate = {rate} Hz: the built-in sounds need at least 8000")
-    beats(length / rate)
     here = Path(__file__).parent
-    files = (Path(__file__), here / "pairs" / "bass.py", *sorted(here.glob("builtin/*.py")))
-    inputs = digest(f"{COLLECTION} {count} {seed} {digest(*(p.read_bytes() for p in files))}".encode())
-    return Source(
-        f"{COLLECTION}-{count}",
-        Numbered(count, partial(Loop, seed=seed, rate=rate, samples=length)),
-        inputs,
-        f"built-in {COLLECTION}, seed {seed}",
-        rate=rate,
-    )
+    recipes = (Path(__file__), here / "pairs" / "bass.py", *sorted(here.glob("builtin/*.py")))
+    found = built_in(COLLECTION, count, seed, partial(Loop, seed=seed, rate=rate, samples=length), recipes, rate)
+    beats(length / rate)
+    return found

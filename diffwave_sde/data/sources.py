@@ -29,7 +29,7 @@ from pathlib import Path
 from diffwave_sde import audio
 from diffwave_sde.data import builtin, kits, loops, pairs, recordings, soundfont
 from diffwave_sde.data.filter import Filter
-from diffwave_sde.data.items import Numbered, Recorded, Rendered, Source
+from diffwave_sde.data.items import Recorded, Rendered, Source, built_in
 from diffwave_sde.names import digest, escape
 from diffwave_sde.paths import expand
 
@@ -133,7 +133,8 @@ def _find(
     if dataset == loops.COLLECTION:
         return loops.built(count, seed, length, rate)
     if dataset in builtin.VOICES:
-        return _built(dataset, count, seed)
+        recipes = sorted(Path(builtin.__file__).parent.glob("*.py"))
+        return built_in(dataset, count, seed, partial(Rendered, dataset, seed=seed), recipes)
     if dataset in recordings.COLLECTIONS:
         names = " + ".join(recordings.COLLECTIONS[dataset])
         free = find(names, root, count, seed, say, Filter(recordings.DRUMS, recordings.FREE))
@@ -156,20 +157,6 @@ def _find(
             raise ValueError(f"{typed}: {why}; a dataset is {kinds}")
         raise ValueError(f"unknown dataset '{typed}'; known: {known}, or the path of a folder of sounds")
     return _folder(path.resolve(), length, rate, part)
-
-
-def _built(collection: str, count: int, seed: int) -> Source:
-    if count < 1 or seed < 0:
-        raise ValueError(f"count must be at least 1 and seed at least 0, not {count} and {seed}")
-    # the recipes are part of the sounds: a change in them is another dataset
-    recipe = digest(*(path.read_bytes() for path in sorted(Path(builtin.__file__).parent.glob("*.py"))))
-    inputs = digest(f"{collection} {count} {seed} {recipe}".encode())
-    return Source(
-        f"{collection}-{count}",
-        Numbered(count, partial(Rendered, collection, seed=seed)),
-        inputs,
-        f"built-in {collection}, seed {seed}",
-    )
 
 
 def _package(dataset: str, root: Path, say: Callable[[str], None]) -> Source:

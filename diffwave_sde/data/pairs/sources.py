@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from diffwave_sde import audio
-from diffwave_sde.data.items import Clip, Numbered, Source, pack
+from diffwave_sde.data.items import Clip, Source, built_in, pack
 from diffwave_sde.data.pairs import bass
 from diffwave_sde.names import digest, escape
 
@@ -123,23 +123,9 @@ def built(count: int, seed: int, rate: int) -> Source:
     Raises:
         ValueError: if a number is out of its range.
     """
-    if count < 1 or seed < 0:
-        raise ValueError(f"count must be at least 1 and seed at least 0, not {count} and {seed}")
-    if rate < 8_000:
-        raise ValueError(f"data.rate = {rate} Hz: the built-in sounds need at least 8000")
     here = Path(__file__).parent
-    recipe = digest(*(p.read_bytes() for p in sorted((*here.glob("*.py"), *here.parent.glob("builtin/*.py")))))
-    inputs = digest(f"{bass.COLLECTION} {count} {seed} {recipe}".encode())
-    origin = f"built-in {bass.COLLECTION}, seed {seed}"
-    return Source(
-        f"{bass.COLLECTION}-{count}",
-        Numbered(count, partial(Arranged, seed=seed, rate=rate)),
-        inputs,
-        origin,
-        [],
-        rate,
-        True,
-    )
+    recipes = sorted((*here.glob("*.py"), *here.parent.glob("builtin/*.py")))
+    return built_in(bass.COLLECTION, count, seed, partial(Arranged, seed=seed, rate=rate), recipes, rate, True)
 
 
 Song = tuple[str, tuple[str, ...], str]
