@@ -104,6 +104,11 @@ class AutoencoderModule(BaseTrainingModule):
     def optimized(self) -> Iterable[nn.Parameter]:
         return self.autoencoder.parameters()
 
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if stage == "fit" and self.trainer.world_size > 1:
+            self.autoencoder.synchronize()
+
     def forward(self, x: Tensor) -> Tensor:
         """The reconstructions of x (B, 1, T), without chance."""
         return self.autoencoder.decode(self.autoencoder.encode(x), x.shape[-1])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import partial
 from types import ModuleType
 from typing import NamedTuple
 
@@ -72,6 +73,9 @@ class Bottleneck(nn.Module, ABC):
     def settle(self, z: Tensor) -> Tensor:
         """What the decoder is given of a latent z (B, C, N), which may be a model's: quantised where it has to be."""
         return z
+
+    def synchronize(self) -> None:
+        """Let what follows the batches without gradients follow those of all processes; once, before training."""
 
 
 class Identity(Bottleneck):
@@ -183,7 +187,8 @@ class ResidualVQ(Quantizer):
         if restart < 0 or commitment < 0:
             raise ValueError(f"restart = {restart:g} and commitment = {commitment:g} must be at least 0")
         self.channels, self.codes = channels, (codes,) * quantizers
-        self.quantizer = library("vector_quantize_pytorch").ResidualVQ(
+        self._make = partial(
+            library("vector_quantize_pytorch").ResidualVQ,
             dim=channels,
             num_quantizers=quantizers,
             codebook_size=codes,
@@ -194,11 +199,18 @@ class ResidualVQ(Quantizer):
             kmeans_init=True,
             rotation_trick=True,
         )
+        # The package asks for a group of processes here, which Lightning makes later.
+        self.quantizer = self._make(sync_codebook=False)
 
     @property
     def codebooks(self) -> Tensor:
         """The codebooks, (Q, codes, dim)."""
         return torch.stack([layer.codebook for layer in self.quantizer.layers])
+
+    def synchronize(self) -> None:
+        alone, self.quantizer = self.quantizer, self._make(sync_codebook=True)
+        self.quantizer.load_state_dict(alone.state_dict())
+        self.quantizer.to(next(alone.buffers()).device).train(alone.training)
 
     def _quantise(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         z, codes, loss = self.quantizer(frames)

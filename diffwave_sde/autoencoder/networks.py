@@ -103,6 +103,9 @@ class Autoencoder(nn.Module, ABC):
     def decode(self, z: Tensor, length: int) -> Tensor:
         """The waveforms of latents that may be a model's: z (B, C, N) -> (B, 1, length), length at most N · ratio."""
 
+    def synchronize(self) -> None:
+        """Let what follows the batches without gradients follow those of all processes; once, before training."""
+
 
 class IdentityAutoencoder(Autoencoder):
     """A waveform that is its own latent: what is true of any autoencoder is tested with it."""
@@ -174,6 +177,9 @@ class ConvAutoencoder(Autoencoder):
 
     def decode(self, z: Tensor, length: int) -> Tensor:
         return self.decoder(self.bottleneck.settle(z))[..., :length]
+
+    def synchronize(self) -> None:
+        self.bottleneck.synchronize()
 
     def forward(self, x: Tensor, generator: Generator = None) -> tuple[Tensor, Bottled]:
         """What training sees: x (B, 1, T) -> its reconstruction (B, 1, T), and what came out of the bottleneck."""

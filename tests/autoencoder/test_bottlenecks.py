@@ -1,6 +1,7 @@
 """Bottlenecks: their laws, their codes, and what is counted of these."""
 
 import builtins
+from pathlib import Path
 
 import pytest
 import torch
@@ -90,6 +91,41 @@ def test_residual_codebooks_each_halve_the_error_that_is_left():
             bottleneck(h)
         errors.append(float((bottleneck.eval().settle(h) - h).square().mean()))
     assert errors[2] < 0.7 * errors[1] < 0.7 * 0.7 * errors[0]
+
+
+def follow(rank: int, folder: Path, synchronized: bool) -> None:
+    """One of two processes: k-means, steps and restarts of its own half of each batch."""
+    group = f"file://{folder / f'group-{synchronized}'}"
+    torch.distributed.init_process_group("gloo", group, rank=rank, world_size=2)
+    exact, fresh = known(CODES).train(), ResidualVQ(2, 2, 4).train()
+    if synchronized:
+        exact.synchronize()
+        fresh.synchronize()
+    for number, batch in enumerate(batches()):
+        torch.manual_seed(10 * number + rank)
+        exact(batch[rank::2])
+        fresh(batch[rank::2])
+    torch.save((exact.codebooks, fresh.codebooks), folder / f"{synchronized}-{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+CODES = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [5.0, 5.0]])
+
+
+def batches() -> torch.Tensor:
+    return torch.randn(5, 4, 2, 30, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("synchronized", [True, False])
+def test_codes_of_two_processes_follow_the_batches_of_both(synchronized, tmp_path):
+    alone = known(CODES).train()
+    for batch in batches():
+        alone(batch)
+    torch.multiprocessing.spawn(follow, (tmp_path, synchronized), nprocs=2)
+    here, there = (torch.load(tmp_path / f"{synchronized}-{rank}.pt") for rank in (0, 1))
+    assert torch.equal(here[0], there[0]) == torch.equal(here[1], there[1]) == synchronized
+    if synchronized:
+        torch.testing.assert_close(here[0], alone.codebooks, rtol=1e-4, atol=1e-5)
 
 
 def test_a_package_that_is_missing_is_told_with_the_remedy(monkeypatch):
