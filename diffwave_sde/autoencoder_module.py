@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric, Metric
 
-from diffwave_sde.autoencoder import Autoencoder, Reconstruction
+from diffwave_sde.autoencoder import Adversary, Autoencoder, Reconstruction
 from diffwave_sde.random import stream, streams
 from diffwave_sde.training import BaseTrainingModule
 
@@ -67,6 +68,8 @@ class AutoencoderModule(BaseTrainingModule):
     Args:
         autoencoder: the network.
         loss: distances of a reconstruction.
+        adversary: what learns to tell reconstructions from sounds, against which the autoencoder is trained; null for
+            none. `val/loss` is without it: what moves measures nothing.
         optimizer: the optimizer, given the parameters.
         scheduler: the learning-rate schedule, stepped once per optimizer step; null for a constant rate.
         compile: whether the autoencoder is compiled (torch.compile) before training.
@@ -81,6 +84,7 @@ class AutoencoderModule(BaseTrainingModule):
         self,
         autoencoder: Autoencoder,
         loss: Reconstruction | None = None,
+        adversary: Adversary | None = None,
         optimizer: Callable[[Iterable], Optimizer] = torch.optim.AdamW,
         scheduler: Callable[[Optimizer], LRScheduler] | None = None,
         compile: bool = False,
@@ -90,7 +94,7 @@ class AutoencoderModule(BaseTrainingModule):
         self.autoencoder = autoencoder
         if not any(True for _ in self.autoencoder.parameters()):
             raise ValueError(f"{type(self.autoencoder).__name__} has nothing to learn: take ConvAutoencoder")
-        self.loss = loss or Reconstruction()
+        self.loss, self.adversary = loss or Reconstruction(), adversary
         self.optimizer, self.scheduler, self.compile_net, self.seed = optimizer, scheduler, compile, seed
         # Lightning's own mean divides by the batch size of one process: wrong where they have unequal shares.
         figures = ("loss", "stft", "l1", BOTTLENECK)
@@ -99,10 +103,10 @@ class AutoencoderModule(BaseTrainingModule):
 
     @property
     def networks(self) -> list[nn.Module]:
-        return [self.autoencoder]
+        return [part for part in (self.autoencoder, self.adversary) if part is not None]
 
     def optimized(self) -> Iterable[nn.Parameter]:
-        return self.autoencoder.parameters()
+        return chain.from_iterable(part.parameters() for part in self.networks)
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -122,10 +126,14 @@ class AutoencoderModule(BaseTrainingModule):
         y, bottled = self.autoencoder(x, streams(self.seed, "latent", step, rows=places, device=x.device))
         found = self.loss(y, x)
         losses = self.loss.total(found) + bottled.loss
+        parts = {"stft": found.stft, "l1": found.l1.mean(), BOTTLENECK: bottled.loss.mean()}
+        if self.adversary is not None:
+            contest = self.adversary(y, x)
+            losses = losses + self.adversary.total(contest, step)
+            parts |= contest._asdict()
         self.batches += 1
         self.last = {"losses": losses.detach(), "index": batch.index}
         self.log_step(losses)
-        parts = {"stft": found.stft, "l1": found.l1.mean(), BOTTLENECK: bottled.loss.mean()}
         self.log_dict({f"train/{k}": v.detach() for k, v in parts.items()}, batch_size=len(x))
         return losses.mean()
 

@@ -34,7 +34,7 @@ LIBRARIES = (
 CLASS_OPTIONS = frozenset(
     (
         *("class_path", "sde", "net", "weak", "base", "middle", "top", "front", "loss", "weight", "time"),
-        *("autoencoder", "bottleneck"),
+        *("autoencoder", "bottleneck", "adversary"),
         *("parametrization", "optimizer", "scheduler", "sampler", "predictor", "grid", "handover", "guidance"),
         *("callbacks", "logger", "strategy", "plugins", "profiler", "accelerator"),
     )

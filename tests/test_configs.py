@@ -38,7 +38,7 @@ def test_every_configuration_makes_a_model_that_denoises_a_classifier_or_an_auto
     with torch.device("meta"):
         module = build(cli._plain(options)["model"], module_class)
     others = [kind for kind in KINDS if kind in (file.parent.name, file.stem)]
-    others += ["autoencoder"] * (file.stem in ("vae", "vq-vae"))
+    others += ["autoencoder"] * (file.stem in ("adversary", "vae", "vq-vae"))
     assert cli.kind == (others or ["diffusion"])[0]
     if cli.kind == "autoencoder":
         assert module.autoencoder.channels == 32
