@@ -23,6 +23,7 @@ from diffwave_sde.data import loops
 from diffwave_sde.generate import ask
 from diffwave_sde.looping import Looped
 from diffwave_sde.metrics.rhythm import rhythm, seam
+from diffwave_sde.model import Model
 from diffwave_sde.progress import progress_bar
 
 SEED = 1  # other loops than those of training
@@ -69,7 +70,7 @@ def cost(options: argparse.Namespace) -> Table:
     import yaml
 
     config = yaml.safe_load((lightning.CONFIGS / "experiment" / "loops.yaml").read_text())["model"]
-    module = checkpoint.build({"net": config["net"]}, checkpoint.Model).eval()
+    module = checkpoint.build({"net": config["net"]}, Model).eval()
     rate, table = 22_050, Table("s", "s a call", "s a call and second of sound", "most memory so far, MiB")
     for seconds in (1, 2, 4, 7, 10):
         u, t = torch.randn(1, 1, 1, seconds * rate), torch.ones(1)

@@ -55,7 +55,7 @@ def home(tmp_path_factory):
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     """An empty folder to run in, of a program that no models come with."""
-    monkeypatch.setattr(checkpoint, "MODELS", tmp_path / "package" / "models")
+    monkeypatch.setattr(checkpoint.files, "MODELS", tmp_path / "package" / "models")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     return tmp_path / "here"
@@ -66,7 +66,7 @@ def ships(home, here):
     """A function that lets the program come with a model of some name; its folder."""
 
     def ship(name):
-        return shutil.copytree(home / "tiny16", checkpoint.MODELS / name)
+        return shutil.copytree(home / "tiny16", checkpoint.files.MODELS / name)
 
     return ship
 

@@ -43,7 +43,7 @@ class Rows:
         self.batches = [1, 2] if work.quick else [1, 16, 64, 256]
         self.fast = bfloat16_is_fast(work.device)
 
-    def model(self, half: bool) -> checkpoint.Trained:
+    def model(self, half: bool) -> checkpoint.LoadedModel:
         found = model(self.work.options.ckpt, self.work.device, half)
         if self.work.quick:
             found.module.sampler.steps = 3
@@ -58,7 +58,7 @@ class Rows:
 
         return Tapes()
 
-    def sampling(self, found: checkpoint.Trained, batch: int, way: str) -> Callable[[], torch.Tensor]:
+    def sampling(self, found: checkpoint.LoadedModel, batch: int, way: str) -> Callable[[], torch.Tensor]:
         """A whole sampling."""
         module, length = found.module, 1_050 if self.work.quick else found.length
         label = torch.arange(batch) % len(found.labels)
@@ -97,7 +97,7 @@ class Rows:
         work.stage.figures[f"{way}, {row['precision']}, {batch}: real-time factor"] = sound / seconds
         work.stage.figures[f"{way}, {row['precision']}, {batch}: over the bare network"] = seconds / floor
 
-    def floor(self, found: checkpoint.Trained, length: int, batch: int, way: str) -> Callable[[], object]:
+    def floor(self, found: checkpoint.LoadedModel, length: int, batch: int, way: str) -> Callable[[], object]:
         """The network's passes alone: captured, but for the eager loop."""
         call = bare(found.module, length, batch)
         if way == "eager":

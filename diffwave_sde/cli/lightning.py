@@ -46,6 +46,7 @@ from diffwave_sde.compatibility import renew_arguments
 from diffwave_sde.data.module import AudioDataModule
 from diffwave_sde.finetuning import Start, told
 from diffwave_sde.machine import bfloat16_is_fast
+from diffwave_sde.model import KEY
 from diffwave_sde.module import DiffusionModule
 from diffwave_sde.names import listed
 from diffwave_sde.resume import match_data
@@ -247,7 +248,7 @@ class CLI(LightningCLI):
             # An earlier version may have written its configuration.
             self.argv = renew_arguments([self.verb, *_configs(self.folder / "config.yaml"), *self.rest])
             self.config = expand_options(parser.parse_args(self.argv))
-            own = checkpoint.read(ckpt)[checkpoint.KEY].get("config", {}).get("model", {}).get("latent")
+            own = checkpoint.read(ckpt)[KEY].get("config", {}).get("model", {}).get("latent")
             if (said := self.config[self.verb].model.get("latent")) != own:
                 raise ValueError(
                     f"--model.latent {said}: {ckpt} holds the autoencoder that it goes on with; leave it out"
@@ -261,7 +262,7 @@ class CLI(LightningCLI):
         self.teacher = (loss.get("init_args") or {}).get("teacher") if teaches else None
         if self.teacher is None:
             return
-        recipe = checkpoint.read(checkpoint.find(self.teacher))[checkpoint.KEY]
+        recipe = checkpoint.read(checkpoint.find(self.teacher))[KEY]
         if "config" not in recipe:
             raise ValueError(f"--model.loss.teacher {self.teacher} does not say what it is: train it through `fit`")
         model, data = recipe["config"]["model"], recipe["config"]["data"]
@@ -287,7 +288,7 @@ class CLI(LightningCLI):
         except (OSError, ValueError) as error:
             raise type(error)(f"--model.latent: {error}") from None
         one = loaded.module
-        found = checkpoint.read(loaded.path)[checkpoint.KEY]["config"]["model"]["autoencoder"]
+        found = checkpoint.read(loaded.path)[KEY]["config"]["model"]["autoencoder"]
         front = {"class_path": "Fold", "init_args": {"bands": one.channels, "samples": one.ratio}}
         net = self.config[self.verb].model.net
         folded = {"class_path": net.class_path, "init_args": {"front": front}}
@@ -368,7 +369,7 @@ class CLI(LightningCLI):
         dump = self._plain(self.config[self.verb])
         data = self.datamodule
         if self.teacher is not None:
-            match_data(checkpoint.read(checkpoint.find(self.teacher))[checkpoint.KEY], data)
+            match_data(checkpoint.read(checkpoint.find(self.teacher))[KEY], data)
             self.labels = data.labels
         if self.latent is not None:
             self.latent.check(data)
