@@ -80,7 +80,8 @@ class _Forward(_Matrices):
     def forward(self, x: Tensor) -> Tensor:
         folded = torch.cat((x[..., ::2], x[..., 1::2].flip(-1)), -1)
         v = folded.reshape(x.shape[0], x.shape[1], self.rows, self.columns)
-        real, imaginary = (self.first @ v).chunk(2, -2)
+        both = self.first @ v
+        real, imaginary = both[..., : self.rows, :], both[..., self.rows :, :]
         turned = real * self.cos + imaginary * self.sin, imaginary * self.cos - real * self.sin
         y = torch.cat(turned, -1) @ self.second
         return self.scale * y.mT.reshape(x.shape)
@@ -89,7 +90,8 @@ class _Forward(_Matrices):
 class _Inverse(_Matrices):
     def forward(self, y: Tensor) -> Tensor:
         scaled = (self.scale * y).reshape(y.shape[0], y.shape[1], self.columns, self.rows).mT
-        real, imaginary = (scaled @ self.second.mT).chunk(2, -1)
+        both = scaled @ self.second.mT
+        real, imaginary = both[..., : self.columns], both[..., self.columns :]
         turned = real * self.cos - imaginary * self.sin, real * self.sin + imaginary * self.cos
         folded = (self.first.mT @ torch.cat(turned, -2)).reshape(y.shape)
         half = (self.length + 1) // 2
