@@ -205,8 +205,9 @@ def save_onnx(graph: Graph, file: Path) -> None:
         raise ValueError(
             f"ONNX needs a package that is not here ({error}): pip install 'diffwave-sde[onnx]'"
         ) from error
-    # Of operators that a network of ours has not.
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    # Of operators that a network of ours has not, and of those that are left as they are.
+    for name in ("torch.onnx", "onnxscript"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     program = torch.onnx.export(
         trace(graph.plain()),
         dynamo=True,
