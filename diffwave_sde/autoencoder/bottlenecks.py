@@ -147,7 +147,8 @@ class Quantizer(Bottleneck):
     def forward(self, h: Tensor, generator: Generator = None) -> Bottled:
         with torch.autocast(h.device.type, enabled=False):  # distances of near codes are lost in half precision
             z, codes, loss = self._quantise(h.mT.float())
-        return Bottled(z.mT.to(h), loss.expand(len(h)), codes)
+        # h.shape[0], which an export leaves open, and not len(h), a number.
+        return Bottled(z.mT.to(h), loss.expand(h.shape[0]), codes)
 
     def settle(self, z: Tensor) -> Tensor:
         return self(z).z
@@ -215,6 +216,17 @@ class ResidualVQ(Quantizer):
     def _quantise(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         z, codes, loss = self.quantizer(frames)
         return z, codes, loss.sum()
+
+    def settle(self, z: Tensor) -> Tensor:
+        """The nearest codes, as the quantiser finds them when it does not learn, in tensors alone: a graph holds it."""
+        with torch.autocast(z.device.type, enabled=False):
+            left = self.quantizer.project_in(z.mT.float())
+            found = torch.zeros_like(left)
+            for book in self.codebooks:
+                # ‖r - c‖² without ‖r‖², which all codes have in common.
+                row = book[(book.square().sum(-1) - 2 * left @ book.mT).argmin(-1)]
+                left, found = left - row, found + row
+            return self.quantizer.project_out(found).mT.to(z)
 
 
 class VectorQuantizer(ResidualVQ):

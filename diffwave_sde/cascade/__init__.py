@@ -3,7 +3,7 @@
 from diffwave_sde.cascade.bands import dct, idct, join, resize, split
 from diffwave_sde.cascade.handover import Handover
 from diffwave_sde.cascade.model import NAMES, CascadeModel
-from diffwave_sde.cascade.sampling import sample_stages
+from diffwave_sde.cascade.sampling import sample_stages, stopped
 from diffwave_sde.cascade.stage import StageDenoiser
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "resize",
     "sample_stages",
     "split",
+    "stopped",
 ]

@@ -11,8 +11,9 @@ from diffwave_sde.cascade.handover import Handover
 from diffwave_sde.denoiser import BaseDenoiser, Condition
 from diffwave_sde.random import Generator, randn
 from diffwave_sde.samplers import Sampler
-from diffwave_sde.samplers.base import Progress, SamplingState
+from diffwave_sde.samplers.base import GridSampler, Progress, SamplingState
 from diffwave_sde.samplers.repeated import on_times
+from diffwave_sde.sde import SDE
 
 
 def sample_stages(
@@ -75,6 +76,28 @@ def sample_stages(
     return z
 
 
+def stopped(sampler: Sampler, sde: SDE, level: float) -> GridSampler:
+    """The same sampler on a grid that ends at the noise level; the state there is what it makes.
+
+    Source: Ho et al. 2022, section 4.1.
+
+    Raises:
+        ValueError: if the sampler's steps do not lie on a grid, or the level is not one of the process.
+    """
+    if not sampler.on_grid:
+        raise ValueError(
+            f"{type(sampler).__name__} chooses its steps by what it meets, and stops nowhere else: take a sampler with "
+            "steps on a grid, such as DDIM, or a handover that is not truncated"
+        )
+    t = sde.time(torch.tensor([level**-2], dtype=torch.float64))
+    if not sde.t_min < float(t) < sde.t_max:
+        raise ValueError(
+            f"level = {level:g} is no noise level of {type(sde).__name__} within its times: choose another"
+        )
+    times = sampler.grid(sde, sampler.steps)
+    return on_times(sampler, torch.cat((times[times > float(t) * (1 + 1e-6)], t)))
+
+
 @torch.no_grad()
 def _stopped(
     sampler: Sampler,
@@ -85,24 +108,14 @@ def _stopped(
     level: float,
     progress: Progress,
 ) -> Tensor:
-    """The state (B, 1, N) at the noise level, over its mean: x + σ n. Source: Ho et al. 2022, section 4.1."""
-    if not sampler.on_grid:
-        raise ValueError(
-            f"{type(sampler).__name__} chooses its steps by what it meets, and stops nowhere else: take a sampler with "
-            "steps on a grid, such as DDIM, or a handover that is not truncated"
-        )
+    """The state (B, 1, N) at the noise level, over its mean: x + σ n."""
     sde = denoiser.sde
-    t = sde.time(torch.tensor([level**-2], dtype=torch.float64))
-    if not sde.t_min < float(t) < sde.t_max:
-        raise ValueError(
-            f"level = {level:g} is no noise level of {type(sde).__name__} within its times: choose another"
-        )
-    times = sampler.grid(sde, sampler.steps)
-    cut = on_times(sampler, torch.cat((times[times > float(t) * (1 + 1e-6)], t)))
+    cut = stopped(sampler, sde, level)
     state = SamplingState(denoiser, condition, generator)
     plan = cut.ready(state, u)
     for i, coefficients in enumerate(plan):
         u = cut.step(state, u, i, coefficients)
         progress(i + 1, len(plan))
     sampler.nfe = state.calls
-    return u[:, 0] / sde.kernel(t).M.to(u)[:, :1, None]
+    last = cut.grid(sde, cut.steps)[-1:]
+    return u[:, 0] / sde.kernel(last).M.to(u)[:, :1, None]

@@ -47,6 +47,7 @@ class StageDenoiser(BaseDenoiser):
     def __init__(self, net: nn.Module, sde: SDE, below: float = 0.5, sigma_data: float = 0.5):
         super().__init__()
         self.net, self.sde = net, sde
+        self.dct, self.idct = dct, idct  # by FFT; a graph for a runtime that has none has others (`deploy.cosine`)
         self.register_buffer("below", torch.tensor(float(below)))
         self.register_buffer("sigma_data", torch.tensor(float(sigma_data)))
 
@@ -56,6 +57,7 @@ class StageDenoiser(BaseDenoiser):
         length, band = u.shape[-1], condition.audio.shape[-1]
         if band >= length:
             raise ValueError(f"a stage of {length} samples is given {band} to go by: they must be fewer")
+        count = u.shape[0]  # which an export leaves open, and not len(u), a number
         kernel = self.sde.kernel(t)
         below, above = (float64(s).to(kernel.M) for s in (self.below, self.sigma_data))
         s = condition.level.to(kernel.M).clamp_min(LEAST)
@@ -63,25 +65,24 @@ class StageDenoiser(BaseDenoiser):
         def spread(low: Tensor, high: Tensor) -> Tensor:
             """A number for each band, (B,) -> as many as there are coefficients, (B, 1, N)."""
             low, high = (c.to(u)[:, None, None].expand(-1, 1, n) for c, n in ((low, band), (high, length - band)))
-            return torch.cat((low.expand(len(u), -1, -1), high.expand(len(u), -1, -1)), -1)
+            return torch.cat((low.expand(count, -1, -1), high.expand(count, -1, -1)), -1)
 
         snr = kernel.snr
         seen = snr + s**-2, snr  # precision of what is known of x, in either band
         p = below**-2 + seen[0], above**-2 + seen[1]
         matched = kernel.matched[:, 0]
-        z = dct(condition.audio.to(u))
-        mean = spread(matched / p[0], matched / p[1]) * dct(u[:, 0])
+        z = self.dct(condition.audio.to(u))
+        mean = spread(matched / p[0], matched / p[1]) * self.dct(u[:, 0])
         mean = mean + fitted((s**-2 / p[0]).to(u)[:, None, None] * z, length)
         # Var a = Λ² σ_d² + Λ = Λ σ_d² p of what is seen with the precision Λ.
         known = spread((p[0] / seen[0]).sqrt() / below, (p[1] / seen[1]).sqrt() / above) * mean
         # Of unit variance over all samples, though it has a part of the coefficients alone.
         given = (length / band / (below.square() + s.square())).sqrt().to(u)[:, None, None] * z
-        inputs = idct(torch.cat((known, fitted(given, length)), 1))
+        inputs = self.idct(torch.cat((known, fitted(given, length)), 1))
         noise, told = -(snr * above.square()).log() / 8, (s / below).log() / 4
-        count = u.shape[0]
         answer = self.net(
             inputs,
             noise.to(u).expand(count),
             replace(condition, audio=None, level=told.to(u).expand(count)),
         ).to(u.dtype)
-        return idct(mean + spread(p[0].rsqrt(), p[1].rsqrt()) * dct(answer)), None
+        return self.idct(mean + spread(p[0].rsqrt(), p[1].rsqrt()) * self.dct(answer)), None

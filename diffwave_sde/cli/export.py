@@ -1,4 +1,4 @@
-"""Write a model for others to use: a folder with its weights or its graph, what they are, and a card of facts.
+"""Write a model for others to use: a folder with its weights or its graphs, what they are, and a card of facts.
 
 Nothing of this machine goes along: no path, and of the training no more than how it was done.
 """
@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
 from diffwave_sde import checkpoint
-from diffwave_sde.checkpoint import RECIPE
+from diffwave_sde.checkpoint import RECIPE, LoadedAutoencoder, LoadedModel
 from diffwave_sde.cli import guidance_options, runs
 from diffwave_sde.cli.lightning import KINDS
 from diffwave_sde.cli.path_options import parse
@@ -31,8 +31,8 @@ def parser() -> ArgumentParser:
         "--format",
         type=Literal[tuple(FORMATS)],
         default="safetensors",
-        help="safetensors, the weights, for this program; onnx, a graph for onnxruntime with a script that samples "
-        "from it; program, a graph for torch.export.load",
+        help="safetensors, the weights, for this program; onnx, graphs for onnxruntime with a script that samples "
+        "from them; program, graphs for torch.export.load",
     )
     p.add_argument(
         "--dtype",
@@ -71,9 +71,9 @@ def run(argv: list[str]) -> None:
     guidance = guidance_options.resolve_guidance(model, config)
     said = guidance_options.explicit_options(config)  # without any the recipe keeps the model's own, as it was written
     runs.writable(export.out.resolve().parent)
-    with Console(stderr=True).status(f"writing {export.form.file}"):
+    with Console(stderr=True).status(f"writing {export.form.files(model)[0]}"):
         file = export.write(model, guidance if said else None, config.weak)
-    _tell(file, export, model.step)
+    _tell(file, export, model)
 
 
 def _autoencoder(export: Export, config: Namespace) -> None:
@@ -81,8 +81,9 @@ def _autoencoder(export: Export, config: Namespace) -> None:
         raise ValueError(f"{config.ckpt} is of an autoencoder, which nothing guides: leave --guidance and --weak out")
     model = checkpoint.load_autoencoder(config.ckpt)
     runs.writable(export.out.resolve().parent)
-    _tell(export.write_autoencoder(model), export, model.step)
+    _tell(export.write_autoencoder(model), export, model)
 
 
-def _tell(file: Path, export: Export, step: int) -> None:
-    print(f"{file}: {export.size(export.out)}, step {step:,}; {RECIPE} and {CARD} are beside it")
+def _tell(file: Path, export: Export, model: LoadedModel | LoadedAutoencoder) -> None:
+    files = ", ".join([str(file), *export.form.files(model)[1:]])
+    print(f"{files}: {export.size(export.out)}, step {model.step:,}; {RECIPE} and {CARD} are beside it")

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from diffwave_sde.cascade import CascadeModel
 from diffwave_sde.checkpoint import RECIPE, LoadedAutoencoder, LoadedModel
 from diffwave_sde.metrics import report
 from diffwave_sde.names import listed
@@ -33,7 +34,13 @@ def facts(model: LoadedModel, recipe: dict[str, Any]) -> Iterator[tuple[str, str
     yield "sounds", f"mono, {model.rate:,} Hz, {seconds}, {companding}"
     if module.latents is not None:
         one = module.latents.autoencoder
-        yield "latents", f"{type(one).__name__}, {one.channels} numbers for {one.ratio} samples; the file holds it too"
+        yield (
+            "latents",
+            f"{type(one).__name__}, {one.channels} numbers for {one.ratio} samples; it is part of the model",
+        )
+    if isinstance(module, CascadeModel):
+        lengths = ", ".join(f"{n:,}" for n in module.lengths(model.length))
+        yield "stages", f"{', '.join(module.names)}, of {lengths} samples; handed over {module.handover}"
     yield "process", type(module.denoiser.sde).__name__
     yield "parametrization", type(module.denoiser.parametrization).__name__
     yield "loss", f"{type(module.loss).__name__}, {type(module.loss.weight).__name__}"

@@ -1,4 +1,4 @@
-"""A model written for others to use: a folder with its weights or its graph, what they are, and a card of facts.
+"""A model written for others to use: a folder with its weights or its graphs, what they are, and a card of facts.
 
 In Python::
 
@@ -22,7 +22,7 @@ from diffwave_sde import checkpoint
 from diffwave_sde.atomic import atomic_folder
 from diffwave_sde.checkpoint import RECIPE, WEIGHTS, LoadedAutoencoder, LoadedModel
 from diffwave_sde.deploy import card
-from diffwave_sde.deploy.formats import FORMATS, NUMBERS, SCRIPT, Format
+from diffwave_sde.deploy.formats import FORMATS, HOLD_WEIGHTS, NUMBERS, SCRIPT, Format
 from diffwave_sde.deploy.recipe import portable
 from diffwave_sde.guidance import Guidance
 from diffwave_sde.metrics import report
@@ -93,7 +93,7 @@ class Export:
             raise type(error)(f"--evaluation {error}") from None
 
     def write(self, model: LoadedModel, guidance: Guidance | None = None, weak: str | Path | None = None) -> Path:
-        """Write the folder, whole or not at all; the file of the weights or the graph.
+        """Write the folder, whole or not at all; the file of the weights, or of the first graph.
 
         Args:
             model: loaded as a `DiffusionModule`: the card tells its loss. Left with the guidance that it is given.
@@ -116,7 +116,7 @@ class Export:
             model.module.guidance = guidance
             recipe["config"]["model"]["guidance"] = asdict(guidance)
         both = "; both are one model, which `diffwave-sde sample` takes" if self.form.file == WEIGHTS else ""
-        page = partial(card.card, self.out.resolve().name, model, self.form.use)
+        page = partial(card.card, self.out.resolve().name, model, self.form.use(model))
         return self._write(model, recipe, both, card.facts(model, recipe), page)
 
     def write_autoencoder(self, model: LoadedAutoencoder) -> Path:
@@ -143,21 +143,24 @@ class Export:
     ) -> Path:
         with atomic_folder(self.out) as folder:
             self.form.save(model, folder, self.numbers, self.length or model.length)
-            head = f"# What {self.form.file} is{what}.\n"
+            files = self.form.files(model)
+            is_ = f"{files[0]} is" if len(files) == 1 else f"{', '.join(files[:-1])} and {files[-1]} are"
+            head = f"# What {is_}{what}.\n"
             text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
             (folder / RECIPE).write_text(head + text, encoding="utf-8")
             rows = [*facts, ("size", self.size(folder)), ("licence", self._licence(model))]
             if self.command:
                 rows.append(("trained by", f"`{self.command}`"))
             (folder / CARD).write_text(page(rows) + self.figures, encoding="utf-8")
-        return self.out / self.form.file
+        return self.out / files[0]
 
     def _licence(self, model: LoadedModel | LoadedAutoencoder) -> str:
         return self.licence or checkpoint.licence(model.path) or "not stated"
 
     def size(self, folder: Path) -> str:
-        """How large the file in a folder is, in words."""
-        return f"{(folder / self.form.file).stat().st_size / 1e6:.1f} MB in {self.numbers}"
+        """How large the weights or graphs in a folder are, in words."""
+        files = (folder / name for name in sorted(HOLD_WEIGHTS))
+        return f"{sum(file.stat().st_size for file in files if file.is_file()) / 1e6:.1f} MB in {self.numbers}"
 
 
 def _check_output(out: Path, overwrite: bool) -> None:
@@ -168,7 +171,6 @@ def _check_output(out: Path, overwrite: bool) -> None:
         raise FileExistsError(f"{out} is a file: choose another --out")
     if not overwrite:
         raise FileExistsError(f"{out} exists: add --overwrite to replace it, or choose another --out")
-    graphs = {form.file.replace("model", "weak") for form in FORMATS.values()}
-    own = {RECIPE, CARD, NUMBERS, SCRIPT, *(form.file for form in FORMATS.values()), *graphs}
+    own = {RECIPE, CARD, NUMBERS, SCRIPT, *HOLD_WEIGHTS}
     if foreign := sorted(p.name for p in out.iterdir() if p.name not in own):
         raise FileExistsError(f"{out} holds {foreign[0]}, which no export wrote: choose another --out, or move it")

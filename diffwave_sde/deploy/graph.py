@@ -1,42 +1,73 @@
-"""The network with its preconditioning as one graph of tensors, and a sampler as a table of numbers.
+"""Networks with all that is around them as graphs of tensors, for PyTorch's own runtime and for onnxruntime.
 
-A graph answers D(u, t): from u (B, S, 1, T) float32, t (B,) float64 and label (B,) int64, negative for none, D
-(B, 1, T). B is open, T is fixed. What a sampler does between two calls is linear, with numbers that depend on time
-alone:
+A denoiser's answers D(u, t): from u (B, S, 1, T) float32, t (B,) float64 and label (B,) int64, negative for none, D
+(B, 1, T). A stage of a cascade that goes up in rate is told two more: audio (B, 1, M) float32, what the stage before
+handed over, and level (B,) float32, its noise level. A decoder makes x (B, 1, T) of latents, z (B, 1, N). B is open, T
+is fixed.
 
-    u ← A u + a D + b (D - D before) + c ε
-
-so that a table of them and a loop of a few lines are a whole sampling; `sample.py` beside this file is that loop.
+How sounds come of them: `table`.
 """
 
 from __future__ import annotations
 
 import copy
 import logging
-from dataclasses import replace
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from diffwave_sde.denoiser import Condition, Denoiser
-from diffwave_sde.guidance import Guidance
-from diffwave_sde.samplers import Sampler
+from diffwave_sde.autoencoder import Latents
+from diffwave_sde.cascade import CascadeModel, StageDenoiser
+from diffwave_sde.denoiser import BaseDenoiser, Condition, Denoiser
+from diffwave_sde.deploy import cosine
+from diffwave_sde.model import SoundModel
 
-STEPS = (10, 20, 35, 50)  # of the tables that go along, beside the model's own number
-FEW = (1, 2, 4, 8)  # those where a grid jumps to the sound, as that of a distilled model does
+
+class Graph(nn.Module, ABC):
+    """A function of tensors alone, all of them with a batch axis.
+
+    inputs: names of what it takes.
+    output: name of what it gives.
+    """
+
+    inputs: tuple[str, ...]
+    output: str
+
+    @abstractmethod
+    def example(self) -> tuple[Tensor, ...]:
+        """What it takes, for two sounds."""
+
+    def plain(self) -> Graph:
+        """The same in operators that every runtime has, and does well."""
+        return self
 
 
-class Graph(nn.Module):
-    """The denoiser as a function of tensors alone; `weight` is of the guidance that its network is told, if it is."""
+class DenoiserGraph(Graph):
+    """A denoiser of sounds, or latents, of `length` numbers.
 
-    def __init__(self, denoiser: Denoiser, weight: float = 1.0):
+    Args:
+        denoiser: the denoiser.
+        length: T.
+        weight: of the guidance that its network is told, if it is.
+    """
+
+    inputs, output = ("u", "t", "label"), "D"
+
+    def __init__(self, denoiser: Denoiser, length: int, weight: float = 1.0):
         super().__init__()
-        self.weight = weight if denoiser.net.guidance else None
+        self.length, self.weight = length, weight if denoiser.net.guidance else None
         # Without the weak one, which is no part of D; it has a graph of its own.
-        self.denoiser = copy.copy(denoiser)
-        self.denoiser._modules = {**denoiser._modules, "weak": None}
+        self.denoiser = _altered(denoiser, weak=None)
+
+    def example(self) -> tuple[Tensor, ...]:
+        return (
+            torch.zeros(2, self.denoiser.sde.blocks, 1, self.length),
+            torch.ones(2, dtype=torch.float64),
+            torch.tensor([0, -1]),
+        )
 
     def forward(self, u: Tensor, t: Tensor, label: Tensor) -> Tensor:
         """u (B, S, 1, T), t (B,), label (B,) -> D (B, 1, T)."""
@@ -44,26 +75,125 @@ class Graph(nn.Module):
         return self.denoiser(u, t, Condition(label=label, guidance=told))
 
 
-def trace(denoiser: Denoiser, length: int, weight: float = 1.0) -> torch.export.ExportedProgram:
-    """The program of `Graph` for sounds of `length` samples, in float32, any number of them at once."""
-    example = (
-        torch.zeros(2, denoiser.sde.blocks, 1, length),
-        torch.ones(2, dtype=torch.float64),
-        torch.tensor([0, -1]),
+class StageGraph(Graph):
+    """A stage of a cascade that goes up from a sound of `band` samples to one of `length`."""
+
+    inputs, output = ("u", "t", "label", "audio", "level"), "D"
+
+    def __init__(self, stage: StageDenoiser, length: int, band: int):
+        super().__init__()
+        self.stage, self.length, self.band = stage, length, band
+
+    def example(self) -> tuple[Tensor, ...]:
+        return (
+            torch.zeros(2, 1, 1, self.length),
+            torch.ones(2, dtype=torch.float64),
+            torch.tensor([0, -1]),
+            torch.zeros(2, 1, self.band),
+            torch.ones(2),
+        )
+
+    def plain(self) -> StageGraph:
+        """The same, its cosine transforms without an FFT."""
+        there, back = cosine.Cosine({self.length, self.band}), cosine.Cosine({self.length}, inverse=True)
+        return StageGraph(_altered(self.stage, dct=there, idct=back), self.length, self.band)
+
+    def forward(self, u: Tensor, t: Tensor, label: Tensor, audio: Tensor, level: Tensor) -> Tensor:
+        """u (B, 1, 1, T), t (B,), label (B,), audio (B, 1, M), level (B,) -> D (B, 1, T)."""
+        return self.stage(u, t, Condition(label=label, audio=audio, level=level))
+
+
+class DecoderGraph(Graph):
+    """The decoder of a model of latents, for sounds of `length` samples."""
+
+    inputs, output = ("z",), "x"
+
+    def __init__(self, latents: Latents, length: int):
+        super().__init__()
+        self.latents, self.length = latents, length
+
+    def example(self) -> tuple[Tensor, ...]:
+        return (torch.zeros(2, 1, self.latents.length(self.length)),)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """z (B, 1, N), each channel of zero mean and unit deviation -> x (B, 1, T)."""
+        return self.latents.decode(z, self.length)
+
+
+def _altered(denoiser: BaseDenoiser, **parts: nn.Module | None) -> BaseDenoiser:
+    """A copy that has the weights in common, and some parts of its own."""
+    other = copy.copy(denoiser)
+    other._modules = dict(denoiser._modules)
+    for name, part in parts.items():
+        setattr(other, name, part)
+    return other
+
+
+def names(model: SoundModel) -> list[str]:
+    """What the graphs of a model are called: base, middle and top of a cascade; else model, weak and decoder."""
+    if isinstance(model, CascadeModel):
+        return list(model.names)
+    guidance = model.guided()
+    led = guidance is not None and guidance.auto != 1
+    return ["model", *["weak"] * led, *["decoder"] * (model.latents is not None)]
+
+
+def graphs(model: SoundModel, length: int) -> Iterator[tuple[str, Graph]]:
+    """The graphs of a model by their names.
+
+    Args:
+        model: whose they are.
+        length: samples of its sounds.
+
+    Raises:
+        ValueError: if a stage of a cascade was never trained, or cannot be of such a length.
+    """
+    guidance = model.guided()
+    weight = guidance.weight if guidance else 1.0
+    if isinstance(model, CascadeModel):
+        lengths = _lengths(model, length)
+        yield model.names[0], DenoiserGraph(model.denoiser, lengths[0], weight)
+        for k, name in enumerate(model.names[1:], 1):
+            yield name, StageGraph(model.stages[k], lengths[k], lengths[k - 1])
+        return
+    state = length if model.latents is None else model.latents.length(length)
+    parts = {
+        "model": lambda: DenoiserGraph(model.denoiser, state, weight),
+        "weak": lambda: DenoiserGraph(model.denoiser.weak, state, weight),
+        "decoder": lambda: DecoderGraph(model.latents, length),
+    }
+    yield from ((name, parts[name]()) for name in names(model))
+
+
+def _lengths(model: CascadeModel, length: int) -> tuple[int, ...]:
+    """The samples of each stage."""
+    if model.missing:
+        raise ValueError(f"the stage {model.missing[0]} was never trained: train all stages first")
+    lengths = model.lengths(length)
+    if all(map(cosine.fits, lengths)):
+        return lengths
+    longer = next(n for n in range(length, 2 * length) if all(map(cosine.fits, model.lengths(n))))
+    raise ValueError(
+        f"--length {length}: a graph splits it into bands by matrices, which would be too large: choose --length "
+        f"{model.lengths(longer)[-1]}"
     )
+
+
+def trace(graph: Graph) -> torch.export.ExportedProgram:
+    """Its program, in float32, for any number of sounds at once."""
     many = {0: torch.export.Dim("batch", min=1, max=2**16)}
-    graph = Graph(denoiser, weight).eval()
+    example = graph.eval().example()
     with torch.no_grad():
         graph(*example)  # once in earnest, so that what a process keeps for later is no tensor of the trace
-        return torch.export.export(graph, example, dynamic_shapes=(many,) * 3)
+        return torch.export.export(graph, example, dynamic_shapes=(many,) * len(example))
 
 
-def save_program(denoiser: Denoiser, length: int, file: Path, weight: float = 1.0) -> None:
+def save_program(graph: Graph, file: Path) -> None:
     """Writes what `torch.export.load` reads, on any machine with PyTorch."""
-    torch.export.save(trace(denoiser, length, weight), file)
+    torch.export.save(trace(graph), file)
 
 
-def save_onnx(denoiser: Denoiser, length: int, file: Path, weight: float = 1.0) -> None:
+def save_onnx(graph: Graph, file: Path) -> None:
     """Writes an ONNX file, weights included.
 
     Raises:
@@ -75,68 +205,14 @@ def save_onnx(denoiser: Denoiser, length: int, file: Path, weight: float = 1.0) 
         raise ValueError(
             f"ONNX needs a package that is not here ({error}): pip install 'diffwave-sde[onnx]'"
         ) from error
-    # Of operators that a network of ours has not.
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    # Of operators that a network of ours has not, and of those that are left as they are.
+    for name in ("torch.onnx", "onnxscript"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     program = torch.onnx.export(
-        trace(denoiser, length, weight), dynamo=True, input_names=["u", "t", "label"], output_names=["D"], verbose=False
+        trace(graph.plain()),
+        dynamo=True,
+        input_names=list(graph.inputs),
+        output_names=[graph.output],
+        verbose=False,
     )
     program.save(str(file), external_data=False)
-
-
-def plan(denoiser: Denoiser, sampler: Sampler, guidance: Guidance) -> dict[str, Any]:
-    """A sampler as a table: times (N,), and for each of N - 1 steps A (S, S), a (S,), b (S,) and c (S, S).
-
-    The sounds are D at the last of the times. `guided` tells at which times the classifier-free guidance acts, and
-    `auto` the autoguidance.
-
-    Raises:
-        ValueError: if the sampler is none whose steps are of that form.
-    """
-    sampler = sampler.resolve(denoiser.sde)
-    if not sampler.is_linear:
-        raise ValueError(
-            f"{type(sampler).__name__} cannot be written as a table: train with, or name in config.yaml, one of "
-            "ConsistencySampler, DefaultSampler, DDIM, DPMSolver2M and DPMSolverSDE"
-        )
-    times = sampler.grid(denoiser.sde, sampler.steps)
-    blocks = denoiser.sde.blocks
-    none, still = torch.zeros(blocks), torch.zeros(blocks, blocks)
-    steps = []
-    for i, row in enumerate(sampler.plan(denoiser, times)):
-        A, a, b, c = sampler.linear(tuple(x[0] for x in row))
-        b, c = none if b is None or i == 0 else b, still if c is None else c
-        steps.append({"A": A.tolist(), "a": a.tolist(), "b": b.tolist(), "c": c.tolist()})
-    parts = {"guided": guidance.by_class(denoiser), "auto": guidance.by_weak(denoiser, denoiser.weak)}
-    acts = {name: part.acts(times).tolist() for name, part in parts.items()}
-    return {"sampler": type(sampler).__name__, "times": times.tolist(), "steps": steps, **acts}
-
-
-def sampling(
-    denoiser: Denoiser, sampler: Sampler, guidance: Guidance | None, taught: int | None = None
-) -> dict[str, Any]:
-    """All the numbers that a sampling takes beside the graph.
-
-    prior: (S, S), what white noise is multiplied by for the first u.
-    guidance: the weight w; where a plan is guided, D is D + (w - 1) (D - D without the class).
-    auto: the weight w; where a plan says so, that D is D + (w - 1) (D - D of the weak graph).
-    plans: `plan` by its number of steps; `default` is the model's own, and the only one where `taught` is told.
-    """
-    sampler = sampler.resolve(denoiser.sde)
-    guidance = (guidance or Guidance(1.0)).supported_by(denoiser)
-    if denoiser.net.guidance:  # the graph holds the weight that it is told
-        guidance = replace(guidance, weight=1.0)
-    plans = {str(sampler.steps): plan(denoiser, sampler, guidance)}
-    if sampler.grid.flexible and taught is None:
-        few = sampler.grid.fewest == 1
-        for steps in (n for n in (FEW if few else STEPS) if n >= sampler.fewest):
-            other = copy.copy(sampler)
-            other.steps = steps
-            plans[str(steps)] = plan(denoiser, other, guidance)
-    last = torch.tensor([denoiser.sde.t_max], dtype=torch.float64)
-    return {
-        "prior": denoiser.sde.kernel(last).L[0].tolist(),
-        "guidance": guidance.weight,
-        "auto": guidance.auto,
-        "default": sampler.steps,
-        "plans": plans,
-    }

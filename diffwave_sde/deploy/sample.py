@@ -1,9 +1,10 @@
-"""Make sounds from model.onnx and sampling.json beside this file, with numpy and onnxruntime alone.
+"""Make sounds from the graphs and sampling.json beside this file, with numpy and onnxruntime alone.
 
 python sample.py [--n 4] [--label kick] [--steps 28] [--seed 0] [--out sounds]
 """
 
 import argparse
+import functools
 import json
 import time
 import wave
@@ -16,7 +17,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def sample(graph, table, label, noise, plan, weak=None):
-    """Sounds (B, T), companded if the training data was.
+    """Sounds (B, T), companded if the training data was; of a model of latents, these, which its decoder takes.
 
     graph: (u (B, S, 1, T), t (B,), label (B,)) -> D (B, 1, T).
     weak: the same of a weaker network, where the table wants one.
@@ -25,7 +26,7 @@ def sample(graph, table, label, noise, plan, weak=None):
     noise: (shape) -> standard normal numbers.
     plan: one of the table's plans.
     """
-    shape = (len(label), len(table["prior"]), 1, table["length"])
+    shape = (len(label), len(table["prior"]), 1, table.get("state", table["length"]))
     u, before = mix(table["prior"], noise(shape)), None
     for i, t in enumerate(plan["times"]):
         D = denoised(graph, u, t, label, table["guidance"] if plan["guided"][i] else 1.0)
@@ -40,6 +41,24 @@ def sample(graph, table, label, noise, plan, weak=None):
         if before is not None:
             u = u + along(step["b"], D - before)
         before = D
+    return u[:, 0, 0]  # of a plan that stops at a noise level
+
+
+def cascade(graphs, table, label, noise, steps):
+    """Sounds (B, T) of stages of rising rate: each hears what the one before has made, at a level of noise.
+
+    graphs: of the stages; those above the first take audio (B, 1, M) and level (B,) too.
+    steps: the plan of each stage.
+    """
+    x, handover = None, table["handover"]
+    for graph, stage in zip(graphs, table["stages"], strict=True):
+        if x is not None:
+            if not handover["truncated"]:  # a sampling that was stopped has that noise left
+                x = x + np.float32(handover["level"]) * noise(x.shape)
+            level = np.full(len(x), handover["level"], np.float32)
+            graph = functools.partial(graph, audio=np.float32(x), level=level)
+        x = sample(graph, stage, label, noise, stage["plans"][steps])[:, None]
+    return x[:, 0, : table["length"]]
 
 
 def denoised(graph, u, t, label, weight):
@@ -62,16 +81,40 @@ def along(vector, D):
 
 
 def load(folder=HERE, threads=0):
-    """The graph as a function, the table, and the weak graph or None."""
+    """The graph of a model of one network as a function, the table, and the weak graph or None."""
+    table = json.loads((Path(folder) / "sampling.json").read_text())
+    weak = opened(Path(folder) / "weak.onnx", threads) if table["auto"] != 1 else None
+    return opened(Path(folder) / "model.onnx", threads), table, weak
+
+
+def opened(file, threads=0):
+    """A graph as a function of its inputs, the first of them float32; in order, or by name."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads  # 0: as many as there are cores
+    session = onnxruntime.InferenceSession(str(file), options, ["CPUExecutionProvider"])
+    names = [one.name for one in session.get_inputs()]
 
-    def function(file):
-        session = onnxruntime.InferenceSession(str(Path(folder) / file), options, ["CPUExecutionProvider"])
-        return lambda u, t, label: session.run(None, {"u": np.float32(u), "t": t, "label": label})[0]
+    def graph(u, *inputs, **more):
+        return session.run(None, dict(zip(names, (np.float32(u), *inputs), strict=False)) | more)[0]
 
-    table = json.loads((Path(folder) / "sampling.json").read_text())
-    return function("model.onnx"), table, function("weak.onnx") if table["auto"] != 1 else None
+    return graph
+
+
+def player(folder=HERE, threads=0):
+    """The table, and (label, noise, steps) -> sounds (B, T), of whatever kind of model it is."""
+    folder = Path(folder)
+    table = json.loads((folder / "sampling.json").read_text())
+    if "stages" in table:
+        graphs = [opened(folder / stage["graph"], threads) for stage in table["stages"]]
+        return table, functools.partial(cascade, graphs, table)
+    graph, table, weak = load(folder, threads)
+    decoder = opened(folder / table["decoder"], threads) if "decoder" in table else None
+
+    def play(label, noise, steps):
+        y = sample(graph, table, label, noise, table["plans"][steps], weak)
+        return y if decoder is None else decoder(y[:, None])[:, 0]
+
+    return table, play
 
 
 def expand(y, mu):
@@ -82,12 +125,12 @@ def expand(y, mu):
 
 
 def main():
-    graph, table, weak = load()
-    names = table["labels"]
+    table, play = player()
+    names, first = table["labels"], table.get("stages", [table])[0]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=4, help="number of sounds (default 4)")
     parser.add_argument("--label", choices=names, help="class of all of them (default: each in turn)")
-    parser.add_argument("--steps", choices=list(table["plans"]), default=str(table["default"]), help="network calls")
+    parser.add_argument("--steps", choices=list(first["plans"]), default=str(first["default"]), help="network calls")
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise (default 0)")
     parser.add_argument("--out", type=Path, default=Path("sounds"), help="folder for the WAV files (default sounds)")
     options = parser.parse_args()
@@ -95,8 +138,7 @@ def main():
     label = np.array([names.index(asked[i % len(asked)]) if names else -1 for i in range(options.n)])
     rng = np.random.default_rng(options.seed)
     began = time.perf_counter()
-    plan = table["plans"][options.steps]
-    y = sample(graph, table, label, lambda shape: rng.standard_normal(shape, np.float32), plan, weak)
+    y = play(label, lambda shape: rng.standard_normal(shape, np.float32), options.steps)
     seconds = time.perf_counter() - began
     x = np.rint(np.clip(expand(y, table["mu"]), -1, 1) * 32767).astype("<i2")
     options.out.mkdir(parents=True, exist_ok=True)

@@ -128,6 +128,17 @@ def test_codes_of_two_processes_follow_the_batches_of_both(synchronized, tmp_pat
         torch.testing.assert_close(here[0], alone.codebooks, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("dim", [None, 2])
+def test_settling_on_codes_is_what_the_quantiser_does_when_it_does_not_learn(dim):
+    torch.manual_seed(0)
+    bottleneck, h = ResidualVQ(4, 3, 16, dim), torch.randn(8, 4, 50)
+    bottleneck(h)
+    bottleneck.eval()
+    settled = bottleneck.settle(h)
+    torch.testing.assert_close(settled, bottleneck(h).z)
+    assert len(settled.mT.flatten(0, 1).unique(dim=0)) > 50
+
+
 def test_a_package_that_is_missing_is_told_with_the_remedy(monkeypatch):
     def missing(name, *rest, **more):
         if name == "vector_quantize_pytorch":

@@ -119,6 +119,22 @@ def test_a_model_of_latents_is_one_model_without_the_run_that_it_came_from(here,
     assert checkpoint.load("runs/latent", latent=True).step == 3
 
 
+def test_a_graph_of_latents_has_its_decoder_beside_it_and_is_replaced_when_asked_to(here, capsys):
+    main(["export", "--ckpt=runs/latent", "--format=program", "--out=graphs", "--length=1990"])
+    assert "graphs/model.pt2, decoder.pt2: " in capsys.readouterr().out.replace("\n", "")
+    folder = here / "graphs"
+    names = ["README.md", "config.yaml", "decoder.pt2", "model.pt2", "sampling.json"]
+    assert sorted(file.name for file in folder.iterdir()) == names
+    assert "`decoder.pt2` makes the sounds x (B, 1, T)" in (folder / "README.md").read_text()
+    table = json.loads((folder / "sampling.json").read_text())
+    z = torch.randn(3, 1, table["state"])
+    latents = checkpoint.load("runs/latent", latent=True).module.latents
+    decode = torch.export.load(folder / table["decoder"]).module()
+    torch.testing.assert_close(decode(z), latents.decode(z, 1990))
+    main(["export", "--ckpt=runs/latent", "--out=graphs", "--overwrite"])
+    assert sorted(file.name for file in folder.iterdir()) == ["README.md", "config.yaml", "model.safetensors"]
+
+
 def test_an_autoencoder_is_had_again_from_its_run_its_export_and_a_model_of_its_latents(here):
     x = torch.randn(2, 1, 2000)
     run = checkpoint.load_autoencoder("runs/vae").module
@@ -190,7 +206,6 @@ FIT = ["fit", f"--config={lightning.CONFIGS / 'experiment' / 'latent.yaml'}", "-
         (["edit", "inpaint", "x.wav", "--mask=0.01-0.02", "--ckpt=runs/latent"], "which knows of no single samples"),
         (["edit", "vary", "x.wav", "--keep=attack", "--ckpt=runs/latent"], "which knows of no single samples"),
         (["likelihood", "--ckpt=runs/latent"], "is a model of latents, which cannot be taken here yet"),
-        (["export", "--ckpt=runs/latent", "--out=g", "--format=onnx"], "a graph holds one network"),
         (["export", "--ckpt=runs/vae", "--out=g", "--format=onnx"], "is of an autoencoder; leave --format out"),
         ([*FIT, "--model.latent=nowhere"], "--model.latent: no checkpoint at nowhere"),
         (

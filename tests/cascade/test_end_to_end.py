@@ -124,7 +124,7 @@ def test_a_kit_and_the_pads_of_the_page_are_made_by_a_cascade(here):
         ),
         (["edit", "interpolate", "afresh/x.wav", "afresh/y.wav", "--ckpt=runs/whole"], "yet; take --space noise"),
         (["schedule", "--ckpt=runs/whole"], "is of a cascade, which cannot be taken here yet"),
-        (["export", "--ckpt=runs/whole", "--out=g", "--format=onnx"], "a graph holds one network"),
+        (["export", "--ckpt=runs/whole", "--out=g", "--format=onnx", "--length=50060"], "choose --length 50080"),
     ],
 )
 def test_what_a_cascade_cannot_do_is_told_in_one_line(arguments, words, here, capfd):

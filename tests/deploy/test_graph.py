@@ -6,7 +6,7 @@ from torch import nn
 
 from diffwave_sde import audio
 from diffwave_sde.denoiser import Condition, Denoiser
-from diffwave_sde.deploy import graph
+from diffwave_sde.deploy import graph, table
 from diffwave_sde.guidance import Guidance
 from diffwave_sde.networks import MDCT, UNet
 from diffwave_sde.parametrization import Epsilon, V
@@ -54,7 +54,7 @@ def asked(sde, batch: int):
 @pytest.mark.parametrize("process", PROCESSES)
 def test_a_program_is_the_denoiser_for_any_number_of_sounds(process, tmp_path):
     denoiser = model(process)
-    graph.save_program(denoiser, LENGTH, tmp_path / "model.pt2")
+    graph.save_program(graph.DenoiserGraph(denoiser, LENGTH), tmp_path / "model.pt2")
     program = torch.export.load(tmp_path / "model.pt2").module()
     for batch in (1, 2, 5):
         u, t, label = asked(denoiser.sde, batch)
@@ -65,7 +65,7 @@ def test_a_program_is_the_denoiser_for_any_number_of_sounds(process, tmp_path):
 @pytest.mark.parametrize("process", ["edm", "cld"])
 def test_onnxruntime_makes_the_sounds_of_torch(process, tmp_path):
     denoiser = model(process)
-    graph.save_onnx(denoiser, LENGTH, tmp_path / "model.onnx")
+    graph.save_onnx(graph.DenoiserGraph(denoiser, LENGTH), tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
 
     def runtime(u, t, label):
@@ -80,7 +80,7 @@ def difference(denoiser, sampler, guidance, call=None, batch=3, weak=None):
     """The largest difference of any sample between a sampler and the loop of numbers, of sounds of the order of 1."""
 
     def torch_graph(one):
-        return lambda *asked: graph.Graph(one)(*map(torch.from_numpy, asked)).numpy()
+        return lambda *asked: graph.DenoiserGraph(one, LENGTH)(*map(torch.from_numpy, asked)).numpy()
 
     if denoiser.weak is not None:
         weak = weak or torch_graph(denoiser.weak)
@@ -89,10 +89,10 @@ def difference(denoiser, sampler, guidance, call=None, batch=3, weak=None):
     u = denoiser.sde.prior((batch, 1, LENGTH), streams := [stream("noise", i) for i in range(batch)])
     expected = sampler(guidance(denoiser) if guidance else denoiser, u, Condition(label=label), streams)[:, 0]
     streams = [stream("noise", i) for i in range(batch)]
-    table = {"length": LENGTH, **graph.sampling(denoiser, sampler, guidance)}
-    plan = table["plans"][str(table["default"])]
+    numbers = {"length": LENGTH, **table.sampling(denoiser, sampler, guidance)}
+    plan = numbers["plans"][str(numbers["default"])]
     call = call or torch_graph(denoiser)
-    found = player.sample(call, table, label.numpy(), lambda shape: randn(shape, streams).numpy(), plan, weak)
+    found = player.sample(call, numbers, label.numpy(), lambda shape: randn(shape, streams).numpy(), plan, weak)
     assert expected.std() > 0.01
     return (torch.from_numpy(found) - expected).abs().max() / expected.abs().max()
 
@@ -111,39 +111,39 @@ def test_a_table_and_a_loop_are_the_sampler(process, sampler):
 def test_the_loop_leads_where_the_guidance_does():
     denoiser = model("edm")
     guidance = Guidance(3.0, sigma_min=1.0)
-    acts = graph.sampling(denoiser, DefaultSampler(9), guidance)["plans"]["9"]["guided"]
+    acts = table.sampling(denoiser, DefaultSampler(9), guidance)["plans"]["9"]["guided"]
     assert 0 < sum(acts) < 9
     assert acts == sorted(acts, reverse=True)
     assert difference(denoiser, DefaultSampler(9), guidance) < 1e-5
     weaker = with_weak("edm")
     guidance = Guidance(3.0, sigma_min=1.0, auto=2.0, auto_sigma_min=0.1, auto_sigma_max=10.0)
-    plan = graph.sampling(weaker, DefaultSampler(9), guidance)["plans"]["9"]
+    plan = table.sampling(weaker, DefaultSampler(9), guidance)["plans"]["9"]
     assert plan["guided"] == acts
     assert 0 < sum(plan["auto"]) < 9
     assert plan["auto"] != acts
     assert difference(weaker, DefaultSampler(9), guidance) < 1e-5
     # Another weak network would be far off.
     assert difference(weaker, DefaultSampler(9), guidance, weak=lambda u, t, label: 0 * u[:, 0]) > 1e-2
-    unled = graph.sampling(denoiser, DefaultSampler(9), None)
+    unled = table.sampling(denoiser, DefaultSampler(9), None)
     assert unled["guidance"] == 1
     assert not any(unled["plans"]["9"]["guided"])
 
 
 def test_a_table_for_each_number_of_steps_goes_along():
     denoiser = model("edm")
-    found = graph.sampling(denoiser, DefaultSampler(35), None)
+    found = table.sampling(denoiser, DefaultSampler(35), None)
     assert {int(k): len(v["times"]) for k, v in found["plans"].items()} == {10: 10, 20: 20, 35: 35, 50: 50}
     assert found["default"] == 35
-    few = graph.sampling(denoiser, ConsistencySampler(3), None)
+    few = table.sampling(denoiser, ConsistencySampler(3), None)
     assert {int(k): len(v["times"]) for k, v in few["plans"].items()} == {1: 1, 2: 2, 3: 3, 4: 4, 8: 8}
-    assert list(graph.sampling(denoiser, DDIM(4, JumpGrid()), None)["plans"]) == ["4", "2", "8"]
-    assert list(graph.sampling(denoiser, DDIM(4, JumpGrid()), None, taught=4)["plans"]) == ["4"]
-    assert list(graph.sampling(denoiser, DPMSolver2M(2, TimesGrid([1.0, 0.1])), None)["plans"]) == ["2"]
+    assert list(table.sampling(denoiser, DDIM(4, JumpGrid()), None)["plans"]) == ["4", "2", "8"]
+    assert list(table.sampling(denoiser, DDIM(4, JumpGrid()), None, taught=4)["plans"]) == ["4"]
+    assert list(table.sampling(denoiser, DPMSolver2M(2, TimesGrid([1.0, 0.1])), None)["plans"]) == ["2"]
 
 
 def test_a_sampler_that_is_no_table_is_refused():
     with pytest.raises(ValueError, match=r"Heun cannot be written as a table.*DPMSolver2M"):
-        graph.sampling(model("edm"), Heun(9), None)
+        table.sampling(model("edm"), Heun(9), None)
 
 
 def test_companding_is_undone():
