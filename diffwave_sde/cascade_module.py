@@ -152,7 +152,7 @@ class CascadeModule(CascadeModel, TrainingModule):
             # A band in which there is nothing would divide by nothing.
             stage.sigma_data.fill_(max(float(power[first:edge].mean()) ** 0.5, 1e-4))
             if below is not None:
-                stage.below.fill_(below)
+                stage.sigma_below.fill_(below)
             below = max(float(power[:edge].mean()) ** 0.5, 1e-4)
 
     def _take_stages(self, path: str) -> None:

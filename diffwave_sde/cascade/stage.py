@@ -9,6 +9,10 @@ above it u_t says all that is known:
 
 which is Karras's preconditioning, band by band: without a band below it is that of `parametrization.Karras`. Where s is
 small net has nothing to add below, and learns the band that this stage brings.
+
+Where there is silence, D = 0 and net = -a / √p. What a network of one stage sees as u / σ, and may pass on directly, is
+that here: noise of unit variance in either band, whatever σ and s. By the noise level of u_t alone the gain would have
+to jump where the bands meet, which no frame of a lapped transform can; a tone stayed there, and noise in the tails.
 """
 
 from __future__ import annotations
@@ -30,25 +34,26 @@ class StageDenoiser(BaseDenoiser):
     """A network read as D(u, t, z, s).
 
     `condition.audio` is z at its own rate, (B, 1, M), and `condition.level` its noise level s, (B,). The network sees
-    two channels: what is known of x, and z at the rate of this stage, both of unit variance; it is told the noise level
-    of the first one as every network is, and that of z as `condition.level` = ¼ log(s / σ_d).
+    what is known of x, and z at the rate of this stage, both of unit variance; then both over their noise, a / √p and
+    z / s. It is told the noise level of the first one as every network is, and that of z as `condition.level` =
+    ¼ log(s / σ_d).
 
     Source: Ho et al. 2022, section 3 (concatenation), section 4.2; Karras et al. 2022, eq. 7.
 
     Args:
-        net: net(u (B, 2, N), noise (B,), condition) -> (B, 1, N).
+        net: net(u (B, 4, N), noise (B,), condition) -> (B, 1, N).
         sde: the forward process, of one block.
-        below: standard deviation of a coefficient of the data in the band of the stage before.
+        sigma_below: standard deviation of a coefficient of the data in the band of the stage before.
         sigma_data: the same in the band that this stage adds; by it losses are weighed.
     """
 
     weak: None = None
 
-    def __init__(self, net: nn.Module, sde: SDE, below: float = 0.5, sigma_data: float = 0.5):
+    def __init__(self, net: nn.Module, sde: SDE, sigma_below: float = 0.5, sigma_data: float = 0.5):
         super().__init__()
         self.net, self.sde = net, sde
         self.dct, self.idct = dct, idct  # by FFT; a graph for a runtime that has none has others (`deploy.cosine`)
-        self.register_buffer("below", torch.tensor(float(below)))
+        self.register_buffer("sigma_below", torch.tensor(float(sigma_below)))
         self.register_buffer("sigma_data", torch.tensor(float(sigma_data)))
 
     def predict(self, u: Tensor, t: Tensor, condition: Condition | None = None) -> tuple[Tensor, None]:
@@ -59,7 +64,7 @@ class StageDenoiser(BaseDenoiser):
             raise ValueError(f"a stage of {length} samples is given {band} to go by: they must be fewer")
         count = u.shape[0]  # which an export leaves open, and not len(u), a number
         kernel = self.sde.kernel(t)
-        below, above = (float64(s).to(kernel.M) for s in (self.below, self.sigma_data))
+        below, above = (float64(s).to(kernel.M) for s in (self.sigma_below, self.sigma_data))
         s = condition.level.to(kernel.M).clamp_min(LEAST)
 
         def spread(low: Tensor, high: Tensor) -> Tensor:
@@ -78,7 +83,8 @@ class StageDenoiser(BaseDenoiser):
         known = spread((p[0] / seen[0]).sqrt() / below, (p[1] / seen[1]).sqrt() / above) * mean
         # Of unit variance over all samples, though it has a part of the coefficients alone.
         given = (length / band / (below.square() + s.square())).sqrt().to(u)[:, None, None] * z
-        inputs = self.idct(torch.cat((known, fitted(given, length)), 1))
+        over_noise = spread(p[0].sqrt(), p[1].sqrt()) * mean, fitted(s.reciprocal().to(u)[:, None, None] * z, length)
+        inputs = self.idct(torch.cat((known, fitted(given, length), *over_noise), 1))
         noise, told = -(snr * above.square()).log() / 8, (s / below).log() / 4
         answer = self.net(
             inputs,

@@ -121,8 +121,8 @@ class UNet(Network):
             et al. 2023, section 3.1).
         recompute: whether a training step keeps only what goes into each block, and computes the rest again on its way
             back: the same gradient in less memory, for about a third more time (Chen et al. 2016).
-        told: whether it is told the noise level of what it is given beside the noised sound, `condition.level` (B,): a
-            stage of a cascade.
+        told: whether it is told the noise level of what it is given beside the noised sound, `condition.level` (B,),
+            and given all of its inputs over their noise too, as further ones: a stage of a cascade.
         context: how a sound to go by (the data's pairs; sample --audio) is heard: "none"; "concat", sample by sample
             beside the input, in the same front end; "attention", by cross-attention in the middle, from tokens of a
             learnt encoder, whatever its length; "both".
@@ -253,8 +253,12 @@ class UNet(Network):
         length = u.shape[-1]
         hop = self.front.hop * (self.stride if self.fronts else 1)
         u = functional.pad(u, (0, -length % hop))
-        gain = relative_gain(noise)
-        looks = [self._analyse(front, u, gain) for front in (self.front, *self.fronts)]
+        if self.told:
+            u, over_noise = u.chunk(2, 1)
+            looks = [(f.analyse(u), f.analyse(over_noise).float()) for f in (self.front, *self.fronts)]
+        else:
+            gain = relative_gain(noise)
+            looks = [self._analyse(front, u, gain) for front in (self.front, *self.fronts)]
         context = getattr(condition, "audio", None) if self.context != "none" else None
         beside = [None] * len(looks)
         if self.beside:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffwave_sde.cascade import Handover, StageDenoiser, idct, resize, sample_stages
+from diffwave_sde.cascade import Handover, StageDenoiser, dct, idct, resize, sample_stages
 from diffwave_sde.denoiser import BaseDenoiser, Condition
 from diffwave_sde.samplers import DPMSolver2M
 from diffwave_sde.sde import EDM, VP
@@ -102,7 +102,32 @@ def test_a_stage_without_a_network_is_exact_for_data_of_white_bands(sde):
         asked = Condition(audio=z, level=torch.full((4000,), s, dtype=torch.float64))
         torch.testing.assert_close(stage(u, t, asked), exact(u, t, asked), rtol=1e-5, atol=1e-7)
         # What the network is given has unit variance, channel by channel.
-        assert (seen[-1][0].square().mean((0, 2)) - 1).abs().max() < 0.05
+        assert (seen[-1][0][:, :2].square().mean((0, 2)) - 1).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("sde", [EDM(), VP()], ids=["EDM", "VP"])
+def test_over_its_noise_a_network_is_given_what_silence_takes_away_of_one_variance_across_the_bands(sde):
+    seen = []
+
+    def quiet(u, noise, condition):
+        seen.append(u[:, 2:])
+        return -u[:, 2:3]
+
+    stage, g = StageDenoiser(quiet, sde, 0.4, 0.05).double(), torch.Generator().manual_seed(1)
+    for sigma, s in ((3.0, 0.1), (0.01, 0.1), (0.01, 0.003)):
+        t = sde.time(torch.tensor([sigma**-2], dtype=torch.float64)).expand(4000)
+        noise = torch.randn(4000, 1, 1, 40, generator=g, dtype=torch.float64)
+        z = s * torch.randn(4000, 1, 10, generator=g, dtype=torch.float64)
+        level = torch.full((4000,), s, dtype=torch.float64)
+        D = stage(
+            sde.kernel(t[:1]).sample(torch.zeros(4000, 1, 40).double(), noise), t, Condition(audio=z, level=level)
+        )
+        assert D.abs().max() < 1e-6
+        of_a, of_z = dct(seen[-1]).square().mean(0).split(1)
+        if sigma < 0.05:  # where the data's own variance says nothing
+            assert (of_a[0] - 1).abs().max() < 0.15
+        torch.testing.assert_close(of_z[0, :10].mean(), torch.tensor(1.0).double(), rtol=0.03, atol=0)
+        assert of_z[0, 10:].abs().max() < 1e-12
 
 
 def test_a_stage_without_the_sound_before_it_is_refused():

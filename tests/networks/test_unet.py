@@ -202,6 +202,20 @@ def test_a_gate_of_one_passes_the_noise_on(front):
     assert net(torch.full((1, 1, 400), 1.0), noise_of(1e-4)).abs().max() <= 6 * math.sqrt(bands) * 1.5
 
 
+@pytest.mark.parametrize("front", [None, MDCT(10)], ids=["waveform", "mdct"])
+def test_a_gate_of_a_stage_passes_on_what_it_is_given_over_its_noise(front):
+    net = small(front=front, inputs=2, told=True)
+    bands = net.front.bands
+    nn.init.zeros_(net.head[-1].weight)
+    with torch.no_grad():
+        net.head[-1].bias[:] = torch.tensor([0.0, -1.0, 2.0]).repeat_interleave(bands)
+    u, over_noise = randn(1, 2, 400), randn(1, 2, 400, seed=1).clamp(-1.5, 1.5)
+    asked = Asked()
+    asked.level = torch.zeros(1)
+    out = net(torch.cat((u, over_noise), 1), noise_of(0.1), asked)
+    torch.testing.assert_close(out, 2 * over_noise[:, 1:] - over_noise[:, :1], rtol=1e-3, atol=1e-3)
+
+
 def test_without_a_gate_there_is_none():
     assert small(gate=False).head[-1].out_channels == 1
     assert small(inputs=2).head[-1].out_channels == 3
