@@ -63,7 +63,9 @@ class Network(nn.Module, ABC):
     def forward(self, u: Tensor, noise: Tensor, condition: object | None = None) -> Tensor:
         """u (B, inputs, T) of unit variance, noise (B,), condition with `label` (B,) -> (B, outputs, T); any T.
 
-        The condition's `audio` (B, 1, T'), if any, is a context to go by; one that is silent throughout is none.
+        The condition's `audio` (B, 1, T'), if any, is a context to go by; one that is silent throughout is none. A
+        network that is `told` a level, a stage of a cascade, is given u (B, 2 inputs, T): its inputs, and then these
+        over their noise.
         """
 
 

@@ -34,7 +34,8 @@ class Small(Network):
     def __init__(self, inputs: int):
         super().__init__()
         self.inputs, self.classes, self.told = inputs, 3, inputs == 2
-        self.first, self.last = (nn.Conv1d(*channels, 5, padding=2) for channels in ((inputs, 8), (8, 1)))
+        given = inputs * (1 + self.told)  # over their noise too
+        self.first, self.last = (nn.Conv1d(*channels, 5, padding=2) for channels in ((given, 8), (8, 1)))
         self.by_class = nn.Embedding(4, 8)
 
     def forward(self, u, noise, condition):
