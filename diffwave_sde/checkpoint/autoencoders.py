@@ -9,22 +9,16 @@ from typing import Any
 from torch import nn
 
 from diffwave_sde.autoencoder import Autoencoder
-from diffwave_sde.checkpoint.building import AUTOENCODER, A, build, fill_part
+from diffwave_sde.checkpoint.building import AUTOENCODER, A, Loaded, build, fill_part
 from diffwave_sde.checkpoint.files import find, read
 from diffwave_sde.model import KEY, first_mismatch
 
 
 @dataclass(frozen=True)
-class LoadedAutoencoder:
-    """An autoencoder as it was trained: its fields are those of a `LoadedModel`, `module` in evaluation mode."""
+class LoadedAutoencoder(Loaded):
+    """An autoencoder as it was trained."""
 
     module: Autoencoder
-    labels: tuple[str, ...]
-    rate: int
-    length: int
-    mu: float
-    step: int
-    path: Path
 
     def check(self, data: Any) -> None:
         """Raise a ValueError of one line if it was trained on sounds that are prepared otherwise than these data."""
@@ -70,15 +64,7 @@ def load_autoencoder(path: str | Path, device: str = "cpu") -> LoadedAutoencoder
         )
     autoencoder = build({"autoencoder": config["autoencoder"]}, _Holder, path).autoencoder
     fill_part(autoencoder, state, "autoencoder." if own else "latents.autoencoder.")
-    return LoadedAutoencoder(
-        autoencoder.to(device).eval().requires_grad_(False),
-        tuple(recipe["labels"]),
-        recipe["rate"],
-        recipe["length"],
-        recipe["mu"],
-        state["global_step"],
-        path,
-    )
+    return LoadedAutoencoder.of(autoencoder, state, path, device)
 
 
 class _Holder(nn.Module):

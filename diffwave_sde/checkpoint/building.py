@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from jsonargparse import ArgumentParser
 from torch import nn
 
 from diffwave_sde import trust
-from diffwave_sde.model import check_fit
+from diffwave_sde.model import KEY, check_fit
+
+if TYPE_CHECKING:
+    from typing import Self  # of Python 3.11
 
 CASCADE, AUTOENCODER = "cascade", "autoencoder"
 """The kinds of a checkpoint that holds a cascade, and of one that holds an autoencoder alone."""
@@ -19,6 +23,34 @@ A = {"classifier": "a classifier", AUTOENCODER: "an autoencoder", CASCADE: "a ca
 """What a checkpoint of a kind is of, in words; of any other it is a model of sounds."""
 
 M = TypeVar("M", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What was trained, as it was trained.
+
+    module: in evaluation mode.
+    labels: names of its classes.
+    rate: Hz; length: samples; mu: of the companding, 0 for none.
+    step: optimizer steps taken.
+    path: the checkpoint, or the weights of an exported model.
+    """
+
+    module: nn.Module
+    labels: tuple[str, ...]
+    rate: int
+    length: int
+    mu: float
+    step: int
+    path: Path
+
+    @classmethod
+    def of(cls, module: nn.Module, state: dict[str, Any], path: Path, device: str, **more: Any) -> Self:
+        """A module that was filled from what `read` found at `path`, on a device."""
+        recipe = state[KEY]
+        told = {name: recipe[name] for name in ("rate", "length", "mu")}
+        ready = module.to(device).eval().requires_grad_(False)
+        return cls(ready, tuple(recipe["labels"]), step=state["global_step"], path=path, **told, **more)
 
 
 def build(config: dict[str, Any], kind: type[M], origin: Path | None = None) -> M:

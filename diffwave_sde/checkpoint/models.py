@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffwave_sde import trust
 from diffwave_sde.cascade import CascadeModel
-from diffwave_sde.checkpoint.building import AUTOENCODER, CASCADE, A, M, build, fill
+from diffwave_sde.checkpoint.building import AUTOENCODER, CASCADE, A, Loaded, M, build, fill
 from diffwave_sde.checkpoint.classifiers import load_classifier
 from diffwave_sde.checkpoint.files import RECIPE, find, first_line, is_export, read
 from diffwave_sde.model import KEY, Model, SoundModel, first_mismatch
@@ -21,24 +21,13 @@ _AS = {"classifier": "--classifier", AUTOENCODER: "--model.latent of `fit`"}
 
 
 @dataclass(frozen=True)
-class LoadedModel:
+class LoadedModel(Loaded):
     """A model as it was trained.
 
-    module: the model, in evaluation mode.
-    labels: names of its classes.
-    rate: Hz; length: samples; mu: of the companding, 0 for none.
-    step: optimizer steps taken.
-    path: the checkpoint, or the weights of an exported model.
     taught: steps of its sampler that a student learned, and no others; None for a model of any number.
     """
 
     module: SoundModel
-    labels: tuple[str, ...]
-    rate: int
-    length: int
-    mu: float
-    step: int
-    path: Path
     taught: int | None = None
 
     @property
@@ -100,16 +89,7 @@ def load(
         )
     if weak is not None:
         _attach_weak(module, recipe, path, find(weak))
-    model = LoadedModel(
-        module.to(device).eval().requires_grad_(False),
-        tuple(recipe["labels"]),
-        recipe["rate"],
-        recipe["length"],
-        recipe["mu"],
-        state["global_step"],
-        path,
-        _taught(recipe["config"]),
-    )
+    model = LoadedModel.of(module, state, path, device, taught=_taught(recipe["config"]))
     if classifier is not None:
         module.classifier = load_classifier(classifier, model)
     return model
