@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from diffwave_sde import checkpoint
-from diffwave_sde.cascade import CascadeModel, Handover, dct, resize
+from diffwave_sde.cascade import CascadeModel, Handover, dct, handed, resize
 from diffwave_sde.denoiser import Condition
 from diffwave_sde.guidance import Guidance
 from diffwave_sde.loss import Loss, NoiseDraw
@@ -136,24 +136,27 @@ class CascadeModule(CascadeModel, TrainingModule):
             )
 
     def measure_bands(self, clips: Iterable[Tensor], length: int) -> None:
-        """Measure the standard deviation of the data in the band of each stage.
+        """Measure the standard deviation of the data in the band that each stage adds, and in that which it is told.
 
         Args:
             clips: waveforms (n, length), in pieces.
             length: samples.
         """
-        edges, power, count = self.lengths(length), 0.0, 0
+        lengths, power, count = self.lengths(length), 0.0, 0
         for piece in clips:
             y = dct(piece).square()
             power, count = power + y.sum(0), count + len(y)
-        power, below = power / count, None
-        for k, (stage, edge) in enumerate(zip(self.stages, edges, strict=True)):
-            first = edges[k - 1] if k else 0
+        power, told = power / count, 0
+
+        def deviation(first: int, last: int) -> float:
             # A band in which there is nothing would divide by nothing.
-            stage.sigma_data.fill_(max(float(power[first:edge].mean()) ** 0.5, 1e-4))
-            if below is not None:
-                stage.sigma_below.fill_(below)
-            below = max(float(power[:edge].mean()) ** 0.5, 1e-4)
+            return max(float(power[first:last].mean()) ** 0.5, 1e-4)
+
+        for stage, own in zip(self.stages, lengths, strict=True):
+            stage.sigma_data.fill_(deviation(told, own))
+            if told:
+                stage.sigma_handed.fill_(deviation(0, told))
+            told = handed(own)
 
     def _take_stages(self, path: str) -> None:
         """Take the trained stages of a checkpoint that are not trained here.

@@ -13,7 +13,6 @@ from diffwave_sde.cli.lightning import CLI, CONFIGS, KINDS, _blocks, _fill
 from diffwave_sde.sde import SDE
 
 FILES = sorted(CONFIGS.rglob("*.yaml"))
-NETWORKS = sorted((CONFIGS / "network").glob("*.yaml"))
 
 
 def parsed(file: Path) -> CLI:
@@ -56,15 +55,21 @@ def test_every_configuration_makes_a_model_that_denoises_a_classifier_or_an_auto
     module.configure_optimizers()
 
 
+PARTS = {"network": ["net", "weak"], "classifier": ["net"], "autoencoder": ["autoencoder"]}
+PARTS["cascade"] = ["base", "middle", "top"]
+
+
 @pytest.mark.parametrize("default", ["base", "tiny"])
-@pytest.mark.parametrize("file", NETWORKS, ids=lambda f: f.stem)
+@pytest.mark.parametrize(
+    "file", [f for f in FILES if f.parent.name in PARTS], ids=lambda f: f"{f.parent.name}/{f.stem}"
+)
 def test_a_network_is_the_same_whichever_is_the_default(file, default, monkeypatch):
     # The default's file is read first, and which that is depends on the machine: nothing of it may be left.
     nets = []
     for first in (default, file.stem):
         monkeypatch.setattr(lightning, "default_network", lambda first=first: first)
         model = parsed(file).config["fit"].model
-        nets.append((model.net, model.weak))
+        nets.append([model[part] for part in PARTS[file.parent.name]])
     assert nets[0] == nets[1]
 
 

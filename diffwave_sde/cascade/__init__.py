@@ -1,6 +1,6 @@
 """Cascades: a sound in stages of rising rate, each a diffusion that is told what the one before has made."""
 
-from diffwave_sde.cascade.bands import dct, idct, join, resize, split
+from diffwave_sde.cascade.bands import dct, handed, idct, join, resize, split
 from diffwave_sde.cascade.handover import Handover
 from diffwave_sde.cascade.model import NAMES, CascadeModel
 from diffwave_sde.cascade.sampling import sample_stages, stopped
@@ -12,6 +12,7 @@ __all__ = [
     "Handover",
     "StageDenoiser",
     "dct",
+    "handed",
     "idct",
     "join",
     "resize",

@@ -56,6 +56,15 @@ def fitted(y: Tensor, length: int) -> Tensor:
     return torch.nn.functional.pad(y, (0, length - y.shape[-1]))
 
 
+def handed(length: int) -> int:
+    """How many coefficients of a stage of `length` samples are handed over: the lowest nine tenths of them.
+
+    The frames of a lapped transform alias at their own Nyquist frequency, so what a network makes of the last ones is
+    worse than nothing. The next stage hears that band in its middle, and makes it anew.
+    """
+    return length - length // 10
+
+
 def resize(x: Tensor, length: int) -> Tensor:
     """x (..., N) at another rate, (..., length): its lowest coefficients alone, or all of them and silence above.
 

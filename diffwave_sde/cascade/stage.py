@@ -1,10 +1,10 @@
 r"""A stage of a cascade that goes up in rate: D(u, t, z, s) = E[x | u_t, z = P x + s n].
 
-P takes the band of the stage before, z is what that one made, noised to the level s that this one is told. In that band
-u_t and z are two views of the same x with independent noise, so what both say of it has the precision snr + 1 / s², and
-above it u_t says all that is known:
+P takes the band that the stage before hands over (`bands.handed`), z is what that one made of it, noised to the level s
+that this one is told. In that band u_t and z are two views of the same x with independent noise, so what both say of it
+has the precision snr + 1 / s², and above it u_t says all that is known:
 
-    D = a / p + net / √p,   a = Mᵀ Σ⁻¹ u + z / s²,   p = 1 / σ_d² + snr + 1 / s²   in the band of the stage before
+    D = a / p + net / √p,   a = Mᵀ Σ⁻¹ u + z / s²,   p = 1 / σ_d² + snr + 1 / s²   in the band that is handed over
                             a = Mᵀ Σ⁻¹ u,            p = 1 / σ_d² + snr            above it
 
 which is Karras's preconditioning, band by band: without a band below it is that of `parametrization.Karras`. Where s is
@@ -22,7 +22,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from diffwave_sde.cascade.bands import dct, fitted, idct
+from diffwave_sde.cascade.bands import dct, fitted, handed, idct
 from diffwave_sde.denoiser import BaseDenoiser, Condition
 from diffwave_sde.sde import SDE, float64
 
@@ -43,28 +43,29 @@ class StageDenoiser(BaseDenoiser):
     Args:
         net: net(u (B, 4, N), noise (B,), condition) -> (B, 1, N).
         sde: the forward process, of one block.
-        sigma_below: standard deviation of a coefficient of the data in the band of the stage before.
-        sigma_data: the same in the band that this stage adds; by it losses are weighed.
+        sigma_handed: standard deviation of a coefficient of the data in the band that is handed over.
+        sigma_data: the same in the band above it, which this stage adds; by it losses are weighed.
     """
 
     weak: None = None
 
-    def __init__(self, net: nn.Module, sde: SDE, sigma_below: float = 0.5, sigma_data: float = 0.5):
+    def __init__(self, net: nn.Module, sde: SDE, sigma_handed: float = 0.5, sigma_data: float = 0.5):
         super().__init__()
         self.net, self.sde = net, sde
         self.dct, self.idct = dct, idct  # by FFT; a graph for a runtime that has none has others (`deploy.cosine`)
-        self.register_buffer("sigma_below", torch.tensor(float(sigma_below)))
+        self.register_buffer("sigma_handed", torch.tensor(float(sigma_handed)))
         self.register_buffer("sigma_data", torch.tensor(float(sigma_data)))
 
     def predict(self, u: Tensor, t: Tensor, condition: Condition | None = None) -> tuple[Tensor, None]:
         if condition is None or condition.audio is None or condition.level is None:
             raise ValueError("a stage that goes up in rate needs the sound before it: Condition(audio=..., level=...)")
-        length, band = u.shape[-1], condition.audio.shape[-1]
-        if band >= length:
-            raise ValueError(f"a stage of {length} samples is given {band} to go by: they must be fewer")
+        length, before = u.shape[-1], condition.audio.shape[-1]
+        if before >= length:
+            raise ValueError(f"a stage of {length} samples is given {before} to go by: they must be fewer")
+        band = handed(before)
         count = u.shape[0]  # which an export leaves open, and not len(u), a number
         kernel = self.sde.kernel(t)
-        below, above = (float64(s).to(kernel.M) for s in (self.sigma_below, self.sigma_data))
+        below, above = (float64(s).to(kernel.M) for s in (self.sigma_handed, self.sigma_data))
         s = condition.level.to(kernel.M).clamp_min(LEAST)
 
         def spread(low: Tensor, high: Tensor) -> Tensor:
@@ -76,7 +77,7 @@ class StageDenoiser(BaseDenoiser):
         seen = snr + s**-2, snr  # precision of what is known of x, in either band
         p = below**-2 + seen[0], above**-2 + seen[1]
         matched = kernel.matched[:, 0]
-        z = self.dct(condition.audio.to(u))
+        z = self.dct(condition.audio.to(u))[..., :band]
         mean = spread(matched / p[0], matched / p[1]) * self.dct(u[:, 0])
         mean = mean + fitted((s**-2 / p[0]).to(u)[:, None, None] * z, length)
         # Var a = Λ² σ_d² + Λ = Λ σ_d² p of what is seen with the precision Λ.

@@ -62,7 +62,7 @@ def cascade(*up: Network, sde=EDM) -> LoadedModel:
     for k, stage in enumerate(module.stages):
         stage.sigma_data.fill_(0.3 / (1 + k))
         if k:
-            stage.sigma_below.fill_(0.3)
+            stage.sigma_handed.fill_(0.3)
     return shaken(module)
 
 
