@@ -110,7 +110,7 @@ def test_the_mathematics_needs_torch_alone(path):
 
 
 def test_who_listens_does_not_wait_for_what_trains():
-    slow = ("lightning", "torchmetrics", "scipy", "matplotlib", "transformers", "wandb")
+    slow = ("torch._dynamo", "lightning", "torchmetrics", "scipy", "matplotlib", "transformers", "wandb")
     code = f"import sys, diffwave_sde.cli.sample; print([m for m in {slow!r} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"

@@ -21,6 +21,13 @@ from diffwave_sde.sde.kernel import float64
 from diffwave_sde.sde.process import SDE
 
 
+def _to_square(self: VDM, a: Tensor) -> Tensor:
+    """`a` (B,), whose gradient in the backward pass is multiplied by 2 L."""
+    if a.requires_grad:
+        a.register_hook(lambda gradient: gradient if self._factor is None else gradient * self._factor.to(gradient))
+    return a
+
+
 class VDM(SDE):
     """Variance preserving with a learned monotone log-SNR, γ(t) = -log SNR.
 
@@ -36,8 +43,14 @@ class VDM(SDE):
         hidden: number of sigmoids in n.
     """
 
+    _to_square = _to_square
+
     def __init__(self, gamma_min: float = -16.0, gamma_max: float = 8.0, hidden: int = 64):
         super().__init__()
+        if VDM._to_square is _to_square:
+            # PyTorch 2.11 fails to trace the hook. Here, not as a decorator: it imports all of PyTorch's compiler,
+            # half of the time that `diffwave-sde sample` takes to begin.
+            VDM._to_square = torch.compiler.disable(_to_square)
         if gamma_min >= gamma_max:
             raise ValueError(f"gamma_min = {gamma_min:g} must be below gamma_max = {gamma_max:g}")
         if hidden < 1:
@@ -68,13 +81,6 @@ class VDM(SDE):
         share, rate = (self._to_square(a / (end - start)) for a in (n(t) - start, rate))
         width = self.gamma_max - self.gamma_min
         return self.gamma_min + width * share, width * rate
-
-    @torch.compiler.disable  # PyTorch 2.11 fails to trace the hook
-    def _to_square(self, a: Tensor) -> Tensor:
-        """`a` (B,), whose gradient in the backward pass is multiplied by 2 L."""
-        if a.requires_grad:
-            a.register_hook(lambda gradient: gradient if self._factor is None else gradient * self._factor.to(gradient))
-        return a
 
     def drift(self, t: Tensor) -> Tensor:
         gamma, rate = self.gamma(t)
