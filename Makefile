@@ -60,7 +60,7 @@ demo: install  ## Open a page to play with the sounds of CKPT: pads, a sequencer
 # A module stays on one process, for what its tests share.
 PYTEST = $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadscope
 test: install  ## Run the tests
-	@$(PYTEST) $(ARGS)
+	@$(PYTEST) --durations=20 --durations-min=10 $(ARGS)
 
 test-slow: install  ## Run the tests that take minutes each
 	@$(PYTEST) -m slow $(ARGS)

@@ -18,7 +18,7 @@ from rich.table import Table
 from tables import markdown
 
 from diffwave_sde import checkpoint
-from diffwave_sde.cli import lightning
+from diffwave_sde.cli import kinds
 from diffwave_sde.data import loops
 from diffwave_sde.generate import ask
 from diffwave_sde.looping import Looped
@@ -69,7 +69,7 @@ def cost(options: argparse.Namespace) -> Table:
     """What a call of the experiment's network takes, by the length of the window."""
     import yaml
 
-    config = yaml.safe_load((lightning.CONFIGS / "experiment" / "loops.yaml").read_text())["model"]
+    config = yaml.safe_load((kinds.CONFIGS / "experiment" / "loops.yaml").read_text())["model"]
     module = checkpoint.build({"net": config["net"]}, Model).eval()
     rate, table = 22_050, Table("s", "s a call", "s a call and second of sound", "most memory so far, MiB")
     for seconds in (1, 2, 4, 7, 10):

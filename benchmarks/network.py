@@ -34,7 +34,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from diffwave_sde import audio
 from diffwave_sde.atomic import atomic_write
 from diffwave_sde.checkpoint import build
-from diffwave_sde.cli.lightning import CONFIGS
+from diffwave_sde.cli.kinds import CONFIGS
 from diffwave_sde.denoiser import Condition, Denoiser
 from diffwave_sde.machine import bfloat16_is_fast
 from diffwave_sde.model import Model

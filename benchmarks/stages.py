@@ -34,7 +34,7 @@ from tables import markdown, mean
 from diffwave_sde import checkpoint
 from diffwave_sde.atomic import atomic_write
 from diffwave_sde.cascade import Handover
-from diffwave_sde.cli.lightning import CONFIGS
+from diffwave_sde.cli.kinds import CONFIGS
 from diffwave_sde.drafts import Draft
 
 LEAN = [

@@ -28,7 +28,7 @@ from rich.table import Table
 
 from diffwave_sde.callbacks import EMA, Progress, SpikeDetector, Wandb
 from diffwave_sde.checkpoint import build
-from diffwave_sde.cli.lightning import CONFIGS
+from diffwave_sde.cli.kinds import CONFIGS
 from diffwave_sde.data.module import AudioDataModule
 from diffwave_sde.denoiser import Condition
 from diffwave_sde.machine import bfloat16_is_fast

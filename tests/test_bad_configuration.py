@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from lightning.pytorch import Trainer
 
 from diffwave_sde import audio, plain
-from diffwave_sde.cli import lightning, main
+from diffwave_sde.cli import kinds, main
 
 SECONDS = 30.0  # that a refusal may take, on a busy machine
 TAKEN = ("unknown dataset 'nowhere'", "no checkpoint at nowhere", "no such file: nowhere")
@@ -61,10 +61,10 @@ def changed(config, keys, value):
     return {**kept, keys[0]: changed(below, keys[1:], value)}
 
 
-def defaults(*kinds: str) -> list[tuple[dict, tuple]]:
+def defaults(*others: str) -> list[tuple[dict, tuple]]:
     """Each option of what `fit` says by default: (the configuration, its keys)."""
     found = []
-    for file in [*lightning.default_files("diffusion"), *(lightning.CONFIGS / kind for kind in kinds)]:
+    for file in [*kinds.default_files("diffusion"), *(kinds.CONFIGS / kind for kind in others)]:
         config = yaml.safe_load(file.read_text())
         found += [(config, keys) for keys, _ in leaves(config) if "callbacks" not in keys]
     return found

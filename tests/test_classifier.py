@@ -11,7 +11,7 @@ from torch.nn import functional
 from diffwave_sde import checkpoint, generate
 from diffwave_sde.classifier import Classifier
 from diffwave_sde.classifier_module import ClassifierModule
-from diffwave_sde.cli import lightning, main
+from diffwave_sde.cli import kinds, main
 from diffwave_sde.data.clips import Batch
 from diffwave_sde.denoiser import Condition
 from diffwave_sde.guidance import Guidance
@@ -149,7 +149,7 @@ def runs(tmp_path_factory):
         patch.chdir(home)
         shared = [*DATA, *TRAINER, *NETWORK, "--data.root=data", "--trainer.max_steps=2"]
         main(["fit", *shared, "--model.net.classes=0", "--model.sde=CLD", PLAIN, "--name=sounds"])
-        main(["fit", f"--config={lightning.CONFIGS / 'experiment' / 'classifier.yaml'}", *shared])
+        main(["fit", f"--config={kinds.CONFIGS / 'experiment' / 'classifier.yaml'}", *shared])
     return home
 
 

@@ -19,7 +19,7 @@ from refusal import refusal
 from tape import Tapes
 
 from diffwave_sde import checkpoint
-from diffwave_sde.cli import evaluate, lightning, main, runs
+from diffwave_sde.cli import evaluate, kinds, lightning, main, runs
 from diffwave_sde.data.sources import Rendered
 from diffwave_sde.metrics import MEASUREMENTS, report
 from diffwave_sde.model import Model
@@ -28,7 +28,7 @@ from diffwave_sde.samplers import capture
 from diffwave_sde.sde import VDM
 
 SMALL = [
-    f"--config={lightning.CONFIGS / 'experiment' / 'autoguidance.yaml'}",
+    f"--config={kinds.CONFIGS / 'experiment' / 'autoguidance.yaml'}",
     "--data.dataset=drums",
     "--data.count=80",
     "--data.length=2000",
@@ -615,9 +615,9 @@ def test_a_stopped_program_says_so(here, monkeypatch, capfd):
 
 def test_the_default_network_is_tiny_without_a_gpu_and_base_with_one(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert lightning.default_network() == "tiny"
+    assert kinds.default_network() == "tiny"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert lightning.default_network() == "base"
+    assert kinds.default_network() == "base"
 
 
 @pytest.mark.parametrize("verb", ["fit", "sample", "prepare", "schedule", "evaluate"])

@@ -8,8 +8,9 @@ import torch
 import yaml
 
 from diffwave_sde.checkpoint import build
-from diffwave_sde.cli import lightning
-from diffwave_sde.cli.lightning import CLI, CONFIGS, KINDS, _blocks, _fill
+from diffwave_sde.cli import kinds
+from diffwave_sde.cli.kinds import CONFIGS, KINDS
+from diffwave_sde.cli.lightning import CLI, _blocks, _fill
 from diffwave_sde.sde import SDE
 
 FILES = sorted(CONFIGS.rglob("*.yaml"))
@@ -67,7 +68,7 @@ def test_a_network_is_the_same_whichever_is_the_default(file, default, monkeypat
     # The default's file is read first, and which that is depends on the machine: nothing of it may be left.
     nets = []
     for first in (default, file.stem):
-        monkeypatch.setattr(lightning, "default_network", lambda first=first: first)
+        monkeypatch.setattr(kinds, "default_network", lambda first=first: first)
         model = parsed(file).config["fit"].model
         nets.append([model[part] for part in PARTS[file.parent.name]])
     assert nets[0] == nets[1]

@@ -13,7 +13,7 @@ from test_cli import SMALL
 
 from diffwave_sde import audio, checkpoint
 from diffwave_sde.cli import main
-from diffwave_sde.cli.lightning import CONFIGS
+from diffwave_sde.cli.kinds import CONFIGS
 from diffwave_sde.demo.studio import Settings, Studio
 from diffwave_sde.denoiser import Condition
 from diffwave_sde.model import KEY

@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 
-from diffwave_sde.cli import lightning, main
+from diffwave_sde.cli import kinds, main
 
 STEPS = 8
 SMALL = [
@@ -34,7 +34,7 @@ CALLBACKS = [
 
 
 def file(name: str) -> str:
-    return f"--config={lightning.CONFIGS / name}"
+    return f"--config={kinds.CONFIGS / name}"
 
 
 KINDS = {

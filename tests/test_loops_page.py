@@ -4,7 +4,7 @@ import pytest
 from refusal import refusal
 
 from diffwave_sde import audio
-from diffwave_sde.cli import lightning, main
+from diffwave_sde.cli import kinds, main
 from diffwave_sde.metrics.rhythm import seam
 
 SMALL = [
@@ -19,7 +19,7 @@ SMALL = [
 def here(tmp_path_factory):
     folder, patch = tmp_path_factory.mktemp("loops"), pytest.MonkeyPatch()
     patch.chdir(folder)
-    main(["fit", f"--config={lightning.CONFIGS / 'experiment' / 'loops.yaml'}", "--name=loops", *SMALL])
+    main(["fit", f"--config={kinds.CONFIGS / 'experiment' / 'loops.yaml'}", "--name=loops", *SMALL])
     yield folder
     patch.undo()
 
@@ -38,6 +38,6 @@ def test_loops_are_learned_and_made_on_a_circle(here):
 def test_what_does_not_loop_is_told_in_one_line(here, capfd):
     asked = ["sample", "--ckpt=runs/loops", "--loop"]
     assert "with --audio sounds are as long as the track" in refusal([*asked, "--audio=made.wav"], capfd)
-    odd = ["fit", f"--config={lightning.CONFIGS / 'experiment' / 'loops.yaml'}", *SMALL]
+    odd = ["fit", f"--config={kinds.CONFIGS / 'experiment' / 'loops.yaml'}", *SMALL]
     assert "of a circle there is an even number of features" in refusal([*odd, "--model.net.position=7"], capfd)
     assert "holds no whole number of beats" in refusal([*odd, "--data.length=2000"], capfd)

@@ -9,7 +9,7 @@ import yaml
 from refusal import refusal
 
 from diffwave_sde.callbacks import spike_state
-from diffwave_sde.cli import lightning, main
+from diffwave_sde.cli import kinds, main
 from diffwave_sde.module import DiffusionModule
 from diffwave_sde.replay import Spike, replay
 
@@ -17,7 +17,7 @@ DATA, DRAW, WEIGHTS = 13, 16, 22  # the steps at which each is broken
 CLIP = 2  # its place in the batch
 
 OPTIONS = [
-    f"--config={lightning.CONFIGS / 'network' / 'tiny.yaml'}", "--data.count=60", "--data.length=2000",
+    f"--config={kinds.CONFIGS / 'network' / 'tiny.yaml'}", "--data.count=60", "--data.length=2000",
     "--data.batch_size=4", "--data.workers=0", "--model.net.channels=[8,8,8]", "--model.net.embedding=8",
     "--model.net.heads=2", "--model.optimizer=AdamW", "--model.optimizer.lr=1e-4", "--model.scheduler=null",
     "--trainer.precision=32-true", "--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.logger=false",

@@ -19,7 +19,7 @@ import yaml
 from refusal import refusal
 
 from diffwave_sde import checkpoint, trust
-from diffwave_sde.cli import lightning
+from diffwave_sde.cli import kinds
 from diffwave_sde.cli.classes import subclasses
 from diffwave_sde.data.kits import DRUMKIT, unpack
 from diffwave_sde.model import KEY
@@ -238,7 +238,7 @@ def test_only_an_option_that_takes_a_class_makes_its_module_trusted(argv, module
 
 
 def test_every_option_that_takes_a_class_of_this_program_is_known_to_the_trust():
-    seen, todo, names = set(), list(lightning.KINDS.values()), set()
+    seen, todo, names = set(), list(kinds.KINDS.values()), set()
     while todo:
         cls = todo.pop()
         if cls in seen:

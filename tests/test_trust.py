@@ -11,7 +11,7 @@ import yaml
 from refusal import refusal
 
 from diffwave_sde import checkpoint, trust
-from diffwave_sde.cli import edit, lightning, main
+from diffwave_sde.cli import edit, kinds, main
 from diffwave_sde.model import KEY
 
 DRUMS = checkpoint.MODELS / "drums"
@@ -97,7 +97,7 @@ VERBS = {
     "classifier": ["sample", "--n=1", "--ckpt=drums", "--classifier=model"],
     "init": ["fit", "--init=model"],
     "teacher": [
-        "fit", f"--config={lightning.CONFIGS / 'experiment' / 'distil.yaml'}", "--model.loss.teacher=model",
+        "fit", f"--config={kinds.CONFIGS / 'experiment' / 'distil.yaml'}", "--model.loss.teacher=model",
     ],
 }  # fmt: skip
 
@@ -180,7 +180,7 @@ def test_the_flag_works_with_a_verb(here):
 
 
 def test_what_the_program_writes_itself_is_not_refused():
-    for file in lightning.CONFIGS.rglob("*.yaml"):
+    for file in kinds.CONFIGS.rglob("*.yaml"):
         trust.check(yaml.safe_load(file.read_text()), file)
 
 

@@ -23,7 +23,7 @@ from network import Line
 
 from diffwave_sde.callbacks import EMA, SpikeDetector
 from diffwave_sde.cli import main as program
-from diffwave_sde.cli.lightning import CONFIGS, default_precision
+from diffwave_sde.cli.kinds import CONFIGS, default_precision
 from diffwave_sde.data.module import AudioDataModule
 from diffwave_sde.machine import bfloat16_is_fast
 from gpu_stages.ddp import Clock

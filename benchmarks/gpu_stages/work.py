@@ -17,7 +17,7 @@ import yaml
 from torch import Tensor, nn
 
 from diffwave_sde.checkpoint import build
-from diffwave_sde.cli.lightning import CONFIGS
+from diffwave_sde.cli.kinds import CONFIGS
 from diffwave_sde.module import DiffusionModule
 from gpu_stages.report import Stage
 

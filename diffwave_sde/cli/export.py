@@ -14,7 +14,7 @@ from rich.console import Console
 from diffwave_sde import checkpoint
 from diffwave_sde.checkpoint import RECIPE, LoadedAutoencoder, LoadedModel
 from diffwave_sde.cli import guidance_options, runs
-from diffwave_sde.cli.lightning import KINDS
+from diffwave_sde.cli.kinds import KINDS
 from diffwave_sde.cli.path_options import parse
 from diffwave_sde.deploy.export import CARD, Export
 from diffwave_sde.deploy.formats import DTYPES, FORMATS

@@ -13,7 +13,7 @@ from refusal import refusal
 
 from diffwave_sde import audio, checkpoint
 from diffwave_sde.autoencoder import Autoencoder
-from diffwave_sde.cli import lightning, main
+from diffwave_sde.cli import kinds, main
 from diffwave_sde.editing import make_editor, prepare
 from diffwave_sde.random import stream
 from diffwave_sde.samplers import DDIM
@@ -50,7 +50,7 @@ CALLBACKS = "--trainer.callbacks=[{class_path: EMA}, {class_path: LastCheckpoint
 def run(command: str) -> None:
     """A line of the page, at small size."""
     _, *words = shlex.split(command)
-    words = [word.replace("configs/", f"{lightning.CONFIGS}/") for word in words]
+    words = [word.replace("configs/", f"{kinds.CONFIGS}/") for word in words]
     if words[0] == "fit":
         words.append(f"--config=small-{words[words.index('--name') + 1]}.yaml")
     main([word.replace("=16", "=3") for word in words])
@@ -151,7 +151,7 @@ def test_an_autoencoder_is_had_again_from_its_run_its_export_and_a_model_of_its_
 def test_a_training_that_was_stopped_ends_with_the_weights_of_one_that_was_not(here):
     for name, steps in (("whole", [4]), ("stopped", [2, 4])):
         for n in steps:
-            config = f"--config={lightning.CONFIGS / 'experiment' / 'vq-vae.yaml'}"
+            config = f"--config={kinds.CONFIGS / 'experiment' / 'vq-vae.yaml'}"
             new = [config, "--config=small-vq.yaml", f"--name={name}", "--model.scheduler=null", CALLBACKS]
             more = new if n == steps[0] else [f"--ckpt_path=runs/{name}"]
             main(["fit", *more, f"--trainer.max_steps={n}"])
@@ -164,7 +164,7 @@ def test_a_training_that_was_stopped_ends_with_the_weights_of_one_that_was_not(h
 def test_spikes_of_an_autoencoder_are_kept_with_their_clips(here):
     detector = "{class_path: SpikeDetector, init_args: {threshold: 0.001, window: 4, warmup: 2, keep: 1}}"
     spikes = f"[{detector}, {{class_path: ReconstructionLogger, init_args: {{count: 3}}}}]"
-    config = lightning.CONFIGS / "experiment" / "vae.yaml"
+    config = kinds.CONFIGS / "experiment" / "vae.yaml"
     main(["fit", f"--config={config}", "--config=small-vae.yaml", f"--trainer.callbacks={spikes}", "--name=spiky",
           "--trainer.max_steps=12"])  # fmt: skip
     told = list((here / "runs" / "spiky" / "samples" / "spikes").glob("step=*/spike.json"))
@@ -194,7 +194,7 @@ def test_a_sound_is_changed_by_what_it_is_made_of(here):
     main(["kit", "--ckpt=runs/latent", "--kick=1", "--snare=0", "--cymbal=0", "--layers=2", "--out=kit", *more[1:]])
 
 
-FIT = ["fit", f"--config={lightning.CONFIGS / 'experiment' / 'latent.yaml'}", "--config=small-latent.yaml", "--name=no"]
+FIT = ["fit", f"--config={kinds.CONFIGS / 'experiment' / 'latent.yaml'}", "--config=small-latent.yaml", "--name=no"]
 
 
 @pytest.mark.parametrize(

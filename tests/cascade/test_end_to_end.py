@@ -8,7 +8,7 @@ import yaml
 from refusal import refusal
 
 from diffwave_sde import audio, checkpoint
-from diffwave_sde.cli import lightning, main
+from diffwave_sde.cli import kinds, main
 from diffwave_sde.demo.studio import Settings, Studio
 from diffwave_sde.random import stream
 
@@ -31,7 +31,7 @@ SMALL = {
 
 
 def fit(*arguments):
-    config = lightning.CONFIGS / "experiment" / "cascade.yaml"
+    config = kinds.CONFIGS / "experiment" / "cascade.yaml"
     main(["fit", f"--config={config}", "--config=small.yaml", "--data.root=store", *arguments])
 
 
@@ -143,6 +143,6 @@ def test_what_a_cascade_cannot_do_is_told_in_one_line(arguments, words, here, ca
     ],
 )
 def test_stages_that_are_missing_or_do_not_fit_are_told_in_one_line(options, words, here, capfd):
-    config = lightning.CONFIGS / "experiment" / "cascade.yaml"
+    config = kinds.CONFIGS / "experiment" / "cascade.yaml"
     arguments = ["fit", f"--config={config}", "--config=small.yaml", "--data.root=store", "--name=no", *options]
     assert words in refusal(arguments, capfd)
