@@ -89,8 +89,8 @@ LINES = {
     "one stage": Line("one"),
     "one stage, twice the steps": Line("twice"),
     "cascade": Line("cascade"),
-    **{f"cascade, level {s:g}": Line("cascade", level=s) for s in (0.003, 0.01, 0.1)},
-    **{f"cascade, truncated at {s:g}": Line("cascade", level=s, truncated=True) for s in (0.03, 0.1)},
+    **{f"cascade, level {s:g}": Line("cascade", level=s) for s in (0.01, 0.03, 0.1)},
+    **{f"cascade, truncated at {s:g}": Line("cascade", level=s, truncated=True) for s in (0.01, 0.03)},
     "latents": Line("latents"),
     **{
         f"draft of {d}, strength {s:g}": Line("one", d, s) for d in ("cascade", "latents") for s in (0.2, 0.4, 0.6, 0.8)

@@ -38,12 +38,14 @@ class Condition:
         example: so zeros hide it. Or None for none at all.
     guidance: weight of the classifier-free guidance that a network which takes it answers with, (B,). Or None, for 1.
     level: noise level σ of that sound, (B,). Or None.
+    turn: share of its length by which a sound that is on a circle is turned, (B,), 0 to 1. Or None, for 0.
     """
 
     label: Tensor | None = None
     audio: Tensor | None = None
     guidance: Tensor | None = None
     level: Tensor | None = None
+    turn: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Condition:
         """The same on `device`."""

@@ -28,16 +28,16 @@ class Looped(Wrapper):
 
     def predict(self, u: Tensor, t: Tensor, condition: Condition | None = None) -> tuple[Tensor, Tensor | None]:
         share = _share(t)
-        D, variance = self.denoiser.predict(_turned(u, share), t, _asked(condition, share))
-        return _turned(D, -share), None if variance is None else _turned(variance, -share)
+        D, variance = self.denoiser.predict(turned(u, share), t, turned_condition(condition, share, u))
+        return turned(D, -share), None if variance is None else turned(variance, -share)
 
     def nodes(self, times: Tensor, like: Tensor) -> Nodes:
         inner, shares = self.denoiser.nodes(times, like), _share(times)
 
         def at(u: Tensor, i: int, condition: Condition | None = None) -> tuple[Tensor, Tensor | None]:
             share = shares[i]
-            D, variance = inner(_turned(u, share), i, _asked(condition, share))
-            return _turned(D, -share), None if variance is None else _turned(variance, -share)
+            D, variance = inner(turned(u, share), i, turned_condition(condition, share, u))
+            return turned(D, -share), None if variance is None else turned(variance, -share)
 
         return at
 
@@ -47,7 +47,7 @@ def _share(t: Tensor) -> Tensor:
     return (t.double().clamp_min(1e-12).log() * TURNS) % 1
 
 
-def _turned(x: Tensor, share: Tensor) -> Tensor:
+def turned(x: Tensor, share: Tensor) -> Tensor:
     """x (B, ..., T), each of its examples turned by a share of its length; `share` is (B,), or one number for all."""
     length = x.shape[-1]
     shift = (share.abs() * length).floor().long() * share.sign().long()
@@ -56,8 +56,10 @@ def _turned(x: Tensor, share: Tensor) -> Tensor:
     return x.gather(-1, places.expand(x.shape))
 
 
-def _asked(condition: Condition | None, share: Tensor) -> Condition | None:
-    """What is asked for, its context turned with the sound."""
-    if condition is None or condition.audio is None:
-        return condition
-    return replace(condition, audio=_turned(condition.audio, share))
+def turned_condition(condition: Condition | None, share: Tensor, like: Tensor) -> Condition:
+    """What is asked for, its context turned with the sounds `like` (B, ...); and how far, which a network may go by."""
+    condition = condition or Condition()
+    turn = share.to(like.device).expand(like.shape[0])
+    turn = turn if condition.turn is None else condition.turn + turn
+    context = None if condition.audio is None else turned(condition.audio, share)
+    return replace(condition, audio=context, turn=turn)

@@ -17,6 +17,7 @@ from diffwave_sde.autoencoder import Autoencoder, LatentSounds
 from diffwave_sde.autoencoder.latents import CLIPS
 from diffwave_sde.denoiser import Condition
 from diffwave_sde.guidance import Guidance
+from diffwave_sde.looping import turned, turned_condition
 from diffwave_sde.loss import Loss, NoiseDraw, Objective
 from diffwave_sde.machine import sent
 from diffwave_sde.model import Model
@@ -156,6 +157,17 @@ class DiffusionModule(Model, TrainingModule):
         return self.denoiser(u, t, condition)
 
     # Training
+
+    def replay(
+        self, batch: Any, counter: int, rank: int = 0, world: int = 1, parts: int = 1
+    ) -> tuple[Tensor, Condition, NoiseDraw]:
+        """As of every module; loops are turned by any share of their length, for a network that is told of it."""
+        x, condition, draw = super().replay(batch, counter, rank, world, parts)
+        if not getattr(self.denoiser.net, "circular", False) or self.latents is not None:
+            return x, condition, draw
+        step, places, total = self._places(len(x), counter, rank, world, parts)
+        turn = sent(torch.rand(total, generator=stream(self.seed, "turn", step))[places], x.device)
+        return turned(x, turn), turned_condition(condition, turn, x), draw
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x, condition, draw = self.prepare_step(batch, self.batches)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from diffwave_sde.atomic import atomic_folder
 from diffwave_sde.callbacks import spike_state
 from diffwave_sde.data.clips import Clips
 from diffwave_sde.denoiser import Condition
+from diffwave_sde.looping import turned
 from diffwave_sde.loss import NoiseDraw
 from diffwave_sde.module import DiffusionModule
 from diffwave_sde.random import stream
@@ -330,7 +331,8 @@ class _Others:
             heard = condition.audio
             if heard is not None:  # hidden where it was
                 heard = batch.context * (heard.flatten(1).abs().amax(1) > 0)[:, None, None]
-            out.append((batch.audio, Condition(label, heard, condition.guidance, condition.level), draw))
+            x = batch.audio if condition.turn is None else turned(batch.audio, condition.turn)
+            out.append((x, replace(condition, label=label, audio=heard), draw))
         return out
 
     def draws(self, module: DiffusionModule, own: list[Inputs], k: int) -> list[Inputs]:

@@ -2,7 +2,7 @@
 
 `spikes/state/step=N.pt` reads as a checkpoint without an optimizer (`checkpoint.load`), with `inputs` beside the
 weights: a dict for each process and accumulated batch, of rank, counter, audio (B, C, T), the fields of the draw (t,
-eps, weight, probes) and those of the condition (label, context, guidance, level).
+eps, weight, probes) and those of the condition (label, context, guidance, level, turn).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ STATE = "state"
 """The folder of the states, in that of the records."""
 
 DRAW = ("t", "eps", "weight", "probes")
-CONDITION = {"label": "label", "context": "audio", "guidance": "guidance", "level": "level"}
+CONDITION = {"label": "label", "context": "audio", "guidance": "guidance", "level": "level", "turn": "turn"}
 
 
 def plain(parts: Sequence[tuple[int, int, tuple[Tensor, Condition, NoiseDraw] | None]]) -> list[dict[str, Any]]:
@@ -43,7 +43,7 @@ def plain(parts: Sequence[tuple[int, int, tuple[Tensor, Condition, NoiseDraw] | 
 
 def read(inputs: dict[str, Any]) -> tuple[Tensor, Condition, NoiseDraw]:
     """The clips, condition and draw of a batch."""
-    condition = Condition(**{field: inputs[name] for name, field in CONDITION.items()})
+    condition = Condition(**{field: inputs.get(name) for name, field in CONDITION.items()})
     return inputs["audio"], condition, NoiseDraw(**{name: inputs[name] for name in DRAW})
 
 

@@ -24,7 +24,7 @@ class Handover:
         ValueError: if the level is not positive.
     """
 
-    level: float = 0.03
+    level: float = 0.003
     truncated: bool = False
 
     def __post_init__(self) -> None:

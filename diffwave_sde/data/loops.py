@@ -1,7 +1,7 @@
 """Drum loops: a window holds a whole number of beats, and what sounds on past its end is heard at its beginning.
 
-So a window is a loop, its tempo follows from its length, and the number of beats is its class. It is cut open anywhere,
-as a loop may be. Patterns and drums are those of the built-in arrangements and one-shots.
+So a window is a loop, its tempo follows from its length, and the number of beats is its class. It begins on a beat, as
+loops do. Patterns and drums are those of the built-in arrangements and one-shots.
 
     SeedSequence(seed, "loops", index) -> Philox -> pattern, one kick, snare and cymbal -> strokes on the sixteenths
 """
@@ -87,9 +87,8 @@ def render(index: int, seed: int, rate: int, length: int) -> tuple[np.ndarray, d
             places = (start + np.arange(len(wave))) % length  # past the end it goes on at the beginning
             np.add.at(out, places, wave * level * accent * 10 ** (softer[step] / 20))
     out *= PEAK / max(np.abs(out).max(), 1e-9)
-    start = int(noise.integers(length))
-    told = {"beats": count, "bpm": 60 * count * rate / length, "style_index": style, "start_s": start / rate}
-    return np.roll(out, -start), {name: float(value) for name, value in told.items()}
+    told = {"beats": count, "bpm": 60 * count * rate / length, "style_index": style}
+    return out, {name: float(value) for name, value in told.items()}
 
 
 class Loop(NamedTuple):

@@ -244,14 +244,21 @@ def position_features(frames: int, hop: int, count: int, like: Tensor) -> Tensor
     return (-time / constants[:, None]).exp().to(like.dtype) * 2 - 1
 
 
-def circular_features(frames: int, count: int, like: Tensor) -> Tensor:
-    """(count, frames): sine and cosine of 1, 2, ... turns a window.
+def circular_features(frames: int, count: int, turn: Tensor | None, like: Tensor) -> Tensor:
+    """(1 or B, count, frames): sine and cosine of 1, 2, ... turns a window, from where the loop begins.
 
-    Their products tell how far apart two places of a loop are, and nothing of where it is cut open.
+    Args:
+        frames: N.
+        count: even.
+        turn: share of its length by which the loop is turned, (B,); null where it begins with the window.
+        like: of whose device and dtype they are.
     """
     turns = torch.arange(1, count // 2 + 1, device=like.device, dtype=torch.float32)
-    angle = 2 * math.pi * turns[:, None] * (torch.arange(frames, device=like.device) + 0.5) / frames
-    return torch.cat((angle.sin(), angle.cos())).to(like.dtype)
+    place = ((torch.arange(frames, device=like.device) + 0.5) / frames)[None, None]
+    if turn is not None:
+        place = place - turn.to(place)[:, None, None]
+    angle = 2 * math.pi * turns[:, None] * place
+    return torch.cat((angle.sin(), angle.cos()), 1).to(like.dtype)
 
 
 def harmonic_features(z: Tensor, octaves: Sequence[int]) -> Tensor:

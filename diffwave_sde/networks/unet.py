@@ -96,7 +96,8 @@ class UNet(Network):
         embedding: width of the embedding of noise level and class.
         features: how the noise level is embedded.
         position: number of features of the time since the onset; 0 for none.
-        circular: whether they are of the place on a circle instead, for loops; an even number of them.
+        circular: whether they are of the place on a circle instead, for loops, from where a loop begins, which
+            `condition.turn` tells; an even number of them.
         compress: whether asinh(u / σ) is a second view of the input.
         gate: whether the output may pass on u / σ directly.
         dropout: share of activations dropped in training.
@@ -273,7 +274,7 @@ class UNet(Network):
         # As many as the longest frames of all need: a lapped transform has one more than the samples have hops.
         frames = max(looks[0][0].shape[-1], looks[-1][0].shape[-1] * (self.stride if self.fronts else 1))
         frames += -frames % self.stride
-        views = self._views(u, looks[0], frames)
+        views = self._views(u, looks[0], frames, getattr(condition, "turn", None))
         if self.beside:
             views = torch.cat((views, functional.pad(beside[0], (0, frames - beside[0].shape[-1]))), 1)
         features = self._features(views, looks[1:], embedding, context, beside[1:])
@@ -304,7 +305,7 @@ class UNet(Network):
         coefficients, relative = look
         return [coefficients, compressed(relative).to(coefficients.dtype)] if self.compress else [coefficients]
 
-    def _views(self, u: Tensor, look: tuple[Tensor, Tensor], frames: int) -> Tensor:
+    def _views(self, u: Tensor, look: tuple[Tensor, Tensor], frames: int, turn: Tensor | None) -> Tensor:
         """What the network sees: (B, views, frames), from the waveforms, their frames, and these over σ."""
         coefficients, views = look[0], self._seen(look)
         if self.harmonics:
@@ -312,7 +313,7 @@ class UNet(Network):
         if self.position:
             seen = coefficients.shape[-1]
             if self.circular:
-                place = circular_features(seen, self.position, coefficients)
+                place = circular_features(seen, self.position, turn, coefficients)
             else:
                 place = position_features(seen, self.front.period, self.position, coefficients)
             views.append(place.expand(u.shape[0], -1, -1))
