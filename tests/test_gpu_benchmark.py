@@ -29,6 +29,7 @@ def rows(stage: dict, title: str) -> list[dict[str, str]]:
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.slow
 def test_a_stage_that_fails_is_told_and_the_others_go_on(tmp_path):
     status, found = quick(tmp_path, "--ckpt=no-such-model")
     assert (status, found["device"], found["quick"]) == (1, "cpu", True)
