@@ -31,7 +31,7 @@ import torch
 from peers import SMALL
 from rich.console import Console
 from rich.table import Table
-from tables import markdown, mean
+from tables import markdown, mean, write
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -283,9 +283,7 @@ def main() -> None:
         table.add_row(line, *cells)
     table.caption = f"a call of the first line: {1e3 * spent[chosen[0]][1]:.1f} ms a clip"
     console.print(table)
-    if options.markdown:
-        with atomic_write(options.markdown) as temporary:
-            temporary.write_text(markdown(table))
+    write(options.markdown, markdown(table))
 
 
 if __name__ == "__main__":

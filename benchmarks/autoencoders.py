@@ -21,11 +21,10 @@ import soundfile
 import torch
 from rich.console import Console
 from rich.table import Table
-from tables import markdown
+from tables import markdown, write
 from torch import Tensor
 
 from diffwave_sde import audio, checkpoint, metrics
-from diffwave_sde.atomic import atomic_write
 from diffwave_sde.autoencoder import Reconstruction
 from diffwave_sde.autoencoder_module import CodeUsage
 
@@ -146,9 +145,7 @@ def main() -> None:
     for row in rows:
         table.add_row(*row)
     Console(width=220).print(table)
-    if options.markdown:
-        with atomic_write(options.markdown) as temporary:
-            temporary.write_text(markdown(table), encoding="utf-8")
+    write(options.markdown, markdown(table))
 
 
 if __name__ == "__main__":

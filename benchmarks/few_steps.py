@@ -21,9 +21,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from sampling import generated, held_out, model
-from tables import markdown
+from tables import markdown, write
 
-from diffwave_sde.atomic import atomic_write
 from diffwave_sde.drafts import Draft
 from diffwave_sde.guidance import Guidance
 from diffwave_sde.metrics import EMBEDDINGS, evaluate
@@ -109,9 +108,7 @@ def main() -> None:
         )
         pictures += [(f"{name}: {sounds.labels[i]}", sounds.sounds[i]) for i in range(3)]
     Console().print(table)
-    if options.markdown:
-        with atomic_write(options.markdown) as temporary:
-            temporary.write_text(markdown(table))
+    write(options.markdown, markdown(table))
     if options.picture:
         titles, waveforms = zip(*pictures, strict=True)
         spectrogram_png(options.picture, torch.stack(waveforms), titles)

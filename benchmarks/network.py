@@ -25,14 +25,13 @@ from peers import SMALL
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from tables import markdown
+from tables import markdown, write
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffwave_sde import audio
-from diffwave_sde.atomic import atomic_write
 from diffwave_sde.checkpoint import build
 from diffwave_sde.cli.kinds import CONFIGS
 from diffwave_sde.denoiser import Condition, Denoiser
@@ -189,9 +188,7 @@ def main() -> None:
     )
     console = Console()
     console.print(table)
-    if options.markdown:
-        with atomic_write(options.markdown) as temporary:
-            temporary.write_text(markdown(table) + f"\n{table.caption}\n")
+    write(options.markdown, markdown(table) + f"\n{table.caption}\n")
 
 
 if __name__ == "__main__":

@@ -29,10 +29,9 @@ from network import networks, timed
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from tables import markdown, mean
+from tables import markdown, mean, write
 
 from diffwave_sde import audio, checkpoint
-from diffwave_sde.atomic import atomic_write
 from diffwave_sde.cli import main as program
 from diffwave_sde.data.module import AudioDataModule
 from diffwave_sde.denoiser import Condition
@@ -306,9 +305,7 @@ def main() -> None:
             tables.append(starts(options, device, folder))
     for table in tables:
         Console().print(table)
-    if options.markdown:
-        with atomic_write(options.markdown) as temporary:
-            temporary.write_text("\n".join(f"{t.title or ''}\n\n{markdown(t)}" for t in tables))
+    write(options.markdown, "\n".join(f"{t.title or ''}\n\n{markdown(t)}" for t in tables))
 
 
 if __name__ == "__main__":

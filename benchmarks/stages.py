@@ -29,7 +29,7 @@ from typing import NamedTuple
 import torch
 from rich.console import Console
 from rich.table import Table
-from tables import markdown, mean
+from tables import markdown, mean, write
 
 from diffwave_sde import checkpoint
 from diffwave_sde.atomic import atomic_write
@@ -41,6 +41,7 @@ LEAN = [
     "--trainer.logger=false",
     "--trainer.callbacks=[EMA, Progress, LastCheckpoint]",
     "--trainer.limit_val_batches=0",
+    "--trainer.precision=32-true",  # on every machine: a GPU's own default is bf16-mixed
 ]
 CLASSES = "all", "cymbal", "kick", "snare"
 
@@ -230,9 +231,7 @@ def main() -> None:
     floors = [statistics.mean(one[c]["frechet"]["floor"] for one in some) for c in CLASSES]
     table.add_row("floor", "", *(f"{f:.3f}" for f in floors), "", *([""] if spent else []))
     console.print(table)
-    if options.markdown:
-        with atomic_write(options.markdown) as temporary:
-            temporary.write_text(markdown(table))
+    write(options.markdown, markdown(table))
 
 
 if __name__ == "__main__":

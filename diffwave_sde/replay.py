@@ -331,7 +331,9 @@ class _Others:
             heard = condition.audio
             if heard is not None:  # hidden where it was
                 heard = batch.context * (heard.flatten(1).abs().amax(1) > 0)[:, None, None]
-            x = batch.audio if condition.turn is None else turned(batch.audio, condition.turn)
+            x = batch.audio
+            if condition.turn is not None:
+                x, heard = (None if y is None else turned(y, condition.turn) for y in (x, heard))
             out.append((x, replace(condition, label=label, audio=heard), draw))
         return out
 
