@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from tables import markdown
+from tables import markdown, write
 
 from diffwave_sde import audio, checkpoint, finetuning, generate
 from diffwave_sde.atomic import atomic_folder, atomic_write
@@ -199,8 +199,7 @@ def main() -> None:
                 *(f"{f['away']:.2f}", f"{f['nearer']:.0%} ({f['nearer_real']:.0%})"),
             )
             Console().print(table)
-    if options.markdown:
-        options.markdown.write_text(markdown(table))
+    write(options.markdown, markdown(table))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from embedding import CORRUPTIONS
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from tables import markdown
+from tables import markdown, write
 from torch import Tensor
 
 from diffwave_sde import audio
@@ -90,8 +90,7 @@ def main() -> None:
     for embedding, x in zip(embeddings, real, strict=True):
         told = Discriminant(x, kinds[: len(a)])(embedding(b))
         print(f"{embedding.name}: {sum(map(str.__eq__, told, kinds[len(a) :])) / len(told):.1%} of classes told")
-    if options.markdown:
-        options.markdown.write_text(markdown(table), encoding="utf-8")
+    write(options.markdown, markdown(table))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from tables import markdown
+from tables import markdown, write
 from torch import Tensor
 
 from diffwave_sde import audio, checkpoint
@@ -122,8 +122,7 @@ def main() -> None:
         mark = " (a bound)" if model.module.denoiser.sde.blocks > 1 else ""
         table.add_row(line, *by_class, plus_minus(bound), against, plus_minus(flow) + mark)
     console.print(table)
-    if options.markdown:
-        options.markdown.write_text(markdown(table), encoding="utf-8")
+    write(options.markdown, markdown(table))
 
 
 if __name__ == "__main__":
